@@ -1,0 +1,157 @@
+"""The one place that reads the environment: a frozen ``Settings`` that is passed to whoever needs it.
+
+Secrets may come as files: ``NAME_FILE=/run/secrets/name`` stands for ``NAME``. A wrong or missing value ends the
+process at start with one line that names it (``Settings.load`` raises ``InvalidSetting``).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.errors import InvalidSetting
+
+_MEGABYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All settings, with their environment variables as aliases.
+
+    Sizes are bytes and durations seconds unless the name says otherwise. ``docs/settings.md`` is held against this
+    class by a test.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host:port/name")
+    broker_url: SecretStr = Field(
+        validation_alias=AliasChoices("BROKER_URL", "REDIS_URL"),
+        description="The Celery broker; REDIS_URL, or any Celery broker URL in BROKER_URL",
+    )
+    storage_url: str = Field(validation_alias="STORAGE_URL", description="Where photos live: file:///dir or s3://bucket/prefix")
+    secret_key: SecretStr = Field(
+        validation_alias="SECRET_KEY",
+        description="At least 32 characters; receipts are signed and webhook secrets sealed with keys derived from it",
+    )
+    public_url: str = Field(
+        default="http://127.0.0.1:8000", validation_alias="PUBLIC_URL", description="The address users reach the service at; links begin with it"
+    )
+    model: Path = Field(default=Path("models/demo"), validation_alias="MODEL", description="Folder of the bundle to serve")
+
+    database_role: Literal["", "poxvisio_app", "poxvisio_worker", "poxvisio_reader", "poxvisio_owner"] = Field(
+        default="",
+        validation_alias="POXVISIO_DATABASE_ROLE",
+        description="Role to take on after connecting; empty: each process takes its own",
+    )
+    database_pool: int = Field(default=8, ge=1, le=200, validation_alias="POXVISIO_DATABASE_POOL", description="Connections a process keeps at most")
+    s3_endpoint: str = Field(default="", validation_alias="POXVISIO_S3_ENDPOINT", description="Another S3 endpoint than Amazon's, for example MinIO's")
+
+    max_photo_bytes: int = Field(default=50 * _MEGABYTE, ge=1024, validation_alias="POXVISIO_MAX_PHOTO_BYTES", description="Largest photo; a larger one is rejected alone")
+    max_photo_pixels: int = Field(default=40_000_000, ge=10_000, validation_alias="POXVISIO_MAX_PHOTO_PIXELS", description="Most pixels of a photo; more are rejected alone")
+    max_photos: int = Field(default=50_000, ge=1, le=50_000, validation_alias="POXVISIO_MAX_PHOTOS", description="Most photos of one job; more are refused whole")
+    max_request_bytes: int = Field(default=10 * 1024 * _MEGABYTE, ge=_MEGABYTE, validation_alias="POXVISIO_MAX_REQUEST_BYTES", description="Largest request body; a larger one is refused with 413")
+    idempotency_lease: int = Field(default=300, ge=5, validation_alias="POXVISIO_IDEMPOTENCY_LEASE", description="Seconds after which a request that died may be taken over by its retry")
+    max_waiting_clients: int = Field(default=8, ge=0, validation_alias="POXVISIO_MAX_WAITING_CLIENTS", description="Long-polls a web process holds at once; further ones are answered at once")
+
+    lease_floor: float = Field(default=60.0, gt=0, validation_alias="POXVISIO_LEASE_FLOOR", description="Shortest lease of a unit, in seconds")
+    claim_seconds: float = Field(default=0.25, gt=0, validation_alias="POXVISIO_CLAIM_SECONDS", description="Work a claim should hold, in seconds at the measured rate")
+    micro_batch: int = Field(default=8, ge=1, le=256, validation_alias="POXVISIO_MICRO_BATCH", description="Photos that go through the network at once")
+    sweep_seconds: float = Field(default=1.0, gt=0, validation_alias="POXVISIO_SWEEP_SECONDS", description="Pause between two sweeps")
+    decoders: int = Field(default=0, ge=0, le=64, validation_alias="POXVISIO_DECODERS", description="Decoding children of a worker; 0: one per core")
+    engine: Literal["auto", "openvino", "tensorflow"] = Field(default="auto", validation_alias="POXVISIO_ENGINE", description="Engine of the network")
+    precision: Literal["auto", "f32", "bf16"] = Field(default="auto", validation_alias="POXVISIO_PRECISION", description="Arithmetic of the network; auto: bf16 where the processor has it")
+    engine_threads: int = Field(default=0, ge=0, validation_alias="POXVISIO_ENGINE_THREADS", description="Threads of the network; 0: one per core")
+    cache_dir: Path = Field(default=Path.home() / ".cache" / "poxvisio", validation_alias="POXVISIO_CACHE_DIR", description="Where compiled engines are kept")
+    copy_side: int = Field(default=768, ge=512, le=1024, validation_alias="POXVISIO_COPY_SIDE", description="Longer side of a working copy, in pixels")
+
+    webhook_loopback: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        validation_alias="POXVISIO_WEBHOOK_LOOPBACK",
+        description="host:port pairs on loopback that webhooks may reach, separated by commas; for tests and the demo only",
+    )
+    webhook_timeout: float = Field(default=15.0, gt=0, le=60, validation_alias="POXVISIO_WEBHOOK_TIMEOUT", description="Seconds one webhook attempt may take in all")
+    webhook_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
+        default=(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
+        validation_alias="POXVISIO_WEBHOOK_SCHEDULE",
+        description="Seconds before each further attempt of a webhook, separated by commas",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="POXVISIO_LOG_LEVEL", description="What is logged")
+
+    @field_validator("webhook_loopback", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("webhook_schedule", mode="before")
+    @classmethod
+    def _split_seconds(cls, value: object) -> object:
+        return tuple(float(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if not value.startswith(("file:///", "s3://")):
+            raise ValueError("must begin with file:/// or s3://")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _no_slash(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from ``load`` alone, so that a mapping can stand in for the whole environment."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the settings from the environment, or from the mapping given instead.
+
+        Raises ``InvalidSetting`` with one line that names the first wrong or missing variable.
+        """
+        known = _with_files(os.environ if environment is None else environment)
+        try:
+            return cls(**{name: value for name, value in known.items() if name in _VARIABLES and value != ""})  # type: ignore[arg-type]  # text is parsed by the fields
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            why = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+            raise InvalidSetting(f"{name} {why}") from None
+
+
+def _with_files(environment: Mapping[str, str]) -> dict[str, str]:
+    known = dict(environment)
+    for name, path in environment.items():
+        if name.endswith("_FILE") and name.removesuffix("_FILE") in _VARIABLES:
+            try:
+                known[name.removesuffix("_FILE")] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise InvalidSetting(f"{name} names a file that cannot be read: {error.strerror}") from None
+    return known
+
+
+def _aliases(alias: object) -> list[str]:
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+_VARIABLES = frozenset(name for field in Settings.model_fields.values() for name in _aliases(field.validation_alias))
