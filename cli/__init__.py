@@ -1,0 +1,1 @@
+"""The command `poxvisio`, and the services it brings along."""

@@ -1,0 +1,89 @@
+"""Connections and transactions: one engine a process, a role and a tenant for every transaction.
+
+The tenant is set when a transaction begins, so that no call can forget it; without one the web's role sees no rows at
+all (row-level security, forced).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.orm import Session, SessionTransaction
+from uuid_utils import compat
+
+from shared.errors import DatabaseAway
+from shared.settings import Settings
+
+
+def new_id() -> UUID:
+    """Return a fresh UUIDv7 (RFC 9562): ids sort by the time they were made."""
+    return compat.uuid7()
+
+
+class Database:
+    """An engine whose connections hold one role. Threads may share it; processes may not."""
+
+    def __init__(self, url: str, *, role: str, pool_size: int = 8) -> None:
+        self.role = role
+        self._engine = sa.create_engine(
+            sa.make_url(url).set(drivername="postgresql+psycopg2"),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            executemany_mode="values_plus_batch",
+            connect_args={
+                "connect_timeout": 3,
+                "options": f"-c role={role} -c timezone=UTC",
+                "application_name": role,
+                # A database host that vanished must not hold a caller for the kernel's 15 minutes.
+                "keepalives_idle": 10,
+                "keepalives_interval": 3,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,
+            },
+        )
+
+    @classmethod
+    def open(cls, settings: Settings, role: str) -> "Database":
+        """Open the database of the settings in the given role, unless the settings name another."""
+        url = settings.database_url.get_secret_value()
+        return cls(url, role=settings.database_role or role, pool_size=settings.database_pool)
+
+    @contextmanager
+    def transaction(self, tenant: UUID | None = None) -> Iterator[Session]:
+        """Open a transaction for one tenant, or for none; it commits when the block is left without an error.
+
+        Raises ``DatabaseAway`` where PostgreSQL is out of reach or no connection is free. A COMMIT whose answer was
+        lost raises it too: the caller settles what happened by reading its fence, key or result.
+        """
+        session = Session(self._engine, expire_on_commit=False, autoflush=False, info={"tenant": tenant})
+        try:
+            with session, session.begin():
+                yield session
+        except (OperationalError, InterfaceError, PoolExhausted) as error:
+            raise DatabaseAway("the database is out of reach; try again in a moment") from error
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise DatabaseAway("the connection to the database was lost; try again in a moment") from error
+
+    def check(self) -> None:
+        """Raise ``DatabaseAway`` unless the database answers."""
+        with self.transaction() as session:
+            session.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+@event.listens_for(Session, "after_begin")
+def _set_tenant(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
+    tenant = session.info.get("tenant")
+    if tenant is not None:
+        connection.execute(sa.text("SELECT set_config('app.tenant', :tenant, true)"), {"tenant": str(tenant)})

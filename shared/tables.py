@@ -1,0 +1,380 @@
+"""The database as SQLAlchemy sees it: one class a table, no behaviour.
+
+The schema itself, with its policies and roles, is made by ``migrations/`` alone; a test compares the two. Every tenant
+table carries ``tenant_id``, and foreign keys inside a tenant are composite, because foreign keys ignore row-level
+security: a photo could otherwise name another tenant's job.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, DOUBLE_PRECISION, JSONB, REAL
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMES = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Parent of every table: naming of constraints and the SQL types behind Python's."""
+
+    metadata = sa.MetaData(naming_convention=NAMES)
+    type_annotation_map = {
+        str: sa.Text(),
+        int: sa.Integer(),
+        bytes: BYTEA(),
+        float: DOUBLE_PRECISION(),
+        datetime: sa.DateTime(timezone=True),
+        UUID: sa.Uuid(),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[str]: ARRAY(sa.Text()),
+        list[float]: ARRAY(REAL()),
+    }
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=sa.text("now()"))
+
+
+def _zero() -> Mapped[int]:
+    return mapped_column(server_default=sa.text("0"))
+
+
+def _job_key() -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["job.tenant_id", "job.id"], ondelete="CASCADE")
+
+
+class Tenant(Base):
+    """A clinic or integrator; owns everything below."""
+
+    __tablename__ = "tenant"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    keep_originals: Mapped[bool] = mapped_column(server_default=sa.false())
+    weight: Mapped[float] = mapped_column(server_default=sa.text("1"))
+    created_at: Mapped[datetime] = _now()
+
+
+class ApiKey(Base):
+    """A key of a tenant; of its secret only the SHA-256 is kept."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(index=True)
+    name: Mapped[str]
+    secret_hash: Mapped[bytes]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """One submission: its state, its counters and its options."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        sa.UniqueConstraint("tenant_id", "id"),
+        sa.Index("ix_job_open_deadline", "deadline", postgresql_where=sa.text("closed_at IS NULL AND deadline IS NOT NULL")),
+        sa.Index("ix_job_with_originals", "closed_at", postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL")),
+        sa.CheckConstraint("remaining >= 0", name="remaining"),
+        sa.CheckConstraint("total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"),
+        sa.CheckConstraint(
+            "state IN ('receiving', 'queued', 'running', 'completed', 'stopped', 'cancelled', 'expired')", name="state"
+        ),
+        sa.CheckConstraint("lane IN ('interactive', 'normal', 'bulk')", name="lane"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    key_id: Mapped[UUID | None]
+    state: Mapped[str]
+    lane: Mapped[str]
+    round: Mapped[int] = _zero()
+    total: Mapped[int]
+    remaining: Mapped[int]
+    classified: Mapped[int] = _zero()
+    abstained: Mapped[int] = _zero()
+    rejected: Mapped[int] = _zero()
+    failed: Mapped[int] = _zero()
+    cancelled: Mapped[int] = _zero()
+    expired: Mapped[int] = _zero()
+    model: Mapped[str | None]
+    deadline: Mapped[datetime | None]
+    max_failure_rate: Mapped[float | None]
+    keep_originals: Mapped[bool] = mapped_column(server_default=sa.false())
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=sa.text("'{}'"))
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+    originals_deleted_at: Mapped[datetime | None]
+
+
+class Image(Base):
+    """One photo of a job. Written once, never updated."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        _job_key(),
+        sa.UniqueConstraint("tenant_id", "id"),
+        sa.UniqueConstraint("job_id", "ordinal"),
+        sa.Index("uq_image_custom_id", "job_id", "custom_id", unique=True, postgresql_where=sa.text("custom_id IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    job_id: Mapped[UUID]
+    ordinal: Mapped[int]
+    client_name: Mapped[str | None]
+    custom_id: Mapped[str | None]
+    storage_key: Mapped[str]
+    sha256: Mapped[bytes]
+    bytes: Mapped[int] = mapped_column(sa.BigInteger())
+    duplicate_of: Mapped[UUID | None]
+
+
+class Unit(Base):
+    """Up to 32 consecutive images of a job that a worker claims and completes together: the queue's row."""
+
+    __tablename__ = "unit"
+    __table_args__ = (
+        _job_key(),
+        sa.Index("ix_unit_ready", "vft", "id", postgresql_where=sa.text("state = 'ready'")),
+        sa.Index("ix_unit_leased", "lease_until", postgresql_where=sa.text("state = 'leased'")),
+        sa.Index("ix_unit_waiting", "available_at", postgresql_where=sa.text("state = 'waiting'")),
+        sa.Index("ix_unit_job", "job_id"),
+        sa.CheckConstraint("state IN ('waiting', 'ready', 'leased', 'done', 'split', 'dead', 'cancelled')", name="state"),
+        sa.CheckConstraint("kind IN ('images', 'intake')", name="kind"),
+        {
+            "postgresql_with": {
+                "fillfactor": "70",
+                "autovacuum_vacuum_scale_factor": "0",
+                "autovacuum_vacuum_threshold": "2000",
+            }
+        },
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    job_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(server_default=sa.text("'images'"))
+    lane: Mapped[str]
+    first: Mapped[int]
+    n: Mapped[int] = mapped_column(sa.SmallInteger())
+    state: Mapped[str]
+    vft: Mapped[float]
+    attempt: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("0"))
+    crashes: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("0"))
+    fence: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("0"))
+    leased_by: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    available_at: Mapped[datetime] = _now()
+
+
+class Flow(Base):
+    """The last virtual finish tag of a tenant in a lane."""
+
+    __tablename__ = "flow"
+    __table_args__ = (sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(primary_key=True)
+    last_vft: Mapped[float]
+
+
+class Result(Base):
+    """The one visible outcome of an image, written by whoever held the fence."""
+
+    __tablename__ = "result"
+    __table_args__ = (
+        _job_key(),
+        sa.ForeignKeyConstraint(["tenant_id", "image_id"], ["image.tenant_id", "image.id"], ondelete="CASCADE"),
+        sa.Index("ix_result_written", "job_id", "written_in", "image_id"),
+        sa.Index("ix_result_ordinal", "job_id", "ordinal"),
+        sa.CheckConstraint(
+            "outcome IN ('classified', 'abstained', 'rejected', 'failed', 'cancelled', 'expired')", name="outcome"
+        ),
+    )
+
+    image_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    job_id: Mapped[UUID]
+    ordinal: Mapped[int]
+    fence: Mapped[int] = mapped_column(sa.BigInteger())
+    # Readers of an open job page by the writing transaction and stop before the oldest one still running:
+    # no row can appear behind a cursor.
+    written_in: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("pg_current_xact_id()::text::bigint"))
+    outcome: Mapped[str]
+    label: Mapped[str | None]
+    answer: Mapped[dict[str, Any] | None]
+    reasons: Mapped[list[str]]
+    model_id: Mapped[str | None]
+    model_digest: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(sa.SmallInteger())
+    has_copy: Mapped[bool]
+    timings: Mapped[dict[str, Any] | None]
+    finished_at: Mapped[datetime] = _now()
+
+
+class EventCounter(Base):
+    """The tenant's last event number; locked last in a transaction, so that numbers appear without gaps."""
+
+    __tablename__ = "event_counter"
+    __table_args__ = (sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    last: Mapped[int] = mapped_column(sa.BigInteger())
+
+
+class Event(Base):
+    """Something that happened, numbered per tenant."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        sa.Index(
+            "uq_event_once",
+            "job_id",
+            "kind",
+            "round",
+            unique=True,
+            postgresql_where=sa.text(
+                "kind IN ('job.accepted', 'job.started', 'job.completed', 'job.stopped', 'job.cancelled', 'job.expired')"
+            ),
+        ),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(sa.BigInteger(), primary_key=True)
+    id: Mapped[UUID] = mapped_column(unique=True)
+    kind: Mapped[str]
+    job_id: Mapped[UUID | None]
+    round: Mapped[int] = _zero()
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+
+
+class Endpoint(Base):
+    """A URL that wants events. Secrets are sealed; two may sign while one is being replaced."""
+
+    __tablename__ = "endpoint"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        sa.UniqueConstraint("tenant_id", "id"),
+        sa.CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    url: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default=sa.text("''"))
+    # Empty: every kind. A one-off endpoint belongs to one job and hears of that job alone.
+    kinds: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
+    job_id: Mapped[UUID | None]
+    state: Mapped[str] = mapped_column(server_default=sa.text("'enabled'"))
+    state_reason: Mapped[str | None]
+    secret: Mapped[bytes]
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    cap: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("4"))
+    open_until: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    last_event_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class Delivery(Base):
+    """One event owed to one endpoint."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id", "endpoint_id"], ["endpoint.tenant_id", "endpoint.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["tenant_id", "event_seq"], ["event.tenant_id", "event.seq"], ondelete="CASCADE"),
+        sa.UniqueConstraint("tenant_id", "id"),
+        sa.UniqueConstraint("endpoint_id", "event_seq"),
+        sa.Index("ix_delivery_due", "endpoint_id", "next_at", "id", postgresql_where=sa.text("state = 'waiting'")),
+        sa.Index("ix_delivery_leased", "endpoint_id", postgresql_where=sa.text("state = 'leased'")),
+        sa.CheckConstraint("state IN ('waiting', 'leased', 'delivered', 'dead')", name="state"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    endpoint_id: Mapped[UUID]
+    event_seq: Mapped[int] = mapped_column(sa.BigInteger())
+    previous_id: Mapped[UUID | None]
+    state: Mapped[str] = mapped_column(server_default=sa.text("'waiting'"))
+    attempt: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("0"))
+    fence: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("0"))
+    next_at: Mapped[datetime] = _now()
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class Attempt(Base):
+    """One try of a delivery, kept for the owner to read. Partitioned by the month in its UUIDv7."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id", "delivery_id"], ["delivery.tenant_id", "delivery.id"], ondelete="CASCADE"),
+        sa.Index("ix_attempt_delivery", "delivery_id"),
+        {"postgresql_partition_by": "RANGE (id)"},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    delivery_id: Mapped[UUID]
+    number: Mapped[int] = mapped_column(sa.SmallInteger())
+    started_at: Mapped[datetime] = _now()
+    duration_ms: Mapped[int]
+    status: Mapped[int | None] = mapped_column(sa.SmallInteger())
+    error: Mapped[str | None]
+    response: Mapped[bytes | None]
+
+
+class IdempotencyKey(Base):
+    """A POST that may be sent again: in flight under a lease, or answered."""
+
+    __tablename__ = "idempotency_key"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        sa.Index("ix_idempotency_key_expires_at", "expires_at"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(sa.BigInteger())
+    lease_until: Mapped[datetime]
+    fingerprint: Mapped[bytes | None]
+    status: Mapped[int | None] = mapped_column(sa.SmallInteger())
+    body: Mapped[dict[str, Any] | None]
+    location: Mapped[str | None]
+    expires_at: Mapped[datetime]
+
+
+class WorkerNode(Base):
+    """A worker as it last reported itself: what it serves and how fast."""
+
+    __tablename__ = "worker_node"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    bundle_id: Mapped[str | None]
+    bundle_digest: Mapped[str | None]
+    engine: Mapped[str | None]
+    images_per_second: Mapped[float | None]
+    problem: Mapped[str | None]
+    started_at: Mapped[datetime] = _now()
+    last_seen: Mapped[datetime] = _now()
