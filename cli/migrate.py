@@ -48,7 +48,7 @@ def migrate(superuser_url: str, passwords: Mapping[str, str], revision: str = "h
 
 
 def _make_login(cursor: "psycopg2.extensions.cursor", login: str, role: str, password: str) -> None:
-    cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (login,))
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (login,))
     verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
     name = sql.Identifier(login)
     cursor.execute(

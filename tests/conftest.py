@@ -1,0 +1,139 @@
+"""Real services for every test: one PostgreSQL and one Valkey a test process, started here and stopped again.
+
+The database is built by running the migrations, never from the classes.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+from cli.embedded.postgres import EmbeddedPostgres
+from cli.embedded.valkey import EmbeddedValkey
+from cli.migrate import migrate
+from shared.database import Database, new_id
+from shared.settings import Settings
+
+LOGIN_PASSWORDS = {
+    "poxvisio_web_login": "web-password-of-tests",
+    "poxvisio_worker_login": "worker-password-of-tests",
+    "poxvisio_reader_login": "reader-password-of-tests",
+}
+TABLES = "tenant, worker_node"
+
+
+@pytest.fixture(scope="session")
+def services_root() -> Iterator[Path]:
+    """Return a folder that PostgreSQL's own user can reach too; pytest's is closed to it."""
+    root = Path(tempfile.mkdtemp(prefix="poxvisio-tests-"))
+    root.chmod(0o755)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def owner_url(services_root: Path) -> Iterator[str]:
+    """Return the superuser's URL of a migrated database."""
+    server = EmbeddedPostgres(services_root / "postgres")
+    url = server.start()
+    migrate(url, LOGIN_PASSWORDS)
+    yield url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def broker_url(services_root: Path) -> Iterator[str]:
+    """Return the URL of a running Valkey."""
+    server = EmbeddedValkey(services_root / "valkey")
+    yield server.start()
+    server.stop()
+
+
+def _login(owner_url: str, name: str) -> str:
+    url = sa.make_url(owner_url).set(username=name, password=LOGIN_PASSWORDS[name])
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def web_url(owner_url: str) -> str:
+    """Return the URL with which the web side logs in."""
+    return _login(owner_url, "poxvisio_web_login")
+
+
+@pytest.fixture(scope="session")
+def worker_url(owner_url: str) -> str:
+    """Return the URL with which workers log in."""
+    return _login(owner_url, "poxvisio_worker_login")
+
+
+@pytest.fixture
+def clean(owner_url: str) -> None:
+    """Empty every table before the test."""
+    connection = psycopg2.connect(owner_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {TABLES} CASCADE")
+    connection.close()
+
+
+@pytest.fixture
+def owner_db(clean: None, owner_url: str) -> Iterator[Database]:
+    """Return the database as its owner sees it: everything, for setting up and looking after."""
+    database = Database(owner_url, role="poxvisio_owner", pool_size=4)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def app_db(clean: None, web_url: str) -> Iterator[Database]:
+    """Return the database as the web side sees it."""
+    database = Database(web_url, role="poxvisio_app", pool_size=4)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def worker_db(clean: None, worker_url: str) -> Iterator[Database]:
+    """Return the database as workers see it."""
+    database = Database(worker_url, role="poxvisio_worker", pool_size=8)
+    yield database
+    database.close()
+
+
+def make_tenant(database: Database, name: str = "clinic") -> UUID:
+    """Insert a tenant and return its id."""
+    tenant = new_id()
+    with database.transaction() as session:
+        session.execute(sa.text("INSERT INTO tenant (id, name) VALUES (:id, :name)"), {"id": tenant, "name": name})
+    return tenant
+
+
+@pytest.fixture
+def tenant(owner_db: Database) -> UUID:
+    """Return a fresh tenant."""
+    return make_tenant(owner_db)
+
+
+@pytest.fixture
+def environment(web_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]:
+    """Return the variables of a web process in front of the test services, with an empty storage folder."""
+    return {
+        "DATABASE_URL": web_url,
+        "REDIS_URL": broker_url,
+        "STORAGE_URL": f"file://{tmp_path / 'photos'}",
+        "SECRET_KEY": "a-secret-of-the-tests-32-characters-long",
+        "PUBLIC_URL": "http://127.0.0.1:8000",
+        "MODEL": str(Path(__file__).parent.parent / "models" / "demo"),
+        "HOME": os.environ.get("HOME", "/"),
+    }
+
+
+@pytest.fixture
+def settings(environment: dict[str, str]) -> Settings:
+    """Return the settings of a web process in front of the test services."""
+    return Settings.load(environment)
