@@ -9,6 +9,8 @@ PoxVisioError
 │   ├── DatabaseAway
 │   ├── StorageAway
 │   └── BrokerAway
+├── ObjectMissing      the photo storage has no such object
+├── ObjectTooLarge     the object is larger than its reader allows
 └── BundleError        there is no network to answer with; nothing may be made up instead
     ├── BundleMissing
     ├── BundleAltered
@@ -52,6 +54,14 @@ class StorageAway(Unavailable):
 
 class BrokerAway(Unavailable):
     """The Celery broker is out of reach; the sweep will send the token again."""
+
+
+class ObjectMissing(PoxVisioError):
+    """There is no object with this key in the photo storage."""
+
+
+class ObjectTooLarge(PoxVisioError):
+    """The object in the photo storage is larger than its reader allows."""
 
 
 class BundleError(PoxVisioError):

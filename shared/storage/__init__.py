@@ -1,0 +1,24 @@
+"""Where photos and their working copies live: one interface over a folder and S3."""
+
+from urllib.parse import unquote, urlsplit
+
+from shared.settings import Settings
+from shared.storage.file import FileStorage
+from shared.storage.interface import Item, Storage, Stored, Upload
+
+__all__ = ["Item", "Storage", "Stored", "Upload", "open_storage"]
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The storage that ``STORAGE_URL`` names. Raises ``StorageAway`` if its folder can be neither found nor made.
+
+    S3 is not contacted before it is used.
+    """
+    url = urlsplit(settings.storage_url)
+    if url.scheme == "file":
+        return FileStorage(unquote(url.path))
+    if url.scheme == "s3":
+        from shared.storage.s3 import S3Storage  # noqa: PLC0415 -- boto3 takes a third of a second: only where used
+
+        return S3Storage(url.netloc, url.path.strip("/"), endpoint=settings.s3_endpoint)
+    raise ValueError(f"no storage speaks {url.scheme}://")

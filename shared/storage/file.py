@@ -1,0 +1,196 @@
+# ruff: noqa: D102 -- the methods keep the contract written in interface.py
+"""The photo storage in a folder: one file per object, written aside and renamed into place.
+
+``finish`` only renames; ``settle`` asks the disk, several files at a time, so that the journal takes many photos with
+one commit instead of one each.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
+from shared.storage.interface import Item, Upload, checked_key, checked_prefix
+
+_PARTS = ".parts"  # no key begins with a dot
+_SYNCING = 16
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_WHY = {
+    errno.ENOSPC: "The disk of the photo storage is full.",
+    errno.EDQUOT: "The quota of the photo storage is used up.",
+    errno.EACCES: "The photo storage may not be entered or written by this account.",
+    errno.EPERM: "The photo storage may not be entered or written by this account.",
+    errno.EROFS: "The photo storage is mounted read-only.",
+    errno.EMFILE: "This process has too many files open to reach the photo storage.",
+}
+
+
+class FileStorage:
+    """``Storage`` over the folder ``root``, which is made if it is not there.
+
+    Several processes, also on several machines that mount the folder, may share it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        with _away():
+            (self._root / _PARTS).mkdir(mode=0o750, parents=True, exist_ok=True)
+
+    def create(self, key: str, *, limit: int) -> Upload:
+        path = self._path(key)
+        with _away():
+            return _FileUpload(key, limit, path, self._root / _PARTS / uuid4().hex)
+
+    def settle(self, keys: Sequence[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(self._root)}
+        with _away():
+            _each(_sync, paths)
+            _each(_sync, sorted(folders))
+
+    def write(self, key: str, data: bytes) -> None:
+        with self.create(key, limit=len(data)) as upload:
+            upload.write(data)
+            upload.finish()
+        self.settle([key])
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        path = self._path(key)
+        with _away():
+            try:
+                with path.open("rb", buffering=0) as file:
+                    if os.fstat(file.fileno()).st_size <= limit:
+                        return file.read()
+            except _NO_FILE:
+                raise ObjectMissing("The photo storage has no such object.") from None
+        raise ObjectTooLarge(f"The object has more than {limit} bytes.")
+
+    def delete(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        with _away():
+            for path in paths:
+                with suppress(*_NO_FILE):
+                    path.unlink()
+            for folder in {path.parent for path in paths}:
+                self._prune(folder)
+
+    def delete_prefix(self, prefix: str) -> None:
+        if not prefix:
+            raise ValueError("an empty prefix would delete everything")
+        self.delete([item.key for item in self.list(prefix)])
+
+    def list(self, prefix: str) -> Iterator[Item]:
+        top = self._root / checked_prefix(prefix)
+        with _away():
+            for path in _files(top):
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    state = path.stat()
+                    modified = datetime.fromtimestamp(state.st_mtime, UTC)
+                    yield Item(path.relative_to(self._root).as_posix(), state.st_size, modified)
+
+    def tidy(self, older: float) -> int:
+        removed = 0
+        with _away():
+            for part in (self._root / _PARTS).iterdir():
+                with suppress(FileNotFoundError):
+                    if part.stat().st_mtime < time.time() - older:
+                        part.unlink()
+                        removed += 1
+        return removed
+
+    def check(self) -> None:
+        probe = self._root / _PARTS / uuid4().hex
+        with _away():
+            try:
+                probe.write_bytes(b"\0" * 4096)  # a full disk still makes empty files
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked_key(key)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove folders that became empty, so that old jobs leave no trace."""
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+
+class _FileUpload(Upload):
+    def __init__(self, key: str, limit: int, path: Path, part: Path) -> None:
+        super().__init__(key, limit)
+        self._path, self._part = path, part
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._file = os.fdopen(fd, "wb", buffering=1 << 16)
+
+    def _keep(self, data: bytes) -> None:
+        with _away():
+            self._file.write(data)
+
+    def _commit(self) -> None:
+        with _away():
+            self._file.close()
+            while True:
+                self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                try:
+                    self._part.rename(self._path)
+                except FileNotFoundError:
+                    self._part.stat()  # still there: a delete pruned the folder in between
+                else:
+                    return
+
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._part.unlink()
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    """Turn the system's errors into ``StorageAway``."""
+    try:
+        yield
+    except OSError as error:
+        why = _WHY.get(error.errno or 0, f"The photo storage fails: {error.strerror or type(error).__name__}.")
+        raise StorageAway(why) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    try:
+        entries = list(os.scandir(folder))
+    except _NO_FILE:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != _PARTS:
+                yield from _files(Path(entry.path))
+        else:
+            yield Path(entry.path)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _each(act: Callable[[Path], None], paths: Sequence[Path]) -> None:
+    if len(paths) <= 1:
+        for path in paths:
+            act(path)
+        return
+    with ThreadPoolExecutor(min(_SYNCING, len(paths))) as pool:
+        for _ in pool.map(act, paths):
+            pass

@@ -1,0 +1,300 @@
+"""The contract of ``shared.storage``, held against a folder and against an S3 server."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
+from shared.settings import Settings
+from shared.storage import Storage, open_storage
+
+
+def _settings(url: str, endpoint: str = "") -> Settings:
+    return Settings.load(
+        {
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+            "BROKER_URL": "redis://127.0.0.1/0",
+            "SECRET_KEY": "s" * 32,
+            "STORAGE_URL": url,
+            "POXVISIO_S3_ENDPOINT": endpoint,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, s3_endpoint: str, credentials: None) -> Storage:
+    if request.param == "folder":
+        return open_storage(_settings(f"file://{tmp_path}/ph%20otos"))
+    bucket = f"photos-{uuid4().hex}"
+    made = open_storage(_settings(f"s3://{bucket}/clinic", s3_endpoint))
+    made._client.create_bucket(Bucket=bucket)  # type: ignore[attr-defined]  # only S3 has one
+    return made
+
+
+def _store(storage: Storage, key: str, data: bytes) -> None:
+    with storage.create(key, limit=len(data)) as upload:
+        upload.write(data)
+        upload.finish()
+
+
+def test_an_upload_is_hashed_counted_and_read_back(storage: Storage) -> None:
+    with storage.create("incoming/a.1/img_1", limit=100) as upload:
+        assert [upload.write(piece) for piece in (b"one", b"", b"two")] == [3, 0, 3]
+        stored = upload.finish()
+    storage.settle([stored.key])
+    assert (stored.key, stored.sha256, stored.size, stored.kept) == (
+        "incoming/a.1/img_1", hashlib.sha256(b"onetwo").digest(), 6, True,
+    )  # fmt: skip
+    assert storage.read("incoming/a.1/img_1", limit=6) == b"onetwo"
+
+
+def test_bytes_above_the_limit_are_counted_and_hashed_but_nothing_is_kept(storage: Storage) -> None:
+    with storage.create("incoming/large", limit=10) as upload:
+        for _ in range(3):
+            upload.write(b"12345678")
+        stored = upload.finish()
+    storage.settle([])
+    assert (stored.sha256, stored.size, stored.kept) == (hashlib.sha256(b"12345678" * 3).digest(), 24, False)
+    with pytest.raises(ObjectMissing):
+        storage.read("incoming/large", limit=100)
+
+
+def test_an_upload_of_exactly_the_limit_and_one_of_no_bytes_are_kept(storage: Storage) -> None:
+    _store(storage, "a/full", b"1234")
+    _store(storage, "a/empty", b"")
+    storage.settle(["a/full", "a/empty"])
+    assert storage.read("a/full", limit=4) == b"1234"
+    assert storage.read("a/empty", limit=0) == b""
+
+
+def test_a_photo_sent_in_parts_arrives_whole(storage: Storage) -> None:
+    data = bytes(range(256)) * (70 << 10)  # 17.5 MB, more than one part
+    with storage.create("incoming/whole", limit=len(data)) as upload:
+        for start in range(0, len(data), 1 << 20):
+            upload.write(data[start : start + (1 << 20)])
+        upload.finish()
+    storage.settle(["incoming/whole"])
+    assert storage.read("incoming/whole", limit=len(data)) == data
+
+
+def test_an_upload_that_is_left_without_finish_leaves_nothing(storage: Storage) -> None:
+    with storage.create("incoming/left", limit=9) as upload:
+        upload.write(b"half")
+    aborted = storage.create("incoming/left", limit=9)
+    aborted.abort()
+    aborted.abort()
+    with pytest.raises(ValueError, match="ended"):
+        aborted.write(b"more")
+    assert list(storage.list("")) == []
+
+
+def test_an_object_can_be_replaced(storage: Storage) -> None:
+    storage.write("copies/1", b"old")
+    storage.write("copies/1", b"newer")
+    assert storage.read("copies/1", limit=9) == b"newer"
+
+
+def test_reading_refuses_what_is_missing_or_larger_than_allowed(storage: Storage) -> None:
+    storage.write("a/b", b"12345")
+    with pytest.raises(ObjectMissing):
+        storage.read("a/c", limit=9)
+    with pytest.raises(ObjectTooLarge):
+        storage.read("a/b", limit=4)
+
+
+def test_deleting_is_bulk_and_idempotent(storage: Storage) -> None:
+    keys = [f"job_1/{n}" for n in range(100)]
+    for key in keys:
+        _store(storage, key, b"x")
+    storage.settle(keys)
+    storage.delete(keys[1:])
+    storage.delete([*keys[1:], *(f"never/was/{n}" for n in range(1000))])
+    storage.delete([])
+    assert [item.key for item in storage.list("job_1")] == [keys[0]]
+
+
+def test_a_prefix_is_a_folder_of_keys_and_not_the_beginning_of_a_name(storage: Storage) -> None:
+    for key in ("job_1/a", "job_1/b/c", "job_11/a"):
+        storage.write(key, key.encode())
+    assert {item.key for item in storage.list("job_1")} == {"job_1/a", "job_1/b/c"}
+    assert {item.key for item in storage.list("job_1/")} == {"job_1/a", "job_1/b/c"}
+    storage.delete_prefix("job_1")
+    storage.delete_prefix("job_1")
+    assert {item.key for item in storage.list("")} == {"job_11/a"}
+
+
+def test_a_listing_tells_size_and_age(storage: Storage) -> None:
+    storage.write("a/b", b"12345")
+    [item] = storage.list("")
+    assert (item.key, item.size) == ("a/b", 5)
+    assert abs(datetime.now(UTC) - item.modified) < timedelta(minutes=5)
+    assert list(storage.list("nothing/here")) == []
+
+
+def test_deleting_everything_by_an_empty_prefix_is_refused(storage: Storage) -> None:
+    with pytest.raises(ValueError, match="everything"):
+        storage.delete_prefix("")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "../a",
+            "a/../b",
+            "a/..",
+            "a..b",
+            ".parts/a",
+            "a/.b",
+            "a b",
+            "a\n",
+            "ä",
+            "a\\b",
+            "a\0",
+        ),
+        *("x" * 101, "a/" * 8 + "a"),
+    ],
+)
+def test_only_keys_of_our_own_making_pass(storage: Storage, key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        storage.create(key, limit=1)
+    with pytest.raises(ValueError, match="key"):
+        storage.write(key, b"")
+    with pytest.raises(ValueError, match="key"):
+        storage.read(key, limit=1)
+    with pytest.raises(ValueError, match="key"):
+        storage.delete(["fine", key])
+    with pytest.raises(ValueError, match="key"):
+        storage.settle([key])
+
+
+def test_threads_share_a_storage(storage: Storage) -> None:
+    def round_trip(n: int) -> bool:
+        key, data = f"shared/{n}", str(n).encode() * 1000
+        _store(storage, key, data)
+        storage.settle([key])
+        return storage.read(key, limit=len(data)) == data
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(round_trip, range(64)))
+
+
+def test_a_healthy_storage_passes_its_check_and_has_nothing_to_tidy(storage: Storage) -> None:
+    storage.check()
+    assert storage.tidy(3600) == 0
+    assert list(storage.list("")) == []
+
+
+def test_a_folder_that_went_away_is_storage_away(tmp_path: Path) -> None:
+    storage = open_storage(_settings(f"file://{tmp_path}/photos"))
+    storage.write("a/b", b"1")
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    for act in (
+        storage.check,
+        lambda: storage.create("a/c", limit=1),
+        lambda: storage.settle(["a/b"]),
+        lambda: storage.write("a/c", b""),
+    ):
+        with pytest.raises(StorageAway):
+            act()
+
+
+def test_a_folder_that_cannot_be_made_is_storage_away(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageAway, match="photo storage"):
+        open_storage(_settings(f"file://{tmp_path}/file/photos"))
+
+
+def test_settling_an_upload_whose_file_vanished_is_storage_away(tmp_path: Path) -> None:
+    storage = open_storage(_settings(f"file://{tmp_path}"))
+    _store(storage, "a/b", b"1")
+    (tmp_path / "a/b").unlink()
+    with pytest.raises(StorageAway):
+        storage.settle(["a/b"])
+
+
+def test_a_full_disk_is_storage_away_and_says_so(tmp_path: Path) -> None:
+    storage = open_storage(_settings(f"file://{tmp_path}"))
+    upload = storage.create("a/b", limit=1 << 20)
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), upload._file.fileno())  # type: ignore[attr-defined]  # the kernel's own full disk
+    with pytest.raises(StorageAway, match="full"):
+        upload.write(b"1" * 100_000)
+    assert list((tmp_path / ".parts").iterdir()) == []
+
+
+def test_emptied_folders_disappear_and_dead_parts_are_tidied(tmp_path: Path) -> None:
+    storage = open_storage(_settings(f"file://{tmp_path}"))
+    storage.write("t/job/1", b"1")
+    storage.delete(["t/job/1"])
+    assert not (tmp_path / "t").exists()
+    (tmp_path / ".parts/0123").write_bytes(b"2")  # the process that wrote it has died
+    assert storage.tidy(3600) == 0
+    assert storage.tidy(-60) == 1
+
+
+def test_an_s3_server_out_of_reach_is_storage_away(credentials: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    storage = open_storage(_settings("s3://bucket/photos", f"http://127.0.0.1:{port}"))
+    with pytest.raises(StorageAway, match="out of reach"):
+        storage.check()
+    with pytest.raises(StorageAway):
+        storage.read("a/b", limit=1)
+    with pytest.raises(StorageAway):
+        list(storage.list(""))
+    _store(storage, "a/b", b"1")  # goes up in the background
+    with pytest.raises(StorageAway):
+        storage.settle(["a/b"])
+    with pytest.raises(StorageAway):  # still not there
+        storage.settle(["a/b"])
+    with pytest.raises(StorageAway):
+        storage.delete(["a/b"])
+
+
+def test_a_missing_bucket_is_storage_away_and_not_a_missing_object(s3_endpoint: str, credentials: None) -> None:
+    storage = open_storage(_settings("s3://no-such-bucket", s3_endpoint))
+    with pytest.raises(StorageAway, match="bucket"):
+        storage.check()
+    with pytest.raises(StorageAway, match="bucket"):
+        storage.read("a/b", limit=1)
+
+
+def test_an_s3_server_that_never_answers_fails_the_check_within_its_time_limit(credentials: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        storage = open_storage(_settings("s3://bucket", f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        with pytest.raises(StorageAway, match="ReadTimeout"):
+            storage.check()
