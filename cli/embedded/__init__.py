@@ -1,0 +1,1 @@
+"""PostgreSQL and Valkey from wheels, run by us on 127.0.0.1."""
