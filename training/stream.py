@@ -26,6 +26,7 @@ class Stream:
         return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One draw from [low, high)."""
         return low + (high - low) * float(self.uniforms(1)[0])
 
     def integer(self, low: int, high: int) -> int:
@@ -33,6 +34,7 @@ class Stream:
         return low + min(int(self.uniform() * (high - low + 1)), high - low)
 
     def seed(self) -> int:
+        """A seed of 32 bits for a further stream."""
         return int(self.uniform() * 2**32)
 
     def normals(self, *shape: int) -> Field:
@@ -41,9 +43,11 @@ class Stream:
         half = (count + 1) // 2
         radius = np.sqrt(-2.0 * np.log1p(-self.uniforms(half)))
         angle = 2.0 * math.pi * self.uniforms(half)
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape)
+        both: Field = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        return both[:count].reshape(shape)
 
     def normal(self) -> float:
+        """One standard normal draw."""
         return float(self.normals(1)[0])
 
     def beta(self, a: float, b: float) -> float:
@@ -57,7 +61,9 @@ class Stream:
 
 
 def standardised(field: Field) -> Field:
-    return (field - field.mean()) / max(float(field.std()), 1e-9)
+    """The field with mean 0 and deviation 1."""
+    scaled: Field = (field - field.mean()) / max(float(field.std()), 1e-9)
+    return scaled
 
 
 def fractal(stream: Stream, side: int, *, grid: int, octaves: int, gain: float = 0.55) -> Field:

@@ -1,5 +1,6 @@
 """Owns the generator of synthetic skin photos: patients with traits, two looks of lesions, light, camera and JPEG."""
 
+# ruff: noqa: PLR2004 - the numbers are the drawing
 from __future__ import annotations
 
 import io
@@ -121,7 +122,7 @@ def _paint(lesion: Lesion, who: Patient, amp: float, colour: Field, height: Fiel
     colour[window] = skin
 
 
-def _lit(colour: Field, height: Field, who: Patient, scene: Stream, pixels: Stream) -> Field:
+def _lit(colour: Field, height: Field, who: Patient, scene: Stream) -> Field:
     """Shades by a light from the side, then tints as the patient's camera does."""
     side = height.shape[0]
     angle = scene.uniform(0.0, 2.0 * math.pi)
@@ -131,7 +132,8 @@ def _lit(colour: Field, height: Field, who: Patient, scene: Stream, pixels: Stre
     slant = place[None, :] * math.cos(angle) + place[:, None] * math.sin(angle)
     fall = 1.0 + 0.18 * slant + 0.04 * fractal(scene, side, grid=2, octaves=2)
     tint = 1.0 + 0.05 * np.array(who.camera) + 0.02 * scene.normals(3)
-    return colour * (shade * fall)[..., None] * tint
+    lit: Field = colour * (shade * fall)[..., None] * tint
+    return lit
 
 
 def _hairs(picture: Field, who: Patient, scene: Stream) -> Field:
@@ -158,13 +160,13 @@ def render(who: Patient, image: int, *, side: int = 224, ambiguity: float = 1.0)
     drawn = 1.25 * who.stage - 0.12 * ambiguity + 0.08 * scene.normal()
     amp = min(max(drawn, 0.05), 1.0) if ambiguity else 1.0
     mottle = fractal(Stream(who.background), side, grid=3, octaves=4)
-    pores, grain = standardised(blurred(pixels.normals(side, side), 1.0)), pixels.normals(side, side)
+    pores, grain = blurred(pixels.normals(side, side), 1.0), pixels.normals(side, side)
     tone = TONES[who.tone] * (1.0 + 0.03 * scene.normals(3))
-    colour = tone * (1.0 + 0.035 * mottle)[..., None] + (3.0 * pores)[..., None]
+    colour = tone * (1.0 + 0.035 * mottle)[..., None] + (3.0 * standardised(pores))[..., None]
     height = 0.15 * pores
     for lesion in _lesions(who, scene):
         _paint(lesion, who, amp, colour, height, pores, grain)
-    picture = _hairs(_lit(colour, height, who, scene, pixels), who, scene)
+    picture = _hairs(_lit(colour, height, who, scene), who, scene)
     picture = blurred(picture, scene.uniform(0.3, 1.1)) + 3.0 * pixels.normals(side, side, 3)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 

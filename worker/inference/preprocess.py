@@ -1,12 +1,34 @@
-"""Owns what the network sees of a picture: the one resize that training and serving share."""
+"""Owns what is taken from a picture: the network's input, by the one resize that training shares, and its quality."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 224
+_QUALITY_SIDE = 192
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How fit a photo is to be judged.
+
+    blur: variance of the Laplacian of the grey picture (0-255), low where nothing is sharp; exposure: mean grey,
+    0 black to 1 white; size: shorter side of the original in pixels; flat: standard deviation of the coarse grey
+    picture (0-255), low where a frame shows nothing.
+    """
+
+    blur: float
+    exposure: float
+    size: int
+    flat: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The four figures by name."""
+        return asdict(self)
 
 
 def network_input(picture: Image.Image) -> NDArray[np.uint8]:
@@ -17,3 +39,21 @@ def network_input(picture: Image.Image) -> NDArray[np.uint8]:
     """
     square = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(square, dtype=np.uint8)
+
+
+def measure_quality(picture: Image.Image, *, shorter_side: int) -> Quality:
+    """Quality of a decoded picture whose original had `shorter_side` pixels.
+
+    Measured on a grey picture of fixed size, so that a scaled decode and a full one agree.
+    """
+    small = picture.convert("L").resize((_QUALITY_SIDE, _QUALITY_SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    grey = np.asarray(small, dtype=np.float64)
+    middle = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4.0 * middle
+    coarse = grey.reshape(24, 8, 24, 8).mean(axis=(1, 3))  # blocks of 8, so that sensor noise is no content
+    return Quality(
+        blur=round(float(laplacian.var()), 3),
+        exposure=round(float(grey.mean()) / 255.0, 4),
+        size=int(shorter_side),
+        flat=round(float(coarse.std()), 3),
+    )

@@ -1,0 +1,1 @@
+"""Training of the network: datasets, learning, calibration, evaluation, publishing."""

@@ -1,0 +1,102 @@
+"""Owns what is fitted on validation patients alone: temperature, conformal thresholds, gate and quality limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.inference.answers import QualityLimits, probabilities_of, residuals
+from worker.inference.preprocess import Quality
+
+ALPHA = 0.1
+COMPONENTS = 64
+_NARROW_ENOUGH = 1e-6
+ACCEPTANCE = 0.95
+
+
+def negative_log_likelihood(logits: NDArray[np.float32], kinds: NDArray[np.int64], temperature: float) -> float:
+    """Mean of -log p(own class) over photos, at a temperature."""
+    chosen = probabilities_of(logits, temperature)[np.arange(len(kinds)), kinds]
+    return float(-np.log(np.maximum(chosen, 1e-300)).mean())
+
+
+def fit_temperature(logits: NDArray[np.float32], kinds: NDArray[np.int64]) -> float:
+    """The temperature of least negative log-likelihood, by golden section over [0.05, 20] on a log scale."""
+    low, high, ratio = math.log(0.05), math.log(20.0), (math.sqrt(5.0) - 1.0) / 2.0
+    while high - low > _NARROW_ENOUGH:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if negative_log_likelihood(logits, kinds, math.exp(left)) < negative_log_likelihood(
+            logits, kinds, math.exp(right)
+        ):
+            high = right
+        else:
+            low = left
+    return round(math.exp((low + high) / 2.0), 4)
+
+
+def conformal_threshold(own: NDArray[np.float64], alpha: float = ALPHA) -> float:
+    """The least probability with which a class enters the prediction set, from the probabilities [n] of its own photos.
+
+    The score is 1 - p; its quantile is the ceil((n + 1)(1 - alpha))-th smallest of n. Rounded down to 6 digits, so
+    that rounding never costs coverage; 0 (always in the set) where n is too small for alpha.
+    """
+    rank = math.ceil((len(own) + 1) * (1.0 - alpha))
+    if rank > len(own):
+        return 0.0
+    score = float(np.sort(1.0 - own)[rank - 1])
+    return max(0.0, math.floor((1.0 - score) * 1e6) / 1e6)
+
+
+def fit_gate(
+    train: NDArray[np.float32], validation: NDArray[np.float32]
+) -> tuple[dict[str, NDArray[np.float32]], float]:
+    """Mean and 64 principal components of training features, and the distance that 95 % of validation stays within.
+
+    Nearest neighbours do not carry over to features learnt from scratch; the distance to their subspace does.
+    """
+    mean = train.mean(axis=0, dtype=np.float64)
+    _, _, axes = np.linalg.svd(train - mean, full_matrices=False)
+    gate = {"mean": mean.astype(np.float32), "components": axes[:COMPONENTS].astype(np.float32)}
+    away = np.sort(residuals(validation, gate["mean"], gate["components"]))
+    return gate, round(float(away[math.ceil(ACCEPTANCE * len(away)) - 1]), 6)
+
+
+def fit_quality_limits(seen: Sequence[Quality]) -> QualityLimits:
+    """Limits a good margin outside everything that validation shows; the least size is that of the network's trust."""
+    exposure = [q.exposure for q in seen]
+    return QualityLimits(
+        blur=round(0.6 * min(q.blur for q in seen), 2),
+        darkest=round(0.6 * min(exposure), 3),
+        brightest=round(1.0 - 0.6 * (1.0 - max(exposure)), 3),
+        size=160,
+        flat=round(0.6 * min(q.flat for q in seen), 2),
+    )
+
+
+def calibrate(
+    labels: Sequence[str],
+    logits: NDArray[np.float32],
+    kinds: NDArray[np.int64],
+    *,
+    train_features: NDArray[np.float32],
+    features: NDArray[np.float32],
+    seen: Sequence[Quality],
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """What `calibration.json` holds beside its identity, and the arrays of the gate."""
+    temperature = fit_temperature(logits, kinds)
+    probabilities = probabilities_of(logits, temperature)
+    thresholds = {label: conformal_threshold(probabilities[kinds == k, k]) for k, label in enumerate(labels)}
+    gate, limit = fit_gate(train_features, features)
+    return {
+        "temperature": temperature,
+        "alpha": ALPHA,
+        "thresholds": thresholds,
+        "gate": {"method": f"distance to the first {COMPONENTS} principal components of training features",
+                 "limit": limit, "acceptance": ACCEPTANCE},
+        "quality_limits": asdict(fit_quality_limits(seen)),
+    }, gate  # fmt: skip
