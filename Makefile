@@ -1,0 +1,82 @@
+# `make` alone lists what there is. Everything runs in .venv, which is built from the hash-pinned locks of requirements/
+# by the first Python found that is new enough (PYTHON=/path/to/python chooses another).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+UV := uv==0.13.9
+
+# pip would otherwise obey a user's PIP_USER and install outside of .venv.
+export PIP_USER := 0
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: .venv/.demo ## Start everything, send the sample photos, account for each one, stop everything
+	@$(BIN)/poxvisio demo
+
+.PHONY: up
+up: .venv/.demo ## Start everything and keep it running; Ctrl-C drains and stops it
+	@$(BIN)/poxvisio up --data-dir data
+
+.PHONY: test
+test: .venv/.dev ## Build the environment, then check: what CI runs
+	@$(MAKE) --no-print-directory check
+
+.PHONY: check
+check: ## Lint, types, import contracts and tests, in the environment as it is
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e
+	$(BIN)/python -m pytest -q tests/e2e
+
+.PHONY: lock
+lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
+	@$(BIN)/python -m venv build/lock
+	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install $(UV)
+	@for extra in demo dev; do \
+	  build/lock/bin/uv --quiet pip compile pyproject.toml --extra "$$extra" --generate-hashes --python-version 3.11.0 \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "requirements/$$extra.txt" || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## Remove the environment and every cache; data/ stays
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The files below are stamps: each says that a step was done with the files it depends on.
+
+.venv/.made:
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  found=; for name in "$(PYTHON)" python3.11 python3 python3.12 python3.13 python3.14; do \
+	    if "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$name; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "PoxVisio needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv);" >&2; \
+	    echo "if it is somewhere else: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$found" -m venv .venv || exit 1; \
+	fi
+	@touch $@
+
+.venv/.demo: requirements/demo.txt pyproject.toml .venv/.made
+	@echo "Installing the pinned packages into .venv; the first time this takes a minute or two."
+	@$(PIP) install --require-hashes -r requirements/demo.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+# The locks are compiled together, so that what the tests need holds what the demo needs.
+.venv/.dev: requirements/dev.txt pyproject.toml .venv/.made
+	@echo "Installing the pinned packages, with those of the tests, into .venv; the first time this takes some minutes."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@touch .venv/.demo $@
