@@ -1,0 +1,125 @@
+"""Tenants and their API keys: ``pxv_<id>_<secret>``, of which only the SHA-256 of the secret is kept.
+
+A secret has 192 random bits, so a plain hash suffices (OWASP ASVS 5.0, 6.5.2). A key is found by its id through a
+function that may look across tenants, then compared in constant time.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared.database import new_id
+from shared.errors import NotFound, Refused
+from shared.tables import ApiKey, Tenant
+
+SCOPES = ("jobs:read", "jobs:write", "webhooks", "models", "admin")
+
+_PARTS = 3
+
+
+class KeyUnknown(Refused):
+    """The API key is unknown, expired or revoked."""
+
+
+class ScopeUnknown(Refused):
+    """There is no such scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, and what the key allows."""
+
+    tenant_id: UUID
+    key_id: UUID
+    scopes: frozenset[str]
+    weight: float
+    keep_originals: bool
+
+
+def create_tenant(session: Session, name: str, *, keep_originals: bool = False) -> Tenant:
+    """Create a tenant; its name must be free. Needs the owner's role."""
+    if session.scalar(sa.select(Tenant.id).where(Tenant.name == name)) is not None:
+        raise Refused(f"there is a tenant named {name!r} already")
+    tenant = Tenant(id=new_id(), name=name, keep_originals=keep_originals)
+    session.add(tenant)
+    session.flush()
+    return tenant
+
+
+def tenant_named(session: Session, name: str) -> Tenant:
+    """Return the tenant of that name; raises ``NotFound``. Needs the owner's role."""
+    tenant = session.scalar(sa.select(Tenant).where(Tenant.name == name))
+    if tenant is None:
+        raise NotFound(f"there is no tenant named {name!r}")
+    return tenant
+
+
+def create_key(
+    session: Session, tenant_id: UUID, name: str, scopes: Sequence[str], expires_at: datetime | None = None
+) -> str:
+    """Create a key and return its token, which is shown this once."""
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown:
+        raise ScopeUnknown(f"there is no scope {unknown[0]!r}; there are {', '.join(SCOPES)}")
+    secret = secrets.token_hex(24)
+    key = ApiKey(
+        id=new_id(),
+        tenant_id=tenant_id,
+        name=name,
+        secret_hash=_hash(secret),
+        scopes=list(scopes),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    return f"pxv_{key.id.hex}_{secret}"
+
+
+def keys(session: Session, tenant_id: UUID) -> list[ApiKey]:
+    """Return the tenant's keys, oldest first."""
+    return list(session.scalars(sa.select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)))
+
+
+def revoke_key(session: Session, tenant_id: UUID, key_id: UUID) -> None:
+    """End a key at once; raises ``NotFound``. Revoking twice is no error."""
+    found = session.execute(
+        sa.update(ApiKey)
+        .where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
+        .values(revoked_at=sa.func.coalesce(ApiKey.revoked_at, sa.func.now()))
+        .returning(ApiKey.id)
+    ).first()
+    if found is None:
+        raise NotFound("there is no such key")
+
+
+def authenticate(session: Session, token: str) -> Caller:
+    """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong."""
+    key_id, secret = _parse(token)
+    row = session.execute(sa.text("SELECT * FROM lookup_api_key(:key)"), {"key": key_id}).one_or_none()
+    # A missing key is compared too, so that time does not tell which ids exist.
+    known = bytes(row.secret_hash) if row else bytes(32)
+    if not hmac.compare_digest(known, _hash(secret)) or row is None:
+        raise KeyUnknown("the API key is unknown, expired or revoked")
+    session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
+    return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals)
+
+
+def _parse(token: str) -> tuple[UUID, str]:
+    parts = token.split("_")
+    try:
+        if len(parts) != _PARTS or parts[0] != "pxv":
+            raise ValueError
+        return UUID(hex=parts[1]), parts[2]
+    except ValueError:
+        raise KeyUnknown("the API key is unknown, expired or revoked") from None
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,82 @@
+"""Waking workers: a best-effort Celery message that says "there is work in this lane" and carries nothing else.
+
+A lost token costs at most one sweep, so nothing here may delay or fail a request: publishing happens after commit, is
+not retried, and times out after two seconds.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from shared.errors import BrokerAway
+from shared.logs import logger
+from shared.settings import Settings
+
+LANES = ("interactive", "normal", "bulk")
+DRAIN = "worker.tasks.drain"
+# A token nobody took within this time is noise: the sweep sends another while there is work.
+TOKEN_SECONDS = 30
+
+log = logger(__name__)
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Return the Celery settings that both ends of the broker must share."""
+    url = settings.broker_url.get_secret_value()
+    shared: dict[str, Any] = {
+        "broker_url": url,
+        # JSON only: a pickle from a shared Redis would be somebody else's code.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_backend": None,
+        "task_ignore_result": True,
+        # Direct queues survive FLUSHALL; topic exchanges would drop messages in silence.
+        "task_queues": [Queue(lane, Exchange("", type="direct"), routing_key=lane) for lane in LANES],
+        "task_default_queue": "normal",
+        "task_create_missing_queues": False,
+    }
+    if url.startswith(("redis", "valkey", "sentinel")):
+        shared["broker_transport_options"] = {
+            # Without these a frozen Redis holds a publisher for ever.
+            "socket_timeout": 2,
+            "socket_connect_timeout": 2,
+            "health_check_interval": 5,
+            # Redis is shared with rate limits and caches.
+            "global_keyprefix": "poxvisio:celery:",
+        }
+    elif url.startswith("amqp"):
+        shared["broker_transport_options"] = {"confirm_publish": True}
+    return shared
+
+
+class Broker:
+    """The sending end of the broker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = Celery("poxvisio-sender", set_as_current=False)
+        self._app.conf.update(celery_settings(settings))
+
+    def wake(self, lanes: Iterable[str]) -> bool:
+        """Send one token for each lane. Returns False, and only logs, where the broker is out of reach."""
+        try:
+            for lane in lanes:
+                self._app.send_task(DRAIN, queue=lane, retry=False, ignore_result=True, expires=TOKEN_SECONDS)
+        except (OperationalError, OSError) as error:
+            log.warning("token_lost", error=type(error).__name__)
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise ``BrokerAway`` unless the broker answers."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+        except (OperationalError, OSError) as error:
+            raise BrokerAway("the broker is out of reach; photos are accepted and wait") from error
+
+    def close(self) -> None:
+        """Close pooled connections."""
+        self._app.close()

@@ -1,0 +1,274 @@
+"""Reading: jobs, results and manifests as the API and the pages show them. Nothing here writes.
+
+Lists page by keyset. Results of an open job come in the order of the transactions that wrote them, and only those
+older than every transaction still running, so that nothing can appear behind a reader's cursor; results of a closed
+job come by ordinal.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared.errors import NotFound, Refused
+from shared.tables import Image, Job, Result, WorkerNode
+
+OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
+
+_STREAM_ROWS = 500
+
+
+class BadCursor(Refused):
+    """The cursor is not one that this list gave out."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as people see it."""
+
+    id: UUID
+    tenant_id: UUID
+    key_id: UUID | None
+    state: str
+    lane: str
+    round: int
+    total: int
+    remaining: int
+    counts: Mapping[str, int]
+    model: str | None
+    deadline: datetime | None
+    max_failure_rate: float | None
+    keep_originals: bool
+    details: Mapping[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    closed_at: datetime | None
+    originals_deleted_at: datetime | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether every photo has its outcome."""
+        return self.closed_at is not None
+
+    @property
+    def progress(self) -> float:
+        """Return the share of photos that have their outcome, from 0 to 1."""
+        return (self.total - self.remaining) / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class ResultView:
+    """An image with its one outcome; ``outcome`` is None while it waits."""
+
+    image_id: UUID
+    job_id: UUID
+    ordinal: int
+    client_name: str | None
+    custom_id: str | None
+    storage_key: str
+    sha256: str
+    bytes: int
+    duplicate_of: UUID | None
+    outcome: str | None
+    label: str | None
+    answer: Mapping[str, Any] | None
+    reasons: tuple[str, ...]
+    model_id: str | None
+    model_digest: str | None
+    attempts: int
+    has_copy: bool
+    timings: Mapping[str, float] | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows of a list, and the cursor of the next ones."""
+
+    rows: list[ResultView]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """What a receipt says of one image."""
+
+    ordinal: int
+    name: str | None
+    sha256: str
+    image_id: UUID
+    outcome: str | None
+
+
+def job(session: Session, job_id: UUID) -> JobView:
+    """Return one job of the session's tenant; raises ``NotFound``."""
+    row = session.get(Job, job_id)
+    if row is None:
+        raise NotFound("there is no such job")
+    return _job_view(row)
+
+
+def jobs(session: Session, *, state: str | None = None, after: UUID | None = None, limit: int = 50) -> list[JobView]:
+    """Return jobs of the session's tenant, newest first, beginning behind the job ``after``."""
+    query = sa.select(Job).order_by(Job.id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if after is not None:
+        query = query.where(Job.id < after)
+    return [_job_view(row) for row in session.scalars(query)]
+
+
+def image(session: Session, image_id: UUID) -> ResultView:
+    """Return one image of the session's tenant with its outcome, if it has one; raises ``NotFound``."""
+    row = session.execute(_rows(outer=True).where(Image.id == image_id)).one_or_none()
+    if row is None:
+        raise NotFound("there is no such image")
+    return _result_view(row)
+
+
+def results(session: Session, view: JobView, *, after: str | None = None, limit: int = 200) -> Page:
+    """Return a page of the job's results behind the cursor ``after``.
+
+    While the job is open the last page may have no next cursor though photos still wait: poll the job. A cursor stays
+    good when the job closes: what it has not shown yet follows in the order of completion.
+    """
+    query = _rows(outer=False).where(Image.job_id == view.id).limit(limit + 1)
+    by_ordinal = view.is_closed if after is None else after.startswith("o")
+    if by_ordinal:
+        query = query.order_by(Image.ordinal)
+        if after is not None:
+            query = query.where(Image.ordinal > _number(after[1:]))
+    else:
+        horizon = sa.text("result.written_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        query = query.where(horizon).order_by(Result.written_in, Result.image_id)
+        if after is not None:
+            written, _, last = after[1:].partition("-")
+            query = query.where(sa.tuple_(Result.written_in, Result.image_id) > (_number(written), _uuid(last)))
+    found = session.execute(query).all()
+    rows = found[:limit]
+    if not rows or (len(found) <= limit and view.is_closed):
+        return Page([_result_view(row) for row in rows], None if view.is_closed else after)
+    last_row = rows[-1]
+    cursor = f"o{last_row.ordinal}" if by_ordinal else f"w{last_row.written_in}-{last_row.image_id.hex}"
+    return Page([_result_view(row) for row in rows], cursor)
+
+
+def stream_results(session: Session, view: JobView) -> Iterator[ResultView]:
+    """Return every result the job has now, by ordinal, through a cursor on the server."""
+    query = _rows(outer=False).where(Image.job_id == view.id).order_by(Image.ordinal)
+    for row in session.execute(query.execution_options(yield_per=_STREAM_ROWS)):
+        yield _result_view(row)
+
+
+def manifest(session: Session, job_id: UUID) -> Iterator[ManifestRow]:
+    """Return what a receipt says of each image of the job, by ordinal."""
+    query = (
+        sa.select(Image.ordinal, Image.client_name, Image.sha256, Image.id, Result.outcome)
+        .join(Result, Result.image_id == Image.id, isouter=True)
+        .where(Image.job_id == job_id)
+        .order_by(Image.ordinal)
+    )
+    for ordinal, name, sha256, image_id, outcome in session.execute(query.execution_options(yield_per=_STREAM_ROWS)):
+        yield ManifestRow(ordinal, name, bytes(sha256).hex(), image_id, outcome)
+
+
+def workers(session: Session) -> list[WorkerNode]:
+    """Return the workers that reported themselves within the last 30 seconds."""
+    recent = sa.func.now() - sa.text("interval '30 seconds'")
+    return list(session.scalars(sa.select(WorkerNode).where(WorkerNode.last_seen > recent).order_by(WorkerNode.name)))
+
+
+def backlog(session: Session) -> int:
+    """Return how many photos of all tenants wait or are being worked on."""
+    return int(session.execute(sa.text("SELECT lookup_backlog()")).scalar_one())
+
+
+def _job_view(row: Job) -> JobView:
+    counts = {outcome: getattr(row, outcome) for outcome in OUTCOMES} | {"waiting": row.remaining}
+    return JobView(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        key_id=row.key_id,
+        state=row.state,
+        lane=row.lane,
+        round=row.round,
+        total=row.total,
+        remaining=row.remaining,
+        counts=counts,
+        model=row.model,
+        deadline=row.deadline,
+        max_failure_rate=row.max_failure_rate,
+        keep_originals=row.keep_originals,
+        details=row.details,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        closed_at=row.closed_at,
+        originals_deleted_at=row.originals_deleted_at,
+    )
+
+
+def _rows(*, outer: bool) -> sa.Select[Any]:
+    return sa.select(
+        Image.id.label("image_id"),
+        Image.job_id,
+        Image.ordinal,
+        Image.client_name,
+        Image.custom_id,
+        Image.storage_key,
+        Image.sha256,
+        Image.bytes,
+        Image.duplicate_of,
+        Result.outcome,
+        Result.label,
+        Result.answer,
+        Result.reasons,
+        Result.model_id,
+        Result.model_digest,
+        Result.attempts,
+        Result.has_copy,
+        Result.timings,
+        Result.finished_at,
+        Result.written_in,
+    ).join(Result, Result.image_id == Image.id, isouter=outer)
+
+
+def _result_view(row: Any) -> ResultView:
+    return ResultView(
+        image_id=row.image_id,
+        job_id=row.job_id,
+        ordinal=row.ordinal,
+        client_name=row.client_name,
+        custom_id=row.custom_id,
+        storage_key=row.storage_key,
+        sha256=bytes(row.sha256).hex(),
+        bytes=row.bytes,
+        duplicate_of=row.duplicate_of,
+        outcome=row.outcome,
+        label=row.label,
+        answer=row.answer,
+        reasons=tuple(row.reasons or ()),
+        model_id=row.model_id,
+        model_digest=row.model_digest,
+        attempts=row.attempts or 0,
+        has_copy=bool(row.has_copy),
+        timings=row.timings,
+        finished_at=row.finished_at,
+    )
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BadCursor("the cursor is not one that this list gave out") from None
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(hex=text)
+    except ValueError:
+        raise BadCursor("the cursor is not one that this list gave out") from None

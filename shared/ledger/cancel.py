@@ -1,0 +1,64 @@
+"""Ending a job early: by cancel or by its deadline. Finished photos keep their answers, the others get one now.
+
+Whoever holds a unit's row first wins: a completion that came first keeps its results, a completion that comes later
+finds no leased unit and writes nothing.
+"""
+
+from collections import Counter
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared.errors import Conflict, NotFound
+from shared.ledger import closing
+from shared.tables import Job
+
+_OPEN_UNITS = sa.text("""
+    SELECT id FROM unit WHERE job_id = :job AND state IN ('waiting', 'ready', 'leased') ORDER BY id FOR UPDATE
+""")
+
+_END_UNITS = sa.text("""
+    UPDATE unit SET state = 'cancelled', leased_by = NULL, lease_until = NULL WHERE id = ANY (CAST(:units AS uuid[]))
+""")
+
+_END_IMAGES = sa.text("""
+    INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts, has_copy)
+    SELECT i.id, i.tenant_id, i.job_id, i.ordinal, u.fence, :outcome, '{}', u.attempt, false
+    FROM unit u JOIN image i ON i.job_id = u.job_id AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
+    WHERE u.id = ANY (CAST(:units AS uuid[]))
+    ON CONFLICT (image_id) DO NOTHING
+    RETURNING image_id
+""")
+
+
+def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> None:
+    """Cancel an open job. Cancelling twice is no error.
+
+    Raises ``NotFound`` where the tenant has no such job, and ``Conflict`` where it closed another way before.
+    """
+    job = session.execute(
+        sa.select(Job.state, Job.closed_at).where(Job.tenant_id == tenant_id, Job.id == job_id)
+    ).one_or_none()
+    if job is None:
+        raise NotFound("there is no such job")
+    if job.closed_at is None:
+        _end(session, job_id, outcome="cancelled", state="cancelled")
+        job = session.execute(sa.select(Job.state).where(Job.id == job_id)).one()
+    if job.state != "cancelled":
+        raise Conflict(f"the job is {job.state} already; there is nothing left to cancel")
+
+
+def expire(session: Session, job_id: UUID) -> None:
+    """End a job whose deadline has passed: photos never answered become ``expired``."""
+    _end(session, job_id, outcome="expired", state="expired")
+
+
+def _end(session: Session, job_id: UUID, *, outcome: str, state: str) -> None:
+    written = 0
+    # A split that was under way hides its new units from the first look; the second look sees them.
+    while units := list(session.execute(_OPEN_UNITS, {"job": job_id}).scalars()):
+        ids = [str(unit) for unit in units]
+        session.execute(_END_UNITS, {"units": ids})
+        written += len(session.execute(_END_IMAGES, {"units": ids, "outcome": outcome}).all())
+    closing.count(session, {job_id: Counter({outcome: written})}, closing=state)

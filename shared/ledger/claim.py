@@ -1,0 +1,161 @@
+"""Claiming units under a fenced lease, and keeping the lease alive.
+
+The fence is drawn from one sequence that only grows. Whatever is written later must still hold it, so a worker that
+slept past its lease writes nothing. All times are the database's.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import events
+
+LANES = ("interactive", "normal", "bulk")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedImage:
+    """A photo to answer: its id, its place in the job and where its bytes lie."""
+
+    id: UUID
+    ordinal: int
+    storage_key: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A unit on lease, with its images in order."""
+
+    id: UUID
+    tenant_id: UUID
+    job_id: UUID
+    lane: str
+    fence: int
+    first: int
+    n: int
+    attempt: int
+    crashes: int
+    images: tuple[ClaimedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a worker must show to complete, prolong or give back a unit."""
+
+    unit_id: UUID
+    fence: int
+
+
+_HEAD = sa.text("""
+    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND lane = ANY (:lanes) ORDER BY vft, id LIMIT 1
+""")
+
+# A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not.
+_CLAIM = """
+    WITH c AS MATERIALIZED (
+      SELECT id FROM unit WHERE state = 'ready' AND lane = ANY (:lanes) AND crashes {suspicion}
+      ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED)
+    UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
+      leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
+    FROM c WHERE u.id = c.id
+    RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft
+"""
+_CLAIM_HEALTHY = sa.text(_CLAIM.format(suspicion="= 0"))
+_CLAIM_SUSPECT = sa.text(_CLAIM.format(suspicion="> 0"))
+
+_IMAGES = sa.text("""
+    SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes
+    FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS int[])) AS u(id, job_id, first, n)
+    JOIN image i ON i.job_id = u.job_id AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
+    ORDER BY u.id, i.ordinal
+""")
+
+_START = sa.text("""
+    WITH j AS MATERIALIZED (
+      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE)
+    UPDATE job SET state = 'running', started_at = coalesce(started_at, now()) FROM j WHERE job.id = j.id
+    RETURNING job.id, job.tenant_id, job.round, job.total
+""")
+
+_HEARTBEAT = sa.text("""
+    UPDATE unit u SET lease_until = now() + make_interval(secs => :lease)
+    FROM unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
+    WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' AND u.lease_until > now()
+    RETURNING u.id
+""")
+
+
+def claim(
+    session: Session, worker: str, *, units: int, lease_seconds: float, lanes: Iterable[str] = LANES
+) -> list[Claimed]:
+    """Take up to ``units`` of the first ready units for ``worker``, in the order of their tags.
+
+    A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
+    with it. Jobs whose first unit this is begin to run, with their event.
+    """
+    wanted = list(lanes)
+    rows: Sequence[sa.Row[tuple[object, ...]]] = []
+    if session.execute(_HEAD, {"lanes": wanted}).scalar_one_or_none():
+        rows = _take(session, _CLAIM_SUSPECT, worker, 1, lease_seconds, wanted)
+    if not rows:
+        rows = _take(session, _CLAIM_HEALTHY, worker, units, lease_seconds, wanted)
+    if not rows:
+        return []
+    rows = sorted(rows, key=lambda row: (row.vft, row.id))
+    images = _images(session, rows)
+    _start_jobs(session, {row.job_id for row in rows})
+    return [
+        Claimed(
+            row.id, row.tenant_id, row.job_id, row.lane, row.fence, row.first, row.n, row.attempt, row.crashes, tuple(images[row.id])
+        )
+        for row in rows
+    ]
+
+
+def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -> set[UUID]:
+    """Prolong the leases and return the units that are still ours; abandon every other at once."""
+    found = session.execute(
+        _HEARTBEAT,
+        {
+            "units": [str(lease.unit_id) for lease in leases],
+            "fences": [lease.fence for lease in leases],
+            "lease": lease_seconds,
+        },
+    )
+    return set(found.scalars())
+
+
+def _take(
+    session: Session, statement: sa.TextClause, worker: str, units: int, lease_seconds: float, lanes: list[str]
+) -> Sequence[sa.Row[tuple[object, ...]]]:
+    return session.execute(
+        statement, {"worker": worker, "units": units, "lease": lease_seconds, "lanes": lanes}
+    ).all()
+
+
+def _images(session: Session, rows: Sequence[sa.Row[tuple[object, ...]]]) -> dict[UUID, list[ClaimedImage]]:
+    found = session.execute(
+        _IMAGES,
+        {
+            "units": [str(row.id) for row in rows],
+            "jobs": [str(row.job_id) for row in rows],
+            "firsts": [row.first for row in rows],
+            "sizes": [row.n for row in rows],
+        },
+    )
+    images: dict[UUID, list[ClaimedImage]] = {row.id: [] for row in rows}
+    for image in found:
+        images[image.unit_id].append(ClaimedImage(image.id, image.ordinal, image.storage_key, image.bytes))
+    return images
+
+
+def _start_jobs(session: Session, jobs: set[UUID]) -> None:
+    started = session.execute(_START, {"jobs": sorted(str(job) for job in jobs)}).all()
+    events.record(
+        session,
+        [events.NewEvent(row.tenant_id, "job.started", row.id, row.round, {"total": row.total}) for row in started],
+    )

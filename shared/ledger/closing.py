@@ -1,0 +1,66 @@
+"""Counting answers into jobs, and closing a job whose last photo has its answer.
+
+This comes last in a transaction: it locks job rows in the order of their ids, then the tenants' event counters.
+"""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import events
+
+OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
+
+_LOCK = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER BY id FOR UPDATE")
+
+_COUNT = sa.text(f"""
+    UPDATE job j SET
+      remaining = j.remaining - x.written,
+      {", ".join(f"{outcome} = j.{outcome} + x.{outcome}" for outcome in OUTCOMES)},
+      state = CASE WHEN j.remaining = x.written AND j.closed_at IS NULL THEN :closing ELSE j.state END,
+      closed_at = CASE WHEN j.remaining = x.written AND j.closed_at IS NULL THEN now() ELSE j.closed_at END,
+      started_at = coalesce(j.started_at, now())
+    FROM unnest(CAST(:jobs AS uuid[]), CAST(:written AS int[]), {", ".join(f"CAST(:{o} AS int[])" for o in OUTCOMES)})
+      AS x(id, written, {", ".join(OUTCOMES)})
+    WHERE j.id = x.id
+    RETURNING j.id, j.tenant_id, j.state, j.round, j.total, j.remaining, {", ".join(f"j.{o}" for o in OUTCOMES)}
+""")  # noqa: S608  # made of the constant names above
+
+
+def count(session: Session, tally: Mapping[UUID, Mapping[str, int]], *, closing: str = "completed") -> list[UUID]:
+    """Add new results to their jobs and return the jobs that this closed.
+
+    ``tally`` gives, for each job, how many results of each outcome were really inserted: so ``remaining`` is ``total``
+    minus the results at every instant. ``closing`` is the state that a job takes when nothing remains.
+    """
+    jobs = sorted(job for job, written in tally.items() if sum(written.values()))
+    if not jobs:
+        return []
+    ids = [str(job) for job in jobs]
+    session.execute(_LOCK, {"jobs": ids})
+    rows = session.execute(
+        _COUNT,
+        {
+            "jobs": ids,
+            "closing": closing,
+            "written": [sum(tally[job].values()) for job in jobs],
+            **{outcome: [tally[job].get(outcome, 0) for job in jobs] for outcome in OUTCOMES},
+        },
+    ).all()
+    closed = [row for row in rows if row.remaining == 0]
+    events.record(
+        session,
+        [
+            events.NewEvent(
+                row.tenant_id,
+                f"job.{row.state}",
+                row.id,
+                row.round,
+                {"total": row.total, "counts": {outcome: getattr(row, outcome) for outcome in OUTCOMES}},
+            )
+            for row in closed
+        ],
+    )
+    return [row.id for row in closed]

@@ -1,0 +1,119 @@
+"""Taking units back: from workers that died or slept (a crash), and from workers that give them back (no crash).
+
+A unit of several photos that was under a worker when it died is split into single photos; each of these then runs
+alone. A photo that was under three dying workers is answered ``failed: quarantined``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared.database import new_id
+from shared.ledger import closing
+from shared.ledger.claim import Lease
+from shared.ledger.complete import Outcome, write_results
+
+CRASHES = 3
+QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of lost leases."""
+
+    ready: int = 0
+    split: int = 0
+    quarantined: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return how many leases were lost."""
+        return self.ready + self.split + self.quarantined
+
+
+_LOST = """
+    WITH s AS MATERIALIZED (
+      SELECT id FROM unit WHERE state = 'leased' AND {which} ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED)
+    UPDATE unit u SET crashes = crashes + 1, leased_by = NULL, lease_until = NULL,
+      state = CASE WHEN n > 1 THEN 'split' WHEN crashes + 1 >= :crashes THEN 'dead' ELSE 'ready' END
+    FROM s WHERE u.id = s.id
+    RETURNING u.id, u.job_id, u.first, u.n, u.state, u.attempt
+"""
+_EXPIRED = sa.text(_LOST.format(which="lease_until < now()"))
+# Workers call themselves NODE/PID, so a node's name and a slash find the leases of all its children.
+_OF_NODE = sa.text(_LOST.format(which="starts_with(leased_by, :node)"))
+
+_SPLIT = sa.text("""
+    INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft, attempt, crashes)
+    SELECT x.id, u.tenant_id, u.job_id, u.kind, u.lane, x.ordinal, 1, 'ready', u.vft, u.attempt, u.crashes
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:parents AS uuid[]), CAST(:ordinals AS int[])) AS x(id, parent, ordinal)
+    JOIN unit u ON u.id = x.parent
+""")
+
+_GIVE_BACK = sa.text("""
+    UPDATE unit u SET state = 'ready', attempt = attempt - 1, leased_by = NULL, lease_until = NULL
+    FROM unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
+    WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased'
+    RETURNING u.id
+""")
+
+
+def reap(session: Session, limit: int = 500) -> Reaped:
+    """Take back units whose lease has expired."""
+    return _bury(session, session.execute(_EXPIRED, {"limit": limit, "crashes": CRASHES}).all())
+
+
+def release_node(session: Session, node: str, limit: int = 500) -> Reaped:
+    """Take back at once what the children of a dead node held; only who saw it die may call this."""
+    return _bury(session, session.execute(_OF_NODE, {"node": f"{node}/", "limit": limit, "crashes": CRASHES}).all())
+
+
+def give_back(session: Session, leases: Sequence[Lease]) -> int:
+    """Return units untouched, as a worker does that is asked to stop. No crash, no attempt."""
+    rows = session.execute(
+        _GIVE_BACK,
+        {"units": [str(lease.unit_id) for lease in leases], "fences": [lease.fence for lease in leases]},
+    )
+    return len(rows.all())
+
+
+def _bury(session: Session, lost: Sequence[sa.Row[tuple[object, ...]]]) -> Reaped:
+    split = [row for row in lost if row.state == "split"]
+    dead = [row for row in lost if row.state == "dead"]
+    if split:
+        pieces = [(row.id, row.first + place) for row in split for place in range(row.n)]
+        session.execute(
+            _SPLIT,
+            {
+                "ids": [str(new_id()) for _ in pieces],
+                "parents": [str(parent) for parent, _ in pieces],
+                "ordinals": [ordinal for _, ordinal in pieces],
+            },
+        )
+    if dead:
+        _quarantine(session, dead)
+    return Reaped(len(lost) - len(split) - len(dead), len(split), len(dead))
+
+
+def _quarantine(session: Session, dead: Sequence[sa.Row[tuple[object, ...]]]) -> None:
+    found = session.execute(
+        sa.text("""
+            SELECT x.unit, i.id AS image, i.ordinal
+            FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:ordinals AS int[])) AS x(unit, job, ordinal)
+            JOIN image i ON i.job_id = x.job AND i.ordinal = x.ordinal
+        """),
+        {
+            "units": [str(row.id) for row in dead],
+            "jobs": [str(row.job_id) for row in dead],
+            "ordinals": [row.first for row in dead],
+        },
+    )
+    attempts: dict[UUID, int] = {row.id: row.attempt for row in dead}
+    outcomes = [
+        Outcome(row.image, row.unit, row.ordinal, "failed", reasons=(QUARANTINED,), attempts=attempts[row.unit])
+        for row in found
+    ]
+    closing.count(session, write_results(session, outcomes))
