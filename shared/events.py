@@ -1,0 +1,150 @@
+"""What happened, numbered per tenant without a gap, and written with the deliveries it is owed to.
+
+Numbers come from the tenant's counter row. It is locked as late as can be and held to the end of the transaction, so
+that a reader who sees a number has seen every smaller one. Whoever needs the counter and an endpoint takes the counter
+first (``hold``).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import webhooks
+from shared.database import new_id
+from shared.tables import Event
+from shared.webhooks import Recorded
+
+# A job does each of these once in a round; `uq_event_once` is the same list.
+ONCE: Final = ("job.accepted", "job.started", "job.completed", "job.stopped", "job.cancelled", "job.expired")
+
+# In order of id, so that two transactions that number events of the same tenants never wait for each other.
+_TAKE: Final = sa.text(
+    """
+    INSERT INTO event_counter (tenant_id, last)
+    SELECT taken.tenant_id, taken.n
+    FROM unnest(CAST(:tenants AS uuid[]), CAST(:numbers AS bigint[])) AS taken (tenant_id, n)
+    ORDER BY taken.tenant_id
+    ON CONFLICT (tenant_id) DO UPDATE SET last = event_counter.last + excluded.last
+    RETURNING tenant_id, last, now()
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """Something that happened; ``addressee`` names the one endpoint it is for, else all who want its kind hear it."""
+
+    tenant_id: UUID
+    kind: str
+    job_id: UUID | None
+    round: int
+    body: dict[str, Any]
+    addressee: UUID | None = None
+
+
+def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
+    """Number these events and write them with their deliveries, in the caller's transaction; call it last.
+
+    1. Take the numbers, which serialises this with every other transaction that records for the same tenants.
+    2. Leave out what a job did before in the same round (kinds of ``ONCE``) and give those numbers back.
+    3. Write the events, then the deliveries.
+
+    Returns what was written.
+    """
+    if not rows:
+        return []
+    firsts = _take(session, Counter(row.tenant_id for row in rows))
+    fresh = _without_repeats(session, rows)
+    given_back = Counter(row.tenant_id for row in rows) - Counter(row.tenant_id for row in fresh)
+    if given_back:
+        _take(session, {tenant: -n for tenant, n in given_back.items()})
+    recorded, taken = [], Counter[UUID]()
+    for row in fresh:
+        taken[row.tenant_id] += 1
+        before, moment = firsts[row.tenant_id]
+        recorded.append(
+            Recorded(
+                tenant_id=row.tenant_id,
+                seq=before + taken[row.tenant_id],
+                id=new_id(),
+                kind=row.kind,
+                job_id=row.job_id,
+                round=row.round,
+                body=row.body,
+                created_at=moment,
+                addressee=row.addressee,
+            )
+        )
+    if recorded:
+        session.execute(sa.insert(Event), [_columns(event) for event in recorded])
+        webhooks.owe(session, recorded)
+    return recorded
+
+
+def hold(session: Session, tenant_id: UUID) -> None:
+    """Lock the tenant's counter, for a transaction that will lock an endpoint and may then have an event to record."""
+    _take(session, {tenant_id: 0})
+
+
+def since(session: Session, after: int, limit: int = 100) -> list[Recorded]:
+    """Return the tenant's events numbered above ``after``, in order: the feed, unfiltered and without gaps."""
+    found = session.scalars(sa.select(Event).where(Event.seq > after).order_by(Event.seq).limit(limit))
+    return [
+        Recorded(
+            tenant_id=event.tenant_id,
+            seq=event.seq,
+            id=event.id,
+            kind=event.kind,
+            job_id=event.job_id,
+            round=event.round,
+            body=event.body,
+            created_at=event.created_at,
+        )
+        for event in found
+    ]
+
+
+def _take(session: Session, numbers: Mapping[UUID, int]) -> dict[UUID, tuple[int, datetime]]:
+    """Move the counters on; return each tenant's last number before that, and the time."""
+    tenants = list(numbers)
+    given = {"tenants": [str(tenant) for tenant in tenants], "numbers": [numbers[tenant] for tenant in tenants]}
+    return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in session.execute(_TAKE, given)}
+
+
+def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEvent]:
+    once = {(row.job_id, row.kind, row.round) for row in rows if row.kind in ONCE}
+    known: set[tuple[UUID | None, str, int]] = set()
+    if once:
+        key = sa.tuple_(Event.job_id, Event.kind, Event.round)
+        # The literal list lets the planner see that the partial index holds all there is to find.
+        found = session.execute(
+            sa.select(Event.job_id, Event.kind, Event.round).where(key.in_(once), Event.kind.in_(ONCE))
+        )
+        known = {(row.job_id, row.kind, row.round) for row in found}
+    fresh = []
+    for row in rows:
+        if row.kind in ONCE:
+            if (row.job_id, row.kind, row.round) in known:
+                continue
+            known.add((row.job_id, row.kind, row.round))
+        fresh.append(row)
+    return fresh
+
+
+def _columns(event: Recorded) -> dict[str, Any]:
+    return {
+        "tenant_id": event.tenant_id,
+        "seq": event.seq,
+        "id": event.id,
+        "kind": event.kind,
+        "job_id": event.job_id,
+        "round": event.round,
+        "body": event.body,
+        "created_at": event.created_at,
+    }

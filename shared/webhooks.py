@@ -1,0 +1,254 @@
+"""Webhooks on our side of the wire: what an event looks like, who is owed it, and when to try again.
+
+A delivery is written in the transaction that writes its event, for disabled endpoints too: their events are kept. The
+body is built anew for every attempt from the event's row and is the same, byte for byte, each time; it is what is
+signed and what is sent. ``webhook-id`` is the event's id, so that ``previous_id``, the event sent to that endpoint
+before, can be held against it: a receiver knows that it missed none.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import addresses, ids, signing
+from shared.database import new_id
+from shared.errors import Refused
+from shared.signing import Keyring
+from shared.tables import Delivery, Endpoint
+
+KINDS: Final = (
+    "job.accepted",
+    "job.started",
+    "job.progress",
+    "job.completed",
+    "job.stopped",
+    "job.cancelled",
+    "job.expired",
+    "image.completed",
+    "endpoint.disabled",
+    "endpoint.warning",
+    "model.activated",
+    "model.drift",
+    "ping",
+)
+MAX_BODY: Final = 20_000
+_MAX_URL: Final = 2048
+_JITTER: Final = 0.2
+# A receiver may ask for a day of peace and no more.
+_LONGEST_WAIT: Final = 86_400.0
+# Facts of the event itself; a body cannot replace them.
+_RESERVED: Final = ("id", "sequence", "previous_id", "job", "round", "links", "use")
+
+
+class UrlRefused(Refused):
+    """A webhook may not go to this URL. Do not retry."""
+
+
+class KindUnknown(Refused):
+    """There is no such kind of event. Do not retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event as it stands in the table; ``addressee`` is the one endpoint it is meant for, if it is for one alone."""
+
+    tenant_id: UUID
+    seq: int
+    id: UUID
+    kind: str
+    job_id: UUID | None
+    round: int
+    body: dict[str, Any]
+    created_at: datetime
+    addressee: UUID | None = None
+
+
+def document(event: Recorded, public_url: str) -> dict[str, Any]:
+    """Return an event as programs see it: type, timestamp and data with ids, counts and links (RFC 3339 times)."""
+    data: dict[str, Any] = {"id": ids.text("event", event.id), "sequence": event.seq}
+    about: dict[str, Any] = {}
+    links: dict[str, str] = {}
+    if event.job_id is not None:
+        about = {"job": ids.text("job", event.job_id), "round": event.round}
+        links["job"] = f"{public_url}/v1/jobs/{about['job']}"
+        links["results"] = links["job"] + "/results"
+        links["receipt"] = links["job"] + "/receipt"
+    if isinstance(event.body.get("image"), str):
+        links["image"] = f"{public_url}/v1/images/{event.body['image']}"
+    if isinstance(event.body.get("endpoint"), str):
+        links["endpoint"] = f"{public_url}/v1/webhooks/{event.body['endpoint']}"
+    # Sorted, because a JSON column promises no order and the bytes must be the same on every attempt.
+    data |= about | {key: event.body[key] for key in sorted(event.body) if key not in _RESERVED}
+    if links:
+        data["links"] = links
+    if event.kind.startswith(("job.", "image.")):
+        data["use"] = "research-only"
+    timestamp = event.created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"type": event.kind, "timestamp": timestamp, "data": data}
+
+
+def render(event: Recorded, public_url: str, previous_id: UUID | None) -> bytes:
+    """Return the body of a webhook: the event's document with ``previous_id`` in its data, the same on every attempt.
+
+    A body that would pass 20 kB loses what the event's author put in and says ``truncated``: the links lead to it.
+    """
+    told = document(event, public_url)
+    told["data"]["previous_id"] = None if previous_id is None else ids.text("event", previous_id)
+    body = _encode(told)
+    if len(body) >= MAX_BODY:
+        told["data"] = {key: told["data"][key] for key in _RESERVED if key in told["data"]} | {"truncated": True}
+        body = _encode(told)
+    return body
+
+
+def next_delay(
+    attempt: int, schedule: Sequence[float], chance: float, retry_after: float | None = None
+) -> float | None:
+    """Return the seconds to wait after the attempt-th try (from 1), or None where the schedule is exhausted.
+
+    ``chance``, uniform in [0, 1), spreads the delay by 20 % either way. A receiver's ``Retry-After`` is obeyed where it
+    is longer than that, up to a day.
+    """
+    if attempt > len(schedule):
+        return None
+    spread = schedule[attempt - 1] * (1 + _JITTER * (2 * chance - 1))
+    return max(spread, min(retry_after or 0.0, _LONGEST_WAIT))
+
+
+def check_url(url: str, loopback: Collection[str] = ()) -> None:
+    """Raise ``UrlRefused`` unless webhooks may be sent to this URL.
+
+    https on port 443 or 8443 to a name or a public address, without a user; http also to an exact ``host:port`` of
+    ``loopback``. What a name resolves to is decided when it is dialled, not here.
+    """
+    if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>^`{|}'):
+        raise UrlRefused("the URL must be printable ASCII, 2,048 characters at most")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise UrlRefused("the URL cannot be read") from None
+    if not parts.hostname:
+        raise UrlRefused("the URL names no host")
+    if "@" in parts.netloc:
+        raise UrlRefused("the URL must not hold a user or password")
+    if parts.fragment:
+        raise UrlRefused("the URL must not have a fragment")
+    if is_loopback_pair(parts.hostname, port or (80 if parts.scheme == "http" else 443), loopback):
+        if parts.scheme not in ("http", "https"):
+            raise UrlRefused("the URL must begin with https:// or http://")
+        return
+    _check_public(parts, port)
+
+
+def is_loopback_pair(host: str, port: int, loopback: Collection[str]) -> bool:
+    """Tell whether this very host and port is one of the loopback pairs of the settings."""
+    return (f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}") in loopback
+
+
+def create_endpoint(  # noqa: PLR0917 - the order is the one people say it in
+    session: Session,
+    keyring: Keyring,
+    tenant_id: UUID,
+    url: str,
+    kinds: Sequence[str],
+    description: str = "",
+    *,
+    job_id: UUID | None = None,
+    secret: str | None = None,
+) -> tuple[Endpoint, str]:
+    """Create an endpoint and return it with its secret, which is shown this once; no kinds means every kind.
+
+    With ``job_id`` it is a one-off: it hears of that job alone. The caller has asked ``check_url`` about the URL.
+    Raises ``KindUnknown``, and ``BadSecret`` for a secret of the wrong form.
+    """
+    check_kinds(kinds)
+    shown = secret or signing.new_secret()
+    signing.secret_bytes(shown)
+    endpoint = Endpoint(
+        id=new_id(),
+        tenant_id=tenant_id,
+        url=url,
+        kinds=list(kinds),
+        description=description,
+        job_id=job_id,
+        secret=keyring.seal(shown.encode()),
+    )
+    session.add(endpoint)
+    session.flush()
+    return endpoint, shown
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise ``KindUnknown`` for the first kind there is none of."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise KindUnknown(f"there is no event {kind!r}; there are {', '.join(KINDS)}")
+
+
+def owe(session: Session, events: Sequence[Recorded]) -> None:
+    """Write the deliveries of these events, given in order of their numbers, and move each endpoint's chain on.
+
+    The caller holds the tenants' event counters, which keeps the chain straight; endpoints are locked after them and
+    in order of id, so that nobody waits in a circle.
+    """
+    endpoints = session.execute(
+        sa.select(Endpoint.id, Endpoint.tenant_id, Endpoint.kinds, Endpoint.job_id, Endpoint.last_event_id)
+        .where(
+            Endpoint.tenant_id.in_({event.tenant_id for event in events}),
+            sa.or_(
+                Endpoint.job_id.is_(None),
+                Endpoint.job_id.in_({event.job_id for event in events if event.job_id is not None}),
+                Endpoint.id.in_({event.addressee for event in events if event.addressee is not None}),
+            ),
+        )
+        .order_by(Endpoint.id)
+        .with_for_update(key_share=True)
+    ).all()
+    deliveries, ends = [], {}
+    for endpoint in endpoints:
+        last = endpoint.last_event_id
+        for event in events:
+            if event.tenant_id == endpoint.tenant_id and _wants(endpoint.id, endpoint.kinds, endpoint.job_id, event):
+                deliveries.append(
+                    {
+                        "id": new_id(),
+                        "tenant_id": event.tenant_id,
+                        "endpoint_id": endpoint.id,
+                        "event_seq": event.seq,
+                        "previous_id": last,
+                    }
+                )
+                last = ends[endpoint.id] = event.id
+    if deliveries:
+        session.execute(sa.insert(Delivery), deliveries)
+        session.execute(sa.update(Endpoint), [{"id": key, "last_event_id": last} for key, last in ends.items()])
+
+
+def _wants(endpoint_id: UUID, kinds: Sequence[str], job_id: UUID | None, event: Recorded) -> bool:
+    if event.addressee is not None:
+        return event.addressee == endpoint_id
+    if job_id is not None and job_id != event.job_id:
+        return False
+    return not kinds or event.kind in kinds
+
+
+def _check_public(parts: SplitResult, port: int | None) -> None:
+    if parts.scheme != "https":
+        raise UrlRefused("the URL must begin with https://")
+    if (443 if port is None else port) not in addresses.PORTS:
+        raise UrlRefused("the URL's port must be 443 or 8443")
+    host = parts.hostname or ""
+    if addresses.is_literal(host) and not addresses.is_public(host):
+        raise UrlRefused("the URL's address is not a public one")
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
