@@ -28,7 +28,7 @@ from training.synthetic import jpeg
 from worker.inference.answers import Calibration, answers_from, probabilities_of
 from worker.inference.engine import Engine, Outputs
 from worker.inference.openvino_engine import OpenVinoEngine, bf16_here
-from worker.inference.parity import largest_difference
+from worker.inference.parity import BOUNDS, largest_difference
 from worker.inference.preprocess import Quality, measure_quality, network_input
 from worker.inference.tensorflow_engine import TensorFlowEngine
 
@@ -75,14 +75,19 @@ def _qualities(split: str) -> list[Quality]:
 
 
 def engines_agree(weights: Any, test: dataset.Photos, reference: Outputs, temperature: float) -> dict[str, Any]:
-    """How far each compiled engine strays from Keras in float32 over the test photos."""
+    """How far each precision of the compiled engine strays from Keras in float32 over the test photos.
+
+    A precision is proved where no photo's probability moves by more than the bound that is checked at each load.
+    """
     found = {}
     for precision in ("f32", "bf16") if bf16_here() else ("f32",):
         with tempfile.TemporaryDirectory() as cache:
             engine = OpenVinoEngine(weights, precision=precision, threads=0, cache=Path(cache))
             logits = run(engine, test.pixels).logits
-        found[f"openvino {precision}"] = {
-            "max_probability_difference": float(f"{largest_difference(logits, reference.logits, temperature):.3g}"),
+        strays = largest_difference(logits, reference.logits, temperature)
+        found[precision] = {
+            "proved": strays <= BOUNDS[precision],
+            "max_probability_difference": float(f"{strays:.3g}"),
             "flipped_labels": int((logits.argmax(1) != reference.logits.argmax(1)).sum()),
         }
     return found
@@ -112,6 +117,8 @@ def publish(checkpoint: Path, work: Path, out: Path, *, history: Sequence[str]) 
         seen=_qualities("validation"),
     )
     temperature = calibration["temperature"]
+    compiled = engines_agree(widened(stored), test, outputs["test"], temperature)
+    calibration["precisions"] = [name for name, found in compiled.items() if found["proved"]]
     write_bundle(out, weights=stored, calibration={**IDENTITY, **calibration}, gate=gate,
                  parity=references(outputs["test"], test, temperature), card=IDENTITY)  # fmt: skip
     rules = Calibration.of(load_bundle(out))
@@ -121,7 +128,7 @@ def publish(checkpoint: Path, work: Path, out: Path, *, history: Sequence[str]) 
         "test": evaluate(answers, test.kinds, test.patients),
         "subgroups": subgroups(answers, test.kinds, test.stages, test.tones),
         "probes_without_skin": abstention(answers_from(run(engine, pixels), qualities, rules), families),
-        "engines": engines_agree(widened(stored), test, outputs["test"], temperature),
+        "engines": {f"openvino {name}": found for name, found in compiled.items()},
     }
     card = demo_card(IDENTITY, figures, {name: len(photos.kinds) for name, photos in splits.items()}, history)
     log.info("bundle %s: %s", write_card(out, card), figures)

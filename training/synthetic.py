@@ -51,6 +51,16 @@ class Lesion:
     phase: float
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """A photo being drawn: colour [s, s, 3] and height [s, s] change, the skin's pores and grain [s, s] do not."""
+
+    colour: Field
+    height: Field
+    pores: Field
+    grain: Field
+
+
 def patient(seed: int, kind: int, number: int, *, tone: int | None = None, stage: float | None = None) -> Patient:
     """The traits of patient `number` of class `kind` (0 positive, 1 negative), in a fixed order of draws.
 
@@ -88,8 +98,9 @@ def _toward(colour: Field, goal: Field, weight: Field) -> Field:
     return colour + (goal - colour) * weight[..., None]
 
 
-def _paint(lesion: Lesion, who: Patient, amp: float, colour: Field, height: Field, pores: Field, grain: Field) -> None:
-    """Draws one lesion into colour [s, s, 3] and height [s, s], touching only the window that it can reach."""
+def _paint(lesion: Lesion, who: Patient, amp: float, canvas: Canvas) -> None:
+    """Draws one lesion, touching only the window that it can reach."""
+    colour, height = canvas.colour, canvas.height
     side = height.shape[0]
     reach = lesion.radius * _REACH * 1.3 * side
     top, left = (max(0, int(c * side - reach)) for c in (lesion.y, lesion.x))
@@ -97,12 +108,12 @@ def _paint(lesion: Lesion, who: Patient, amp: float, colour: Field, height: Fiel
     window = np.s_[top:bottom, left:right]
     down, across = np.mgrid[top:bottom, left:right] / side
     dy, dx = down + 0.5 / side - lesion.y, across + 0.5 / side - lesion.x
-    outline = 1.0 + 0.10 * np.sin(lesion.lobes * np.arctan2(dy, dx) + lesion.phase) + 0.04 * grain[window]
+    outline = 1.0 + 0.10 * np.sin(lesion.lobes * np.arctan2(dy, dx) + lesion.phase) + 0.04 * canvas.grain[window]
     d = np.hypot(dx, dy) / (lesion.radius * outline)
     inside = 1.0 / (1.0 + np.exp(np.clip(9.0 * (d - 1.0), -50.0, 50.0)))
     halo = np.where(d > 0.6, np.exp(-(((d - 1.0) / 0.45) ** 2)), 0.0)
     dome = np.sqrt(np.maximum(0.0, 1.0 - d**2))
-    tone, skin, pore = TONES[who.tone], colour[window], pores[window]
+    tone, skin, pore = TONES[who.tone], colour[window], canvas.pores[window]
     red = skin * (np.array([0.92, 0.62, 0.62]) if who.tone >= 4 else np.array([1.05, 0.62, 0.60]))
     if lesion.kind == "pustule":
         skin = _toward(skin, red, 0.55 * halo)
@@ -122,17 +133,17 @@ def _paint(lesion: Lesion, who: Patient, amp: float, colour: Field, height: Fiel
     colour[window] = skin
 
 
-def _lit(colour: Field, height: Field, who: Patient, scene: Stream) -> Field:
+def _lit(canvas: Canvas, who: Patient, scene: Stream) -> Field:
     """Shades by a light from the side, then tints as the patient's camera does."""
-    side = height.shape[0]
+    side = canvas.height.shape[0]
     angle = scene.uniform(0.0, 2.0 * math.pi)
-    gy, gx = (slope * side / 40.0 for slope in np.gradient(blurred(height, 1.2)))
+    gy, gx = (slope * side / 40.0 for slope in np.gradient(blurred(canvas.height, 1.2)))
     shade = 1.0 - 0.9 * (gx * math.cos(angle) + gy * math.sin(angle)) / (1.0 + gx**2 + gy**2)
     place = (np.arange(side) + 0.5) / side - 0.5
     slant = place[None, :] * math.cos(angle) + place[:, None] * math.sin(angle)
     fall = 1.0 + 0.18 * slant + 0.04 * fractal(scene, side, grid=2, octaves=2)
     tint = 1.0 + 0.05 * np.array(who.camera) + 0.02 * scene.normals(3)
-    lit: Field = colour * (shade * fall)[..., None] * tint
+    lit: Field = canvas.colour * (shade * fall)[..., None] * tint
     return lit
 
 
@@ -160,13 +171,14 @@ def render(who: Patient, image: int, *, side: int = 224, ambiguity: float = 1.0)
     drawn = 1.25 * who.stage - 0.12 * ambiguity + 0.08 * scene.normal()
     amp = min(max(drawn, 0.05), 1.0) if ambiguity else 1.0
     mottle = fractal(Stream(who.background), side, grid=3, octaves=4)
-    pores, grain = blurred(pixels.normals(side, side), 1.0), pixels.normals(side, side)
+    pores = blurred(pixels.normals(side, side), 1.0)
+    grain = pixels.normals(side, side)
     tone = TONES[who.tone] * (1.0 + 0.03 * scene.normals(3))
     colour = tone * (1.0 + 0.035 * mottle)[..., None] + (3.0 * standardised(pores))[..., None]
-    height = 0.15 * pores
+    canvas = Canvas(colour, 0.15 * pores, pores, grain)
     for lesion in _lesions(who, scene):
-        _paint(lesion, who, amp, colour, height, pores, grain)
-    picture = _hairs(_lit(colour, height, who, scene), who, scene)
+        _paint(lesion, who, amp, canvas)
+    picture = _hairs(_lit(canvas, who, scene), who, scene)
     picture = blurred(picture, scene.uniform(0.3, 1.1)) + 3.0 * pixels.normals(side, side, 3)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 

@@ -122,8 +122,8 @@ def answers_from(outputs: Outputs, quality: Sequence[Quality], calibration: Cali
     """One answer per photo, in order.
 
     A class-conditional conformal prediction set (Vovk 2012) holds each label whose calibrated probability reaches its
-    threshold. The answer abstains unless that set holds exactly one label, the photo is in distribution and its
-    quality suffices. Raises FloatingPointError where the network's numbers are not finite: no answer is made of them.
+    threshold. The answer abstains unless that set holds the most probable label and no other, the photo is in
+    distribution and its quality suffices. Raises FloatingPointError where the network's numbers are not finite: no answer is made of them.
     """
     if not (
         np.isfinite(outputs.logits).all()
@@ -152,11 +152,13 @@ def _answer(
     reasons = quality_reasons(quality, calibration.limits)
     if not in_distribution:
         reasons.append(OUT_OF_DISTRIBUTION)
-    if len(fitting) != 1:
+    label = calibration.labels[int(probabilities.argmax())]
+    if fitting != [label]:
+        # Also where thresholds differ so much that only the less probable label fits: it must not be called either.
         reasons.append(AMBIGUOUS if fitting else NO_LABEL_FITS)
     return Answer(
         outcome="abstained" if reasons else "classified",
-        label=calibration.labels[int(probabilities.argmax())],
+        label=label,
         probabilities=shown,
         thresholds=dict(calibration.thresholds),
         prediction_set=fitting,

@@ -38,7 +38,7 @@ class Classifier:
         """Compiles the network (0.3 s with OpenVINO, 3 s with TensorFlow) and checks it against the bundle's reference.
 
         engine "auto": TensorFlow where it is installed and sees a GPU, else OpenVINO. precision "auto": bf16 where the
-        OpenVINO CPU has it, else f32. threads 0: one per core. Compiled code and the parity record go to a folder of
+        OpenVINO CPU has it and the bundle was proved in it, else f32. threads 0: one per core. Compiled code and the parity record go to a folder of
         the bundle's digest inside `cache`. Raises ParityFailed, BundleAltered; ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
@@ -66,7 +66,8 @@ def _engine(bundle: Bundle, engine: str, precision: str, threads: int, folder: P
     weights = load_weights(bundle)
     if engine == "tensorflow" or (engine == "auto" and _gpu_with_tensorflow()):
         return TensorFlowEngine(weights, precision="f32" if precision == "auto" else precision, threads=threads)
-    chosen = ("bf16" if bf16_here() else "f32") if precision == "auto" else precision
+    proved = "bf16" in bundle.calibration["precisions"] and bf16_here()
+    chosen = ("bf16" if proved else "f32") if precision == "auto" else precision
     return OpenVinoEngine(weights, precision=chosen, threads=threads, cache=folder)
 
 
