@@ -1,0 +1,71 @@
+"""The processes of PoxVisio and how each is started: the one place their commands stand.
+
+The Procfile and docker-compose.yml say the same in their own syntax; a test holds them against these constants.
+"""
+
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.broker import LANES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# One process with many threads: its counters and its cap on waiting clients then hold for the whole of web.
+WEB = (
+    "granian", "--interface", "wsgi", "--host", "{host}", "--port", "{port}", "--http", "1", "--no-ws",
+    "--workers", "1", "--blocking-threads", "16", "--workers-kill-timeout", "20", "--log-level", "error",
+    "web.wsgi:app",
+)  # fmt: skip
+# A drain token says all there is to say, so workers need not hear of each other: no gossip, no mingle.
+WORKER = (
+    "celery", "-A", "worker.app", "worker", "--pool", "prefork", "-c", "1", "-n", "{node}", "-Q", ",".join(LANES),
+    "--without-gossip", "--without-mingle",
+)  # fmt: skip
+DELIVERER = ("worker.delivery",)
+SWEEP = ("worker.upkeep",)
+
+# Celery waits for a warm shutdown without bound; the soft one, bounded by a setting, answers to SIGQUIT.
+WORKER_ENVIRONMENT = {"REMAP_SIGTERM": "SIGQUIT"}
+
+# Seconds to end in after SIGTERM: a request, a soft shutdown of 20 s and its batch, one webhook attempt, one sweep.
+PATIENCE = {"web": 25.0, "worker": 35.0, "deliverer": 20.0, "sweep": 10.0}
+KINDS = tuple(PATIENCE)  # in the order in which they drain
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process to keep running.
+
+    ``kind`` is one of ``KINDS``; ``node`` is a worker's name in the ledger and empty for the others.
+    """
+
+    name: str
+    kind: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    patience: float
+    node: str = ""
+
+
+def programs(environments: Mapping[str, Mapping[str, str]], host: str, port: int, workers: int) -> list[Program]:
+    """Return what runs on one machine; ``environments`` has the whole environment of each kind."""
+
+    def program(kind: str, command: tuple[str, ...], name: str = "", **words: object) -> Program:
+        filled = (sys.executable, "-m", *(word.format(**words) for word in command))
+        return Program(name or kind, kind, filled, environments[kind], PATIENCE[kind], str(words.get("node", "")))
+
+    numbered = [f"worker{number}" for number in range(1, workers + 1)]
+    return [
+        program("web", WEB, host=host, port=port),
+        *(program("worker", WORKER, name, node=node_name(name)) for name in numbered),
+        program("deliverer", DELIVERER),
+        program("sweep", SWEEP),
+    ]
+
+
+def node_name(name: str) -> str:
+    """Return a worker's name as Celery and the ledger know it."""
+    return f"{name}@{socket.gethostname()}"
