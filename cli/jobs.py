@@ -1,0 +1,127 @@
+"""``poxvisio jobs``: what became of jobs, by their ids."""
+
+import click
+
+from cli.listing import OUTCOMES, RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
+from cli.options import json_option, print_json, service_options
+from cli.progress import progress
+from cli.service import CLOSED, Service
+
+_STATES = ("receiving", "queued", "running", *sorted(CLOSED))
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def jobs(ctx: click.Context) -> None:
+    r"""List, show, wait for and cancel jobs.
+
+    \b
+    Example:
+      poxvisio jobs
+      poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_jobs)
+
+
+@jobs.command("list")
+@service_options
+@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, newest first.")
+@json_option("the jobs")
+def list_jobs(url: str, key: str, state: str | None, limit: int, as_json: bool) -> None:
+    r"""List the newest jobs.
+
+    \b
+    Example:
+      poxvisio jobs list --state running
+    """
+    with Service(url, key) as service:
+        found = service.jobs(state=state, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    for job in found:
+        click.echo(job_line(job))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@service_options
+@json_option("the job")
+def show(job_id: str, url: str, key: str, as_json: bool) -> None:
+    r"""Show a job as it stands.
+
+    \b
+    Example:
+      poxvisio jobs show job_0192f0c1e5a07bd2a3c4d5e6f708192a
+    """
+    with Service(url, key) as service:
+        job = service.job(job_id)
+    print_json(job) if as_json else click.echo(job_line(job))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@service_options
+@json_option("the results")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the results as CSV.")
+def results(job_id: str, url: str, key: str, as_json: bool, as_csv: bool) -> None:
+    r"""Print the results there are, in order once the job is closed.
+
+    \b
+    Example:
+      poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --csv > results.csv
+    """
+    if as_json and as_csv:
+        raise click.UsageError("choose one of --json and --csv")
+    with Service(url, key) as service:
+        if as_json:
+            print_json(list(service.results(job_id)))
+        elif as_csv:
+            for line in service.results_csv(job_id):
+                click.echo(line)
+        else:
+            found = list(service.results(job_id))
+            for line in result_table(found, [str(result.get("file_name") or "") for result in found]):
+                click.echo(line)
+            click.echo(RESEARCH_USE, err=True)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@service_options
+@json_option("the job")
+def cancel(job_id: str, url: str, key: str, as_json: bool) -> None:
+    r"""Cancel a job; finished results stay.
+
+    \b
+    Example:
+      poxvisio jobs cancel job_0192f0c1e5a07bd2a3c4d5e6f708192a
+    """
+    with Service(url, key) as service:
+        job = service.cancel(job_id)
+    print_json(job) if as_json else click.echo(job_line(job))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@service_options
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop waiting after this; the job goes on."
+)
+@json_option("the job")
+def wait(job_id: str, url: str, key: str, timeout: float | None, as_json: bool) -> None:
+    r"""Wait until a job is closed. Exit code 1 if a photo was rejected or failed.
+
+    \b
+    Example:
+      poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a && echo done
+    """
+    with Service(url, key) as service:
+        counts = service.job(job_id)["counts"]
+        with progress("classifying", sum(counts.values()), "photos") as advance:
+            job = service.wait(job_id, lambda now: advance(sum(now["counts"][name] for name in OUTCOMES)), timeout)
+    print_json(job) if as_json else click.echo(f"{job['id']} {job['state']}: {counts_line(job['counts'])}")
+    if any(job["counts"][name] for name in UNANSWERED):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,83 @@
+"""The command ``poxvisio``: what commands there are, and how they end.
+
+A command's module is imported when it is called or asked for help, so that ``poxvisio --help`` answers at once and the
+commands that speak HTTP never load the server. Exit codes: 0 done, 1 some photos failed, 2 usage, 3 the service
+refused or is out of reach, 130 interrupted.
+"""
+
+import importlib
+from typing import Any, Final
+
+import click
+
+from shared.errors import PoxVisioError
+
+# name -> (module, attribute, what the list of commands says)
+_COMMANDS: Final = {
+    "demo": ("cli.demo", "demo", "Run everything once with the sample photos and account for each one."),
+    "up": ("cli.up", "up_command", "Run everything on this machine until Ctrl-C."),
+    "classify": ("cli.classify", "classify", "Send photos and wait for what became of each."),
+    "jobs": ("cli.jobs", "jobs", "List, show, wait for and cancel jobs."),
+    "verify": ("cli.verify", "verify", "Hold a folder against a receipt, offline."),
+    "admin": ("cli.admin", "admin", "Make tenants and API keys."),
+    "migrate": ("cli.admin", "migrate_command", "Bring the database to the present schema."),
+}
+
+
+class Failure(click.ClickException):
+    """An error as one line on stderr; exit code 3."""
+
+    exit_code = 3
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"poxvisio: {self.format_message()}", file=file, err=file is None)
+
+
+class LazyCommands(click.Group):
+    """A group that knows its commands by name and imports them when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names, in the order a newcomer needs them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import and return a command; None where there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - a slip in the table above
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, _, told) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors raised on purpose become one line and exit code 3."""
+        try:
+            return super().invoke(ctx)
+        except PoxVisioError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("poxvisio: interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="poxvisio", message="%(package)s %(version)s")
+def main() -> None:
+    r"""Classify photographs of skin lesions (mpox or not) in bulk, and account for every one.
+
+    Research use only: not a medical device.
+
+    \b
+    Example:
+      poxvisio classify photos/ --receipt receipt.json
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Options that several commands share: which service, with which key, and output for programs."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def service_options(command: Command) -> Command:
+    """Add ``--url`` and ``--key``."""
+    key = click.option(
+        "--key", envvar="POXVISIO_KEY", default="", metavar="KEY", help="API key; better given as POXVISIO_KEY."
+    )
+    return url_option(default="http://127.0.0.1:8000")(key(command))
+
+
+def url_option(default: str | None) -> Callable[[Command], Command]:
+    """Add ``--url`` alone."""
+    return click.option(
+        "--url",
+        envvar="POXVISIO_URL",
+        default=default,
+        show_default=default is not None,
+        callback=_checked,
+        help="Address of the service; also POXVISIO_URL.",
+    )
+
+
+def json_option(what: str) -> Callable[[Command], Command]:
+    """Add ``--json``, with what is printed then."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+def print_json(value: Any) -> None:
+    """Print a document for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _checked(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter("an address begins with http:// or https://")
+    return url.rstrip("/")

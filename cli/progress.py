@@ -1,0 +1,56 @@
+"""How a command shows that it gets on: a moving bar on a terminal, and elsewhere a plain line now and then.
+
+Both go to stderr, so that what a command prints on stdout can be read by a program.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES: Final = 5.0
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show work of ``total`` bytes or photos (``unit``); the block is given a function that is told how far it is."""
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(what, total, unit) as advance:
+            yield advance
+    else:
+        yield _Lines(what, total, unit)
+
+
+@contextmanager
+def _bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    counted = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda done: bars.update(task, completed=done)
+
+
+class _Lines:
+    """A line when enough time has passed, and one at the end."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self._ended = False
+
+    def __call__(self, done: int) -> None:
+        ended = done >= self._total
+        if (ended and not self._ended) or time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+            self._ended = ended
+            click.echo(f"{self._what}: {self._size(done)} of {self._size(self._total)} {self._unit}", err=True)
+
+    def _size(self, count: int) -> str:
+        return f"{count:,}"

@@ -1,0 +1,128 @@
+"""The way of photos through the service, as ``classify`` and ``demo`` go it: send, wait, account for each one."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.multipart import PhotoForm
+from cli.photos import Photo
+from cli.progress import progress
+from cli.service import Service
+from shared import receipts
+
+BYTES_AT_ONCE = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A job as accepted, and what was sent in it, in order."""
+
+    id: str
+    accepted: dict[str, Any]
+    photos: list[Photo]
+    digests: list[str]
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """A job's receipt held against what was sent."""
+
+    total: int
+    accounted: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every photo sent is in a receipt that holds."""
+        return not self.problems and self.accounted == self.total
+
+
+def send(
+    service: Service,
+    photos: Sequence[Photo],
+    *,
+    priority: str | None = None,
+    custom_ids: bool = False,
+    quiet: bool = False,
+    on_job: Callable[[Sent], None] = lambda _: None,
+) -> list[Sent]:
+    """Send photos as one job, or as several where they do not fit one; ``on_job`` hears of each as it is accepted."""
+    limits = service.limits()
+    jobs: list[Sent] = []
+    before = 0
+    with progress("sending", sum(photo.size for photo in photos), "bytes", quiet=quiet) as advance:
+        for part in parts(photos, most=int(limits["max_photos"]), most_bytes=int(limits["max_request_bytes"])):
+            done = before
+            form = PhotoForm(_options(part, priority, custom_ids), part, lambda sent, done=done: advance(done + sent))  # type: ignore[misc]  # a default binds the value of this round
+            accepted = service.submit(form)
+            jobs.append(Sent(str(accepted["id"]), accepted, part, form.digests))
+            on_job(jobs[-1])
+            before += sum(photo.size for photo in part)
+    return jobs
+
+
+def parts(photos: Sequence[Photo], *, most: int, most_bytes: int) -> list[list[Photo]]:
+    """Split photos into jobs of at most ``most`` photos whose requests stay below ``most_bytes``."""
+    # A part has a head of its own, well below this with the longest name there can be.
+    head, room = 2048, min(most_bytes, BYTES_AT_ONCE)
+    divided: list[list[Photo]] = [[]]
+    size = 0
+    for photo in photos:
+        if divided[-1] and (len(divided[-1]) == most or size + photo.size + head > room):
+            divided.append([])
+            size = 0
+        divided[-1].append(photo)
+        size += photo.size + head
+    return divided
+
+
+def await_all(
+    service: Service, jobs: Sequence[Sent], timeout: float | None, *, quiet: bool = False
+) -> list[dict[str, Any]]:
+    """Return the jobs once all are closed."""
+    closed: list[dict[str, Any]] = []
+    before = 0
+    with progress("classifying", sum(len(sent.photos) for sent in jobs), "photos", quiet=quiet) as advance:
+        for sent in jobs:
+
+            def told(job: dict[str, Any], before: int = before) -> None:
+                advance(before + sum(job["counts"].values()) - job["counts"]["waiting"])
+
+            closed.append(service.wait(sent.id, told, timeout))
+            before += len(sent.photos)
+    return closed
+
+
+def account(sent: Sent, receipt: dict[str, Any], keys: dict[str, Any]) -> Accounting:
+    """Hold a receipt against what was sent: its signature, its own sums, and each photo by name and bytes."""
+    report = receipts.verify(receipt, keys)
+    problems = list(report.problems)
+    if not problems and report.job != sent.id:
+        problems.append(f"the receipt is of {report.job}")
+    entries = receipt["payload"]["entries"] if not report.problems else []
+    listed = Counter((entry["name"], entry["sha256"]) for entry in entries)
+    unlisted = 0
+    for photo, digest in zip(sent.photos, sent.digests, strict=True):
+        if listed[photo.name, digest]:
+            listed[photo.name, digest] -= 1
+        else:
+            unlisted += 1
+            problems.append(f"{photo.name} is not in the receipt as it was sent")
+    return Accounting(len(sent.photos), len(sent.photos) - unlisted, tuple(problems))
+
+
+def save(document: dict[str, Any], path: Path) -> None:
+    """Write a receipt to a file."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _options(photos: Sequence[Photo], priority: str | None, custom_ids: bool) -> dict[str, Any]:
+    # Names go as JSON too: a file name in a multipart header cannot hold every character.
+    listed: list[dict[str, str]] = [{"file_name": photo.name} for photo in photos]
+    if custom_ids:
+        for photo, entry in zip(photos, listed, strict=True):
+            entry["custom_id"] = photo.name.removesuffix(photo.path.suffix)
+    return {"photos": listed} | ({"priority": priority} if priority else {})

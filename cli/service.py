@@ -1,0 +1,230 @@
+"""The HTTP client of the commands: one service, one key, and what to do when the line breaks.
+
+A request that may be sent again is sent again, with growing pauses: GETs always, POSTs because they carry an
+``Idempotency-Key``. An answer of 409, 429 or 503 with ``Retry-After`` is obeyed.
+"""
+
+import ipaddress
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from cli.multipart import PhotoForm
+from shared.errors import Refused, Unavailable
+
+CLOSED: Final = frozenset({"completed", "stopped", "cancelled", "expired"})
+_AGAIN: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_PAUSES: Final = (0.3, 1.0, 2.0, 5.0, 10.0)
+_LONGEST_PAUSE: Final = 120.0
+_HOLD_SECONDS: Final = 20
+
+
+class ServiceRefused(Refused):
+    """The service answered that it will not do this."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ServiceAway(Unavailable):
+    """The service is out of reach, or has no capacity, and stayed so."""
+
+
+class WaitedTooLong(Unavailable):
+    """The job is not closed yet; it goes on without us."""
+
+
+class Service:
+    """A PoxVisio service at ``url``, spoken to with one API key."""
+
+    def __init__(self, url: str, key: str, *, pauses: tuple[float, ...] = _PAUSES) -> None:
+        self.url = url.rstrip("/")
+        self._pauses = pauses
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            # Reading may take as long as the service is allowed to hold a poll, and then some.
+            timeout=httpx.Timeout(30, connect=5, read=120),
+            # A proxy of the environment must not come between us and this machine.
+            trust_env=not _is_loopback(self.url),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def limits(self) -> dict[str, Any]:
+        """Return the published limits."""
+        return self._json("GET", "/v1/limits")
+
+    def submit(self, form: PhotoForm) -> dict[str, Any]:
+        """Send a job in one request and return it, as accepted.
+
+        The key of idempotency is new for each call and the same for each try, so that a connection lost after the
+        service had taken the job in does not make a second one.
+        """
+        headers = {**form.headers, "Idempotency-Key": f'"{uuid.uuid4()}"'}
+        return _object(self._send("POST", "/v1/jobs", content=lambda: form, headers=headers))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job as it stands."""
+        return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def jobs(self, *, state: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest jobs, newest first."""
+        params: dict[str, str | int] = {"limit": limit} | ({"state": state} if state else {})
+        found = self._json("GET", "/v1/jobs", params=params)
+        return list(found["jobs"])
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job; what is finished stays."""
+        headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
+        return _object(self._send("POST", f"/v1/jobs/{job_id}/cancel", headers=headers))
+
+    def wait(
+        self, job_id: str, told: Callable[[dict[str, Any]], None] = lambda _: None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Return the job once it is closed; ``told`` hears of every change on the way.
+
+        Long polls, each answered when something changed. Raises ``WaitedTooLong`` after ``timeout`` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        etag: str | None = None
+        job: dict[str, Any] = {}
+        while True:
+            left = None if end is None else end - time.monotonic()
+            hold = _HOLD_SECONDS if left is None else max(0, min(_HOLD_SECONDS, int(left)))
+            headers = {"Prefer": f"wait={hold}"} | ({"If-None-Match": etag} if etag else {})
+            asked = time.monotonic()
+            answer = self._send("GET", f"/v1/jobs/{job_id}", headers=headers)
+            if answer.status_code != HTTPStatus.NOT_MODIFIED:
+                job, etag = _object(answer), answer.headers.get("ETag")
+                told(job)
+            if job.get("state") in CLOSED:
+                return job
+            if left is not None and left <= 0:
+                raise WaitedTooLong(f"{job_id} is still {job.get('state', 'open')}; see: poxvisio jobs wait {job_id}")
+            if answer.status_code == HTTPStatus.NOT_MODIFIED and time.monotonic() - asked < 1:
+                time.sleep(_pause_asked_for(answer) or 0.5)  # too many wait already, so we were answered at once
+
+    def results(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """Yield what became of each photo, in order once the job is closed."""
+        with self._stream(f"/v1/jobs/{job_id}/results", "application/x-ndjson") as answer:
+            for line in answer.iter_lines():
+                if line:
+                    yield json.loads(line)
+
+    def results_csv(self, job_id: str) -> Iterator[str]:
+        """Yield the results as lines of CSV, the names of the columns first."""
+        with self._stream(f"/v1/jobs/{job_id}/results", "text/csv") as answer:
+            yield from answer.iter_lines()
+
+    def receipt(self, job_id: str, stage: str | None = None) -> dict[str, Any]:
+        """Return the job's signed receipt: the latest, or the one of a stage (``accepted``, ``closed``)."""
+        return self._json("GET", f"/v1/jobs/{job_id}/receipt", params={"stage": stage} if stage else {})
+
+    def keys(self) -> dict[str, Any]:
+        """Return the JWK set that receipts are verified with."""
+        return self._json("GET", "/.well-known/poxvisio-keys.json")
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a JSON body and return the answer's."""
+        headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
+        return _object(self._send("POST", path, json=dict(body), headers=headers))
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return _object(self._send(method, path, **request))
+
+    def _send(
+        self, method: str, path: str, *, content: Callable[[], PhotoForm] | None = None, **request: Any
+    ) -> httpx.Response:
+        for pause in (*self._pauses, None):
+            try:
+                answer = self._http.request(method, path, content=content() if content else None, **request)
+            except httpx.TransportError as error:
+                if pause is None:
+                    raise ServiceAway(f"{self.url} is out of reach: {str(error) or type(error).__name__}") from error
+                time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                continue
+            asked = _pause_asked_for(answer)
+            if answer.status_code in _AGAIN and asked is not None and pause is not None:
+                time.sleep(min(asked, _LONGEST_PAUSE))
+                continue
+            return _unless_refused(answer, self.url)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _stream(self, path: str, kind: str) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream("GET", path, headers={"Accept": kind}) as answer:
+                if answer.is_error:
+                    answer.read()
+                yield _unless_refused(answer, self.url)
+        except httpx.TransportError as error:
+            raise ServiceAway(f"{self.url} went away: {str(error) or type(error).__name__}") from error
+
+
+def absolute(url: str, service: Service) -> str:
+    """Return a link of the service as a whole address."""
+    return urljoin(service.url + "/", url)
+
+
+def _unless_refused(answer: httpx.Response, url: str) -> httpx.Response:
+    if answer.status_code == HTTPStatus.NOT_MODIFIED or answer.is_success:
+        return answer
+    if answer.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        raise ServiceAway(_message(answer))
+    if answer.is_redirect:
+        raise ServiceRefused(answer.status_code, f"{url} answers with a redirect: is it a PoxVisio service?")
+    raise ServiceRefused(answer.status_code, _message(answer))
+
+
+def _message(answer: httpx.Response) -> str:
+    """Return a problem (RFC 9457) in one line."""
+    try:
+        problem = answer.json()
+        faults = [
+            f"{fault.get('pointer', '')} {fault.get('detail', '')}".strip() for fault in problem.get("errors", [])
+        ]
+        text = str(problem.get("detail") or problem["title"])
+        return f"{answer.status_code} {text}" + (f" ({'; '.join(faults)})" if faults else "")
+    except (ValueError, AttributeError, KeyError):
+        return f"{answer.status_code} {answer.reason_phrase}"
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError as error:
+        raise ServiceRefused(answer.status_code, "the answer is no JSON: is this a PoxVisio service?") from error
+    if not isinstance(body, dict):
+        raise ServiceRefused(answer.status_code, "the answer is no JSON object: is this a PoxVisio service?")
+    return body
+
+
+def _pause_asked_for(answer: httpx.Response) -> float | None:
+    """Seconds of ``Retry-After`` (RFC 9110), where it is a number."""
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
