@@ -6,6 +6,7 @@ function that may look across tenants, then compared in constant time.
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from shared.tables import ApiKey, Tenant
 
 SCOPES = ("jobs:read", "jobs:write", "webhooks", "models", "admin")
 
-_PARTS = 3
+_TOKEN = re.compile(r"pxv_([0-9a-f]{32})_([0-9a-f]{48})")
+_UNKNOWN = "the API key is unknown, expired or revoked"
 
 
 class KeyUnknown(Refused):
@@ -106,19 +108,16 @@ def authenticate(session: Session, token: str) -> Caller:
     # A missing key is compared too, so that time does not tell which ids exist.
     known = bytes(row.secret_hash) if row else bytes(32)
     if not hmac.compare_digest(known, _hash(secret)) or row is None:
-        raise KeyUnknown("the API key is unknown, expired or revoked")
+        raise KeyUnknown(_UNKNOWN)
     session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
     return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals)
 
 
 def _parse(token: str) -> tuple[UUID, str]:
-    parts = token.split("_")
-    try:
-        if len(parts) != _PARTS or parts[0] != "pxv":
-            raise ValueError
-        return UUID(hex=parts[1]), parts[2]
-    except ValueError:
-        raise KeyUnknown("the API key is unknown, expired or revoked") from None
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise KeyUnknown(_UNKNOWN)
+    return UUID(hex=match[1]), match[2]
 
 
 def _hash(secret: str) -> bytes:

@@ -143,8 +143,9 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
         if after is not None:
             query = query.where(Image.ordinal > _number(after[1:]))
     else:
-        horizon = sa.text("result.written_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        query = query.where(horizon).order_by(Result.written_in, Result.image_id)
+        query = query.order_by(Result.written_in, Result.image_id)
+        if not view.is_closed:
+            query = query.where(sa.text("result.written_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
         if after is not None:
             written, _, last = after[1:].partition("-")
             query = query.where(sa.tuple_(Result.written_in, Result.image_id) > (_number(written), _uuid(last)))
@@ -211,8 +212,8 @@ def _job_view(row: Job) -> JobView:
     )
 
 
-def _rows(*, outer: bool) -> sa.Select[Any]:
-    return sa.select(
+def _rows(*, outer: bool) -> sa.Select[*tuple[Any, ...]]:
+    query: sa.Select[*tuple[Any, ...]] = sa.select(
         Image.id.label("image_id"),
         Image.job_id,
         Image.ordinal,
@@ -233,7 +234,8 @@ def _rows(*, outer: bool) -> sa.Select[Any]:
         Result.timings,
         Result.finished_at,
         Result.written_in,
-    ).join(Result, Result.image_id == Image.id, isouter=outer)
+    )
+    return query.join(Result, Result.image_id == Image.id, isouter=outer)
 
 
 def _result_view(row: Any) -> ResultView:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from shared.errors import InvalidSetting
 
 _MEGABYTE = 1024 * 1024
+_SECRET_LENGTH = 32
 
 
 class Settings(BaseSettings):
@@ -26,59 +27,158 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host:port/name")
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host:port/name"
+    )
     broker_url: SecretStr = Field(
         validation_alias=AliasChoices("BROKER_URL", "REDIS_URL"),
         description="The Celery broker; REDIS_URL, or any Celery broker URL in BROKER_URL",
     )
-    storage_url: str = Field(validation_alias="STORAGE_URL", description="Where photos live: file:///dir or s3://bucket/prefix")
+    storage_url: str = Field(
+        validation_alias="STORAGE_URL", description="Where photos live: file:///dir or s3://bucket/prefix"
+    )
     secret_key: SecretStr = Field(
         validation_alias="SECRET_KEY",
         description="At least 32 characters; receipts are signed and webhook secrets sealed with keys derived from it",
     )
     public_url: str = Field(
-        default="http://127.0.0.1:8000", validation_alias="PUBLIC_URL", description="The address users reach the service at; links begin with it"
+        default="http://127.0.0.1:8000",
+        validation_alias="PUBLIC_URL",
+        description="The address users reach the service at; links begin with it",
     )
-    model: Path = Field(default=Path("models/demo"), validation_alias="MODEL", description="Folder of the bundle to serve")
+    model: Path = Field(
+        default=Path("models/demo"), validation_alias="MODEL", description="Folder of the bundle to serve"
+    )
 
     database_role: Literal["", "poxvisio_app", "poxvisio_worker", "poxvisio_reader", "poxvisio_owner"] = Field(
         default="",
         validation_alias="POXVISIO_DATABASE_ROLE",
         description="Role to take on after connecting; empty: each process takes its own",
     )
-    database_pool: int = Field(default=8, ge=1, le=200, validation_alias="POXVISIO_DATABASE_POOL", description="Connections a process keeps at most")
-    s3_endpoint: str = Field(default="", validation_alias="POXVISIO_S3_ENDPOINT", description="Another S3 endpoint than Amazon's, for example MinIO's")
+    database_pool: int = Field(
+        default=8,
+        ge=1,
+        le=200,
+        validation_alias="POXVISIO_DATABASE_POOL",
+        description="Connections a process keeps at most",
+    )
+    s3_endpoint: str = Field(
+        default="",
+        validation_alias="POXVISIO_S3_ENDPOINT",
+        description="Another S3 endpoint than Amazon's, for example MinIO's",
+    )
 
-    max_photo_bytes: int = Field(default=50 * _MEGABYTE, ge=1024, validation_alias="POXVISIO_MAX_PHOTO_BYTES", description="Largest photo; a larger one is rejected alone")
-    max_photo_pixels: int = Field(default=40_000_000, ge=10_000, validation_alias="POXVISIO_MAX_PHOTO_PIXELS", description="Most pixels of a photo; more are rejected alone")
-    max_photos: int = Field(default=50_000, ge=1, le=50_000, validation_alias="POXVISIO_MAX_PHOTOS", description="Most photos of one job; more are refused whole")
-    max_request_bytes: int = Field(default=10 * 1024 * _MEGABYTE, ge=_MEGABYTE, validation_alias="POXVISIO_MAX_REQUEST_BYTES", description="Largest request body; a larger one is refused with 413")
-    idempotency_lease: int = Field(default=300, ge=5, validation_alias="POXVISIO_IDEMPOTENCY_LEASE", description="Seconds after which a request that died may be taken over by its retry")
-    max_waiting_clients: int = Field(default=8, ge=0, validation_alias="POXVISIO_MAX_WAITING_CLIENTS", description="Long-polls a web process holds at once; further ones are answered at once")
+    max_photo_bytes: int = Field(
+        default=50 * _MEGABYTE,
+        ge=1024,
+        validation_alias="POXVISIO_MAX_PHOTO_BYTES",
+        description="Largest photo; a larger one is rejected alone",
+    )
+    max_photo_pixels: int = Field(
+        default=40_000_000,
+        ge=10_000,
+        validation_alias="POXVISIO_MAX_PHOTO_PIXELS",
+        description="Most pixels of a photo; more are rejected alone",
+    )
+    max_photos: int = Field(
+        default=50_000,
+        ge=1,
+        le=50_000,
+        validation_alias="POXVISIO_MAX_PHOTOS",
+        description="Most photos of one job; more are refused whole",
+    )
+    max_request_bytes: int = Field(
+        default=10 * 1024 * _MEGABYTE,
+        ge=_MEGABYTE,
+        validation_alias="POXVISIO_MAX_REQUEST_BYTES",
+        description="Largest request body; a larger one is refused with 413",
+    )
+    idempotency_lease: int = Field(
+        default=300,
+        ge=5,
+        validation_alias="POXVISIO_IDEMPOTENCY_LEASE",
+        description="Seconds after which a request that died may be taken over by its retry",
+    )
+    max_waiting_clients: int = Field(
+        default=8,
+        ge=0,
+        validation_alias="POXVISIO_MAX_WAITING_CLIENTS",
+        description="Long-polls a web process holds at once; further ones are answered at once",
+    )
 
-    lease_floor: float = Field(default=60.0, gt=0, validation_alias="POXVISIO_LEASE_FLOOR", description="Shortest lease of a unit, in seconds")
-    claim_seconds: float = Field(default=0.25, gt=0, validation_alias="POXVISIO_CLAIM_SECONDS", description="Work a claim should hold, in seconds at the measured rate")
-    micro_batch: int = Field(default=8, ge=1, le=256, validation_alias="POXVISIO_MICRO_BATCH", description="Photos that go through the network at once")
-    sweep_seconds: float = Field(default=1.0, gt=0, validation_alias="POXVISIO_SWEEP_SECONDS", description="Pause between two sweeps")
-    decoders: int = Field(default=0, ge=0, le=64, validation_alias="POXVISIO_DECODERS", description="Decoding children of a worker; 0: one per core")
-    engine: Literal["auto", "openvino", "tensorflow"] = Field(default="auto", validation_alias="POXVISIO_ENGINE", description="Engine of the network")
-    precision: Literal["auto", "f32", "bf16"] = Field(default="auto", validation_alias="POXVISIO_PRECISION", description="Arithmetic of the network; auto: bf16 where the processor has it")
-    engine_threads: int = Field(default=0, ge=0, validation_alias="POXVISIO_ENGINE_THREADS", description="Threads of the network; 0: one per core")
-    cache_dir: Path = Field(default=Path.home() / ".cache" / "poxvisio", validation_alias="POXVISIO_CACHE_DIR", description="Where compiled engines are kept")
-    copy_side: int = Field(default=768, ge=512, le=1024, validation_alias="POXVISIO_COPY_SIDE", description="Longer side of a working copy, in pixels")
+    lease_floor: float = Field(
+        default=60.0, gt=0, validation_alias="POXVISIO_LEASE_FLOOR", description="Shortest lease of a unit, in seconds"
+    )
+    claim_seconds: float = Field(
+        default=0.25,
+        gt=0,
+        validation_alias="POXVISIO_CLAIM_SECONDS",
+        description="Work a claim should hold, in seconds at the measured rate",
+    )
+    micro_batch: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        validation_alias="POXVISIO_MICRO_BATCH",
+        description="Photos that go through the network at once",
+    )
+    sweep_seconds: float = Field(
+        default=1.0, gt=0, validation_alias="POXVISIO_SWEEP_SECONDS", description="Pause between two sweeps"
+    )
+    decoders: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        validation_alias="POXVISIO_DECODERS",
+        description="Decoding children of a worker; 0: one per core",
+    )
+    engine: Literal["auto", "openvino", "tensorflow"] = Field(
+        default="auto", validation_alias="POXVISIO_ENGINE", description="Engine of the network"
+    )
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        default="auto",
+        validation_alias="POXVISIO_PRECISION",
+        description="Arithmetic of the network; auto: bf16 where the processor has it",
+    )
+    engine_threads: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="POXVISIO_ENGINE_THREADS",
+        description="Threads of the network; 0: one per core",
+    )
+    cache_dir: Path = Field(
+        default=Path.home() / ".cache" / "poxvisio",
+        validation_alias="POXVISIO_CACHE_DIR",
+        description="Where compiled engines are kept",
+    )
+    copy_side: int = Field(
+        default=768,
+        ge=512,
+        le=1024,
+        validation_alias="POXVISIO_COPY_SIDE",
+        description="Longer side of a working copy, in pixels",
+    )
 
     webhook_loopback: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         validation_alias="POXVISIO_WEBHOOK_LOOPBACK",
-        description="host:port pairs on loopback that webhooks may reach, separated by commas; for tests and the demo only",
+        description="host:port pairs on loopback that webhooks may reach, separated by commas; for tests and demos",
     )
-    webhook_timeout: float = Field(default=15.0, gt=0, le=60, validation_alias="POXVISIO_WEBHOOK_TIMEOUT", description="Seconds one webhook attempt may take in all")
+    webhook_timeout: float = Field(
+        default=15.0,
+        gt=0,
+        le=60,
+        validation_alias="POXVISIO_WEBHOOK_TIMEOUT",
+        description="Seconds one webhook attempt may take in all",
+    )
     webhook_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
         default=(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
         validation_alias="POXVISIO_WEBHOOK_SCHEDULE",
         description="Seconds before each further attempt of a webhook, separated by commas",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="POXVISIO_LOG_LEVEL", description="What is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", validation_alias="POXVISIO_LOG_LEVEL", description="What is logged"
+    )
 
     @field_validator("webhook_loopback", mode="before")
     @classmethod
@@ -93,8 +193,8 @@ class Settings(BaseSettings):
     @field_validator("secret_key")
     @classmethod
     def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < 32:
-            raise ValueError("must have at least 32 characters")
+        if len(value.get_secret_value()) < _SECRET_LENGTH:
+            raise ValueError(f"must have at least {_SECRET_LENGTH} characters")
         return value
 
     @field_validator("storage_url")
@@ -114,11 +214,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the signature is pydantic's
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take values from ``load`` alone, so that a mapping can stand in for the whole environment."""
         return (init_settings,)

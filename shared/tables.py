@@ -6,7 +6,7 @@ security: a photo could otherwise name another tenant's job.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
     """Parent of every table: naming of constraints and the SQL types behind Python's."""
 
     metadata = sa.MetaData(naming_convention=NAMES)
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: sa.Text(),
         int: sa.Integer(),
         bytes: BYTEA(),
@@ -87,10 +87,18 @@ class Job(Base):
     __table_args__ = (
         sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
         sa.UniqueConstraint("tenant_id", "id"),
-        sa.Index("ix_job_open_deadline", "deadline", postgresql_where=sa.text("closed_at IS NULL AND deadline IS NOT NULL")),
-        sa.Index("ix_job_with_originals", "closed_at", postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL")),
+        sa.Index(
+            "ix_job_open_deadline", "deadline", postgresql_where=sa.text("closed_at IS NULL AND deadline IS NOT NULL")
+        ),
+        sa.Index(
+            "ix_job_with_originals",
+            "closed_at",
+            postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL"),
+        ),
         sa.CheckConstraint("remaining >= 0", name="remaining"),
-        sa.CheckConstraint("total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"),
+        sa.CheckConstraint(
+            "total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"
+        ),
         sa.CheckConstraint(
             "state IN ('receiving', 'queued', 'running', 'completed', 'stopped', 'cancelled', 'expired')", name="state"
         ),
@@ -130,7 +138,9 @@ class Image(Base):
         _job_key(),
         sa.UniqueConstraint("tenant_id", "id"),
         sa.UniqueConstraint("job_id", "ordinal"),
-        sa.Index("uq_image_custom_id", "job_id", "custom_id", unique=True, postgresql_where=sa.text("custom_id IS NOT NULL")),
+        sa.Index(
+            "uq_image_custom_id", "job_id", "custom_id", unique=True, postgresql_where=sa.text("custom_id IS NOT NULL")
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -155,7 +165,9 @@ class Unit(Base):
         sa.Index("ix_unit_leased", "lease_until", postgresql_where=sa.text("state = 'leased'")),
         sa.Index("ix_unit_waiting", "available_at", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_unit_job", "job_id"),
-        sa.CheckConstraint("state IN ('waiting', 'ready', 'leased', 'done', 'split', 'dead', 'cancelled')", name="state"),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'ready', 'leased', 'done', 'split', 'dead', 'cancelled')", name="state"
+        ),
         sa.CheckConstraint("kind IN ('images', 'intake')", name="kind"),
         {
             "postgresql_with": {
@@ -215,7 +227,9 @@ class Result(Base):
     fence: Mapped[int] = mapped_column(sa.BigInteger())
     # Readers of an open job page by the writing transaction and stop before the oldest one still running:
     # no row can appear behind a cursor.
-    written_in: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("pg_current_xact_id()::text::bigint"))
+    written_in: Mapped[int] = mapped_column(
+        sa.BigInteger(), server_default=sa.text("pg_current_xact_id()::text::bigint")
+    )
     outcome: Mapped[str]
     label: Mapped[str | None]
     answer: Mapped[dict[str, Any] | None]
@@ -251,7 +265,8 @@ class Event(Base):
             "round",
             unique=True,
             postgresql_where=sa.text(
-                "kind IN ('job.accepted', 'job.started', 'job.completed', 'job.stopped', 'job.cancelled', 'job.expired')"
+                "kind IN ('job.accepted', 'job.started', 'job.completed',"
+                " 'job.stopped', 'job.cancelled', 'job.expired')"
             ),
         ),
     )
@@ -300,7 +315,9 @@ class Delivery(Base):
 
     __tablename__ = "delivery"
     __table_args__ = (
-        sa.ForeignKeyConstraint(["tenant_id", "endpoint_id"], ["endpoint.tenant_id", "endpoint.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "endpoint_id"], ["endpoint.tenant_id", "endpoint.id"], ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(["tenant_id", "event_seq"], ["event.tenant_id", "event.seq"], ondelete="CASCADE"),
         sa.UniqueConstraint("tenant_id", "id"),
         sa.UniqueConstraint("endpoint_id", "event_seq"),
@@ -328,7 +345,9 @@ class Attempt(Base):
 
     __tablename__ = "attempt"
     __table_args__ = (
-        sa.ForeignKeyConstraint(["tenant_id", "delivery_id"], ["delivery.tenant_id", "delivery.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "delivery_id"], ["delivery.tenant_id", "delivery.id"], ondelete="CASCADE"
+        ),
         sa.Index("ix_attempt_delivery", "delivery_id"),
         {"postgresql_partition_by": "RANGE (id)"},
     )

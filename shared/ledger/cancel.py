@@ -44,9 +44,9 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> None:
         raise NotFound("there is no such job")
     if job.closed_at is None:
         _end(session, job_id, outcome="cancelled", state="cancelled")
-        job = session.execute(sa.select(Job.state).where(Job.id == job_id)).one()
-    if job.state != "cancelled":
-        raise Conflict(f"the job is {job.state} already; there is nothing left to cancel")
+    state = session.execute(sa.select(Job.state).where(Job.id == job_id)).scalar_one()
+    if state != "cancelled":
+        raise Conflict(f"the job is {state} already; there is nothing left to cancel")
 
 
 def expire(session: Session, job_id: UUID) -> None:

@@ -69,7 +69,8 @@ _CLAIM_SUSPECT = sa.text(_CLAIM.format(suspicion="> 0"))
 
 _IMAGES = sa.text("""
     SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes
-    FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS int[])) AS u(id, job_id, first, n)
+    FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS int[]))
+      AS u(id, job_id, first, n)
     JOIN image i ON i.job_id = u.job_id AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
     ORDER BY u.id, i.ordinal
 """)
@@ -97,12 +98,12 @@ def claim(
     A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
     with it. Jobs whose first unit this is begin to run, with their event.
     """
-    wanted = list(lanes)
+    asked = {"worker": worker, "units": units, "lease": lease_seconds, "lanes": list(lanes)}
     rows: Sequence[sa.Row[tuple[object, ...]]] = []
-    if session.execute(_HEAD, {"lanes": wanted}).scalar_one_or_none():
-        rows = _take(session, _CLAIM_SUSPECT, worker, 1, lease_seconds, wanted)
+    if session.execute(_HEAD, asked).scalar_one_or_none():
+        rows = session.execute(_CLAIM_SUSPECT, {**asked, "units": 1}).all()
     if not rows:
-        rows = _take(session, _CLAIM_HEALTHY, worker, units, lease_seconds, wanted)
+        rows = session.execute(_CLAIM_HEALTHY, asked).all()
     if not rows:
         return []
     rows = sorted(rows, key=lambda row: (row.vft, row.id))
@@ -110,7 +111,16 @@ def claim(
     _start_jobs(session, {row.job_id for row in rows})
     return [
         Claimed(
-            row.id, row.tenant_id, row.job_id, row.lane, row.fence, row.first, row.n, row.attempt, row.crashes, tuple(images[row.id])
+            row.id,
+            row.tenant_id,
+            row.job_id,
+            row.lane,
+            row.fence,
+            row.first,
+            row.n,
+            row.attempt,
+            row.crashes,
+            tuple(images[row.id]),
         )
         for row in rows
     ]
@@ -127,14 +137,6 @@ def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -
         },
     )
     return set(found.scalars())
-
-
-def _take(
-    session: Session, statement: sa.TextClause, worker: str, units: int, lease_seconds: float, lanes: list[str]
-) -> Sequence[sa.Row[tuple[object, ...]]]:
-    return session.execute(
-        statement, {"worker": worker, "units": units, "lease": lease_seconds, "lanes": lanes}
-    ).all()
 
 
 def _images(session: Session, rows: Sequence[sa.Row[tuple[object, ...]]]) -> dict[UUID, list[ClaimedImage]]:

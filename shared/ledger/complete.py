@@ -66,7 +66,8 @@ _RESULTS = sa.text("""
            string_to_array(x.reasons, ','), x.model_id, x.model_digest, x.attempts, x.has_copy, CAST(x.timings AS jsonb)
     FROM unnest(CAST(:images AS uuid[]), CAST(:units AS uuid[]), CAST(:ordinals AS int[]), CAST(:outcomes AS text[]),
                 CAST(:labels AS text[]), CAST(:answers AS text[]), CAST(:reasons AS text[]), CAST(:model_ids AS text[]),
-                CAST(:model_digests AS text[]), CAST(:attempts AS smallint[]), CAST(:copies AS boolean[]), CAST(:timings AS text[]))
+                CAST(:model_digests AS text[]), CAST(:attempts AS smallint[]), CAST(:copies AS boolean[]),
+                CAST(:timings AS text[]))
       AS x(image, unit, ordinal, outcome, label, answer, reasons, model_id, model_digest, attempts, has_copy, timings)
     JOIN unit u ON u.id = x.unit
     ON CONFLICT (image_id) DO NOTHING

@@ -28,7 +28,7 @@ class InFlight(Conflict):
 
 
 class TakenOver(Conflict):
-    """This request outlived its lease, and another with the same key took its place."""
+    """The request outlived its lease, and another with the same key took its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,7 @@ _LOST = """
     RETURNING u.id, u.job_id, u.first, u.n, u.state, u.attempt
 """
 _EXPIRED = sa.text(_LOST.format(which="lease_until < now()"))
-# Workers call themselves NODE/PID, so a node's name and a slash find the leases of all its children.
-_OF_NODE = sa.text(_LOST.format(which="starts_with(leased_by, :node)"))
+_OF_HOLDER = sa.text(_LOST.format(which="leased_by = :holder"))
 
 _SPLIT = sa.text("""
     INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft, attempt, crashes)
@@ -66,9 +65,15 @@ def reap(session: Session, limit: int = 500) -> Reaped:
     return _bury(session, session.execute(_EXPIRED, {"limit": limit, "crashes": CRASHES}).all())
 
 
-def release_node(session: Session, node: str, limit: int = 500) -> Reaped:
-    """Take back at once what the children of a dead node held; only who saw it die may call this."""
-    return _bury(session, session.execute(_OF_NODE, {"node": f"{node}/", "limit": limit, "crashes": CRASHES}).all())
+def holders(session: Session, host: str) -> list[str]:
+    """Return the names under which processes of a host hold leases; names begin with the host and a slash."""
+    names = sa.text("SELECT DISTINCT leased_by FROM unit WHERE state = 'leased' AND starts_with(leased_by, :host)")
+    return list(session.execute(names, {"host": f"{host}/"}).scalars())
+
+
+def release(session: Session, holder: str, limit: int = 500) -> Reaped:
+    """Take back at once what a dead process held; only who knows that it is dead may call this."""
+    return _bury(session, session.execute(_OF_HOLDER, {"holder": holder, "limit": limit, "crashes": CRASHES}).all())
 
 
 def give_back(session: Session, leases: Sequence[Lease]) -> int:
@@ -102,7 +107,8 @@ def _quarantine(session: Session, dead: Sequence[sa.Row[tuple[object, ...]]]) ->
     found = session.execute(
         sa.text("""
             SELECT x.unit, i.id AS image, i.ordinal
-            FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:ordinals AS int[])) AS x(unit, job, ordinal)
+            FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:ordinals AS int[]))
+              AS x(unit, job, ordinal)
             JOIN image i ON i.job_id = x.job AND i.ordinal = x.ordinal
         """),
         {

@@ -54,7 +54,8 @@ class NewJob:
 
 _IMAGES = sa.text("""
     INSERT INTO image (id, tenant_id, job_id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
-    SELECT x.id, :tenant, :job, x.ordinal, x.client_name, x.custom_id, x.storage_key, decode(x.sha256, 'hex'), x.bytes, x.duplicate_of
+    SELECT x.id, :tenant, :job, x.ordinal, x.client_name, x.custom_id, x.storage_key, decode(x.sha256, 'hex'), x.bytes,
+           x.duplicate_of
     FROM unnest(CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:names AS text[]), CAST(:custom_ids AS text[]),
                 CAST(:keys AS text[]), CAST(:digests AS text[]), CAST(:sizes AS bigint[]), CAST(:duplicates AS uuid[]))
       AS x(id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
@@ -98,7 +99,9 @@ def submit(session: Session, job: NewJob) -> None:
     session.flush()
     _insert_images(session, job)
     _insert_units(session, job)
-    events.record(session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "lane": job.lane})])
+    events.record(
+        session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "lane": job.lane})]
+    )
 
 
 def _insert_images(session: Session, job: NewJob) -> None:

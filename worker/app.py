@@ -1,0 +1,86 @@
+"""The Celery application of the workers: settings with their reasons, and what a pool child does when it starts.
+
+The parent of the pool imports neither an engine nor TensorFlow: the network lives in the child, which may die and be
+replaced. ``celery -A worker.app`` finds ``app`` here.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+from celery import Celery, signals
+
+from shared.broker import celery_settings
+from shared.logs import configure
+from shared.settings import Settings
+
+settings = Settings.load()
+configure(settings.log_level)
+
+app = Celery("poxvisio", include=["worker.tasks"])
+app.conf.update(
+    celery_settings(settings),
+    # A token carries no state: it is acknowledged at once, and a lost one costs a sweep.
+    task_acks_late=False,
+    # One child a process: it owns the engine. A child that dies is survivable, a thread is not.
+    worker_pool="prefork",
+    worker_concurrency=1,
+    # Fork is unsafe with the threads of engines, gRPC and database drivers.
+    worker_pool_start_method="spawn",
+    # With the default of 4 s a slow model load is killed in a loop after the first crash.
+    worker_proc_alive_timeout=120,
+    # One token per free child, so that the queue's length is honest.
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
+    # The wait before a cold shutdown; the child gives its units back well within it.
+    worker_soft_shutdown_timeout=20,
+    worker_enable_soft_shutdown_on_idle=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    broker_connection_retry_on_startup=True,
+    # The broker may be away for long; the worker is of no use elsewhere.
+    broker_connection_max_retries=None,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+)
+
+_parent: dict[str, Any] = {}
+
+
+@signals.worker_init.connect
+def _remember_parent(sender: Any, **_: Any) -> None:
+    _parent["worker"] = sender
+
+
+@signals.worker_shutting_down.connect
+def _tell_children(**_: Any) -> None:
+    """Ask the pool's children to stop claiming and to give back what they hold.
+
+    Celery has no word for that: it waits for a running task, and a drain could go on for hours.
+    """
+    pool = getattr(_parent.get("worker"), "pool", None)
+    for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
+        os.kill(process.pid, signal.SIGUSR2)
+
+
+@signals.worker_process_init.connect
+def _start_child(**_: Any) -> None:
+    from worker import tasks  # noqa: PLC0415  # only a child may load what this brings along
+    from worker.process import WorkerProcess  # noqa: PLC0415
+
+    configure(settings.log_level)
+    here = tasks.here = WorkerProcess(settings)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        here.stop()
+
+    signal.signal(signal.SIGUSR2, stop)
+    here.start()
+
+
+@signals.worker_process_shutdown.connect
+def _stop_child(**_: Any) -> None:
+    from worker import tasks  # noqa: PLC0415
+
+    if tasks.here is not None:
+        tasks.here.close()

@@ -1,0 +1,316 @@
+"""The worker's main work: claimed photos in, answers out, with decoding, the network and the ledger overlapping.
+
+One photo's way: ``_claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
+``_classify`` puts a micro-batch through the network, and a finisher thread stores working copies and completes units
+whose photos all have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo
+that breaks it is found; a photo that cannot be fetched now waits and is tried again.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+
+from shared.database import Database
+from shared.errors import DatabaseAway, StorageAway
+from shared.ledger.claim import LANES, Claimed, ClaimedImage, claim
+from shared.ledger.complete import Deferred, Outcome, complete
+from shared.ledger.fairness import UNIT_IMAGES
+from shared.ledger.reap import give_back
+from shared.logs import logger
+from shared.settings import Settings
+from shared.storage import Storage
+from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
+from worker.leases import LeaseKeeper
+from worker.photos import Decoded, PhotoReader, Rejected, Request, Unreadable
+
+log = logger(__name__)
+
+# With the backoff below, some 40 minutes of storage faults before a photo is given up.
+MAX_ATTEMPTS = 12
+NETWORK_FAILED = "network_failed"
+STORAGE_UNREACHABLE = "storage_unreachable"
+PHOTO_MISSING = "photo_missing"
+
+_COPY_LIMIT = 4 * 1024 * 1024
+_UNFINISHED = 2
+_FIRST_GUESS = 20.0
+
+
+@dataclass(slots=True)
+class _Work:
+    """A claimed unit and what is known of its images so far."""
+
+    unit: Claimed
+    outcomes: list[Outcome] = field(default_factory=list)
+    deferred: list[Deferred] = field(default_factory=list)
+    copies: dict[UUID, bytes] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.outcomes) + len(self.deferred) == self.unit.n
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    """A decoded photo on its way into the network."""
+
+    work: _Work
+    image: ClaimedImage
+    decoded: Decoded
+
+
+def backoff_seconds(attempt: int, chance: float) -> float:
+    """Return how long a photo that cannot be fetched waits: 2 s doubling up to 5 minutes, with 20 % jitter.
+
+    ``attempt`` counts from 1, ``chance`` is uniform in [0, 1).
+    """
+    return min(300.0, float(2**attempt)) * (0.8 + 0.4 * chance)
+
+
+def copy_key(job_id: UUID, image_id: UUID) -> str:
+    """Return where an image's working copy is stored."""
+    return f"copies/{job_id.hex}/{image_id.hex}.jpg"
+
+
+class Classification:
+    """Claims, decodes, classifies and completes until nothing is ready. One at a time in a process."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        storage: Storage,
+        classifier: Classifier,
+        photos: PhotoReader,
+        holder: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._classifier = classifier
+        self._photos = photos
+        self._holder = holder
+        self._keeper = LeaseKeeper(database, settings.lease_floor)
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self._unfinished: deque[Future[None]] = deque()
+        self._open: dict[UUID, _Work] = {}
+        self._stopping = threading.Event()
+        self.images_per_second = _FIRST_GUESS
+        self.answered = 0
+
+    def stop(self) -> None:
+        """Ask for a stop after the present micro-batch; what is unfinished then goes back to the ledger."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Release threads and decoding children."""
+        self._stopping.set()
+        self._finisher.shutdown()
+        self._keeper.close()
+        self._photos.close()
+
+    def drain(self) -> int:
+        """Work until nothing is ready (or a stop is asked for) and return how many photos were answered.
+
+        Faults of the database end the drain; what was claimed goes back, or is reaped. Photos wait, none is lost.
+        """
+        before = self.answered
+        try:
+            for batch in self._batches():
+                self._work_off(batch)
+                if self._stopping.is_set():
+                    break
+            self._wait_for_finisher(0)
+        except DatabaseAway as error:
+            log.warning("drain_interrupted", error=str(error))
+        finally:
+            self._give_back()
+        return self.answered - before
+
+    def _claims(self) -> Iterator[Request]:
+        """Yield the photos of claimed units, claiming again whenever they run out."""
+        while not self._stopping.is_set():
+            wanted = max(1, round(self.images_per_second * self._settings.claim_seconds / UNIT_IMAGES))
+            claimed_at = time.monotonic()
+            with self._database.transaction() as session:
+                units = claim(session, self._holder, units=wanted, lease_seconds=self._keeper.seconds, lanes=LANES)
+            if not units:
+                return
+            self._keeper.add(units, claimed_at)
+            for unit in units:
+                work = self._open[unit.id] = _Work(unit)
+                for image in unit.images:
+                    yield Request(image.storage_key, image.bytes, (work, image))
+
+    def _batches(self) -> Iterator[list[_Photo]]:
+        """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
+        batch: list[_Photo] = []
+        for request, photo in self._photos.read(self._claims()):
+            work, image = request.context
+            if isinstance(photo, Decoded):
+                batch.append(_Photo(work, image, photo))
+            else:
+                self._settle_unclassified(work, image, photo)
+            if len(batch) >= self._settings.micro_batch or work.is_whole:
+                yield batch
+                batch = []
+        yield batch
+
+    def _settle_unclassified(self, work: _Work, image: ClaimedImage, photo: Rejected | Unreadable) -> None:
+        attempt = work.unit.attempt
+        if isinstance(photo, Rejected):
+            work.outcomes.append(self._outcome(work, image, "rejected", (photo.reason,)))
+        elif photo.is_missing:
+            work.outcomes.append(self._outcome(work, image, "failed", (PHOTO_MISSING,)))
+        elif attempt >= MAX_ATTEMPTS:
+            work.outcomes.append(self._outcome(work, image, "failed", (STORAGE_UNREACHABLE,)))
+        else:
+            work.deferred.append(Deferred(work.unit.id, image.ordinal, backoff_seconds(attempt, random.random())))  # noqa: S311  # jitter
+
+    def _work_off(self, batch: Sequence[_Photo]) -> None:
+        held = [photo for photo in batch if self._keeper.holds(photo.work.unit.id)]
+        started = time.monotonic()
+        if held:
+            self._classify(held)
+            took = time.monotonic() - started
+            self._keeper.lengthen(4 * took)
+            self.images_per_second += 0.2 * (len(held) / max(took, 1e-6) - self.images_per_second)
+        whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit.id)]
+        for work in whole:
+            del self._open[work.unit.id]
+        if whole:
+            self._unfinished.append(self._finisher.submit(self._finish, whole))
+            self._wait_for_finisher(_UNFINISHED)
+
+    def _classify(self, photos: Sequence[_Photo]) -> None:
+        """Put photos through the network; halve a batch that fails until the photo that breaks it stands alone."""
+        started = time.monotonic()
+        try:
+            answers = self._classifier.classify(
+                np.stack([photo.decoded.pixels for photo in photos]), [photo.decoded.quality for photo in photos]
+            )
+        except Exception as error:  # noqa: BLE001  # engines raise what they like; the photo gets an outcome either way
+            if len(photos) > 1:
+                middle = len(photos) // 2
+                self._classify(photos[:middle])
+                self._classify(photos[middle:])
+            else:
+                self._settle_broken(photos[0], error)
+            return
+        each = round((time.monotonic() - started) * 1000 / len(photos), 2)
+        for photo, answer in zip(photos, answers, strict=True):
+            self._settle_answered(photo, answer, each)
+
+    def _settle_broken(self, photo: _Photo, error: Exception) -> None:
+        unit = photo.work.unit
+        log.error("network_failed", job=str(unit.job_id), error=type(error).__name__)
+        if isinstance(error, MemoryError) and unit.attempt < MAX_ATTEMPTS:
+            delay = backoff_seconds(unit.attempt, random.random())  # noqa: S311  # jitter
+            photo.work.deferred.append(Deferred(unit.id, photo.image.ordinal, delay))
+            return
+        photo.work.outcomes.append(self._outcome(photo.work, photo.image, "failed", (NETWORK_FAILED,)))
+
+    def _settle_answered(self, photo: _Photo, answer: Answer, network_ms: float) -> None:
+        photo.work.copies[photo.image.id] = photo.decoded.copy
+        photo.work.outcomes.append(
+            Outcome(
+                image_id=photo.image.id,
+                unit_id=photo.work.unit.id,
+                ordinal=photo.image.ordinal,
+                outcome=answer.outcome,
+                label=answer.label,
+                answer={
+                    "probabilities": answer.probabilities,
+                    "thresholds": answer.thresholds,
+                    "prediction_set": answer.prediction_set,
+                    "quality": answer.quality,
+                    "in_distribution": answer.in_distribution,
+                    "evidence": answer.evidence,
+                },
+                reasons=tuple(answer.reasons),
+                model_id=self._classifier.bundle.id,
+                model_digest=self._classifier.bundle.digest,
+                attempts=photo.work.unit.attempt,
+                has_copy=True,
+                timings={"decode_ms": round(photo.decoded.seconds * 1000, 2), "network_ms": network_ms},
+            )
+        )
+
+    def _outcome(self, work: _Work, image: ClaimedImage, outcome: str, reasons: tuple[str, ...]) -> Outcome:
+        return Outcome(image.id, work.unit.id, image.ordinal, outcome, reasons=reasons, attempts=work.unit.attempt)
+
+    def _finish(self, works: Sequence[_Work]) -> None:
+        """Store working copies, then complete the units that are still ours; runs in the finisher's thread."""
+        ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit.id)]
+        try:
+            self._store_copies(ours)
+        except StorageAway as error:
+            log.warning("copies_not_stored", error=str(error))
+            ours = [self._postponed(work) for work in ours]
+        try:
+            self._complete(ours)
+        finally:
+            self._keeper.drop(work.unit.id for work in works)
+
+    def _store_copies(self, works: Sequence[_Work]) -> None:
+        keys = []
+        for work in works:
+            for image_id, copy in work.copies.items():
+                key = copy_key(work.unit.job_id, image_id)
+                with self._storage.create(key, limit=_COPY_LIMIT) as upload:
+                    upload.write(copy)
+                    upload.finish()
+                keys.append(key)
+        self._storage.settle(keys)
+
+    def _postponed(self, work: _Work) -> _Work:
+        """Return the unit with every photo that needs a working copy put off until the storage is back."""
+        delay = backoff_seconds(work.unit.attempt, random.random())  # noqa: S311  # jitter
+        late = [Deferred(item.unit_id, item.ordinal, delay) for item in work.outcomes if item.has_copy]
+        return _Work(work.unit, [item for item in work.outcomes if not item.has_copy], [*work.deferred, *late])
+
+    def _complete(self, works: Sequence[_Work]) -> None:
+        """Complete the units, again and again while the database is away and the leases hold."""
+        while works:
+            leases = self._keeper.leases(work.unit.id for work in works)
+            outcomes = [outcome for work in works for outcome in work.outcomes]
+            deferred = [item for work in works for item in work.deferred]
+            try:
+                with self._database.transaction() as session:
+                    done = complete(session, leases, outcomes, deferred)
+            except DatabaseAway:
+                time.sleep(0.5)
+                works = [work for work in works if self._keeper.holds(work.unit.id)]
+                continue
+            self.answered += done.written
+            log.info("units_completed", units=len(done.units), lost=len(works) - len(done.units), images=done.written)
+            return
+
+    def _wait_for_finisher(self, allowed: int) -> None:
+        while len(self._unfinished) > allowed:
+            self._unfinished.popleft().result()
+
+    def _give_back(self) -> None:
+        """Return what is unfinished to the ledger; where that fails, its leases run out."""
+        self._wait_for_finisher(0)
+        leases = self._keeper.leases(self._open)
+        self._keeper.drop(list(self._open))
+        self._open.clear()
+        if not leases:
+            return
+        try:
+            with self._database.transaction() as session:
+                returned = give_back(session, leases)
+        except DatabaseAway:
+            log.warning("units_left_to_the_sweep", units=len(leases))
+        else:
+            log.info("units_given_back", units=returned)

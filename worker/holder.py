@@ -1,0 +1,49 @@
+"""The name under which a process holds leases, and releasing what dead processes of this host still hold.
+
+A name is HOST/PID/START, so that any process of the host can tell whether its holder lives. A dead worker's photos
+then wait for nobody: whoever sees the death, a new child or the supervisor, releases its leases at once.
+"""
+
+import os
+import socket
+
+import psutil
+
+from shared.database import Database
+from shared.ledger import reap
+from shared.logs import logger
+
+log = logger(__name__)
+
+
+def host_name() -> str:
+    """Return this host's name as it stands in holders' names."""
+    return socket.gethostname().replace("/", "-")
+
+
+def holder_name() -> str:
+    """Return the name of this process."""
+    return f"{host_name()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def is_alive(holder: str) -> bool:
+    """Return whether the process of that name, on this host, still runs. A pid used again does not count."""
+    _, pid, started = holder.rsplit("/", 2)
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE and _started(int(pid)) == started
+    except psutil.NoSuchProcess:
+        return False
+
+
+def release_dead(database: Database) -> int:
+    """Release the leases that dead processes of this host hold, and return how many there were."""
+    with database.transaction() as session:
+        dead = [holder for holder in reap.holders(session, host_name()) if not is_alive(holder)]
+        released = sum(reap.release(session, holder).total for holder in dead)
+    if released:
+        log.warning("leases_of_dead_released", holders=len(dead), units=released)
+    return released
+
+
+def _started(pid: int) -> str:
+    return str(int(psutil.Process(pid).create_time() * 100))

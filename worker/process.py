@@ -1,0 +1,149 @@
+"""What one pool child holds: the loaded network, its connections, and the row that tells others how it fares.
+
+Where the bundle is missing or altered the child lives on and says so; jobs wait, and it looks again.
+"""
+
+import threading
+import time
+
+import sqlalchemy as sa
+
+from shared.bundle import load_bundle
+from shared.database import Database
+from shared.errors import BundleError, DatabaseAway
+from shared.logs import logger
+from shared.settings import Settings
+from shared.storage import open_storage
+from worker.classification import Classification
+from worker.holder import holder_name, release_dead
+from worker.inference.classifier import Classifier
+from worker.photos import PhotoReader
+
+log = logger(__name__)
+
+_REPORT_SECONDS = 5.0
+_RELOAD_SECONDS = 5.0
+
+_REPORT = sa.text("""
+    INSERT INTO worker_node (name, state, bundle_id, bundle_digest, engine, images_per_second, problem)
+    VALUES (:name, :state, :bundle, :digest, :engine, :rate, :problem)
+    ON CONFLICT (name) DO UPDATE SET state = excluded.state, bundle_id = excluded.bundle_id,
+      bundle_digest = excluded.bundle_digest, engine = excluded.engine, images_per_second = excluded.images_per_second,
+      problem = excluded.problem, last_seen = now()
+""")
+_FORGET = sa.text("DELETE FROM worker_node WHERE name = :name OR last_seen < now() - interval '1 day'")
+
+
+class WorkerProcess:
+    """The inside of a pool child."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = Database.open(settings, "poxvisio_worker")
+        self._holder = holder_name()
+        self._classification: Classification | None = None
+        self._engine: str | None = None
+        self._bundle: tuple[str, str] | None = None
+        self._state = "starting"
+        self._problem: str | None = None
+        self._tried_at = 0.0
+        self._stopping = threading.Event()
+        self._reporter = threading.Thread(target=self._report_on, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        """Release what a dead predecessor held, then load the network."""
+        try:
+            release_dead(self._database)
+        except DatabaseAway:
+            log.warning("release_skipped")
+        self._load()
+        self._reporter.start()
+
+    def drain(self) -> None:
+        """Answer photos until nothing is ready; do nothing where there is no network to answer with."""
+        if self._stopping.is_set():
+            return
+        classification = self._loaded()
+        if classification is not None:
+            self._report("busy")
+            classification.drain()
+            self._report("ready")
+
+    def stop(self) -> None:
+        """Ask the running drain to end; called from a signal handler, so it only sets flags."""
+        self._stopping.set()
+        if self._classification is not None:
+            self._classification.stop()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.stop()
+        if self._classification is not None:
+            self._classification.close()
+        try:
+            with self._database.transaction() as session:
+                session.execute(_FORGET, {"name": self._holder})
+        except DatabaseAway:
+            log.warning("node_not_forgotten")
+        self._database.close()
+
+    def _loaded(self) -> Classification | None:
+        if self._classification is None and time.monotonic() - self._tried_at > _RELOAD_SECONDS:
+            self._load()
+        return self._classification
+
+    def _load(self) -> None:
+        self._tried_at = time.monotonic()
+        settings = self._settings
+        try:
+            bundle = load_bundle(settings.model)
+            classifier = Classifier.load(
+                bundle,
+                engine=settings.engine,
+                precision=settings.precision,
+                threads=settings.engine_threads,
+                cache=settings.cache_dir,
+            )
+        except BundleError as error:
+            self._state, self._problem = "setup failed", str(error)
+            log.error("bundle_refused", problem=str(error))
+            return
+        storage = open_storage(settings)
+        self._classification = Classification(
+            settings=settings,
+            database=self._database,
+            storage=storage,
+            classifier=classifier,
+            photos=PhotoReader(settings, storage),
+            holder=self._holder,
+        )
+        self._engine = f"{classifier.engine.name} {classifier.engine.precision}"
+        self._bundle = (bundle.id, bundle.digest)
+        self._state, self._problem = "ready", None
+        took = round(time.monotonic() - self._tried_at, 2)
+        log.info("network_ready", model=bundle.id, engine=self._engine, seconds=took)
+
+    def _report_on(self) -> None:
+        while not self._stopping.is_set():
+            self._report(self._state)
+            self._stopping.wait(_REPORT_SECONDS)
+
+    def _report(self, state: str) -> None:
+        self._state = state
+        bundle, digest = self._bundle or (None, None)
+        try:
+            with self._database.transaction() as session:
+                session.execute(
+                    _REPORT,
+                    {
+                        "name": self._holder,
+                        "state": state,
+                        "bundle": bundle,
+                        "digest": digest,
+                        "engine": self._engine,
+                        "rate": self._classification and self._classification.images_per_second,
+                        "problem": self._problem,
+                    },
+                )
+        except DatabaseAway:
+            log.warning("report_missed")
