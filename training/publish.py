@@ -58,8 +58,8 @@ def write_card(out: Path, card: Mapping[str, Any]) -> str:
     """Writes the card over the sealed files as they lie in `out`, and returns the digest."""
     files = {name: sha256_of(out / name) for name in SEALED}
     digest = digest_of(files)
-    head = {"id": card["id"], "digest": digest}
-    (out / CARD).write_text(_pretty({**head, **card, "files": files}), encoding="utf-8")
+    rest = {name: value for name, value in card.items() if name not in {"id", "digest", "files"}}
+    (out / CARD).write_text(_pretty({"id": card["id"], "digest": digest, **rest, "files": files}), encoding="utf-8")
     return digest
 
 

@@ -123,7 +123,8 @@ def answers_from(outputs: Outputs, quality: Sequence[Quality], calibration: Cali
 
     A class-conditional conformal prediction set (Vovk 2012) holds each label whose calibrated probability reaches its
     threshold. The answer abstains unless that set holds the most probable label and no other, the photo is in
-    distribution and its quality suffices. Raises FloatingPointError where the network's numbers are not finite: no answer is made of them.
+    distribution and its quality suffices. Raises FloatingPointError where the network's numbers are not finite: no
+    answer is made of them.
     """
     if not (
         np.isfinite(outputs.logits).all()

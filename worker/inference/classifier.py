@@ -38,8 +38,9 @@ class Classifier:
         """Compiles the network (0.3 s with OpenVINO, 3 s with TensorFlow) and checks it against the bundle's reference.
 
         engine "auto": TensorFlow where it is installed and sees a GPU, else OpenVINO. precision "auto": bf16 where the
-        OpenVINO CPU has it and the bundle was proved in it, else f32. threads 0: one per core. Compiled code and the parity record go to a folder of
-        the bundle's digest inside `cache`. Raises ParityFailed, BundleAltered; ValueError for an unknown name.
+        OpenVINO CPU has it and the bundle was proved in it, else f32. threads 0: one per core. Compiled code and the
+        parity record go to a folder of the bundle's digest inside `cache`. Raises ParityFailed, BundleAltered;
+        ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
             raise ValueError(f"engine is one of {', '.join(ENGINES)} and precision one of {', '.join(PRECISIONS)}")

@@ -1,0 +1,109 @@
+"""Every engine answers as Keras did when the bundle was made, and each photo alone as in any batch."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from shared.bundle import PARITY, WEIGHTS, Bundle, load_bundle
+from shared.errors import BundleAltered, ParityFailed
+from training.publish import write_card
+from worker.inference.answers import probabilities_of
+from worker.inference.classifier import Classifier
+from worker.inference.parity import BOUNDS
+from worker.inference.preprocess import Quality
+from worker.inference.weights import load_reference
+
+Load = Callable[[str, str], Classifier]
+Samples = tuple[NDArray[np.uint8], list[Quality], list[dict[str, object]]]
+BUILDS = [("openvino", "f32"), ("openvino", "bf16"), ("tensorflow", "f32"), ("tensorflow", "bf16")]
+pytestmark = [
+    # TensorFlow and Keras warn about their own insides at import.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.mark.parametrize(("engine", "precision"), BUILDS)
+def test_an_engine_equals_the_parity_record(bundle: Bundle, classifier: Load, engine: str, precision: str) -> None:
+    reference, temperature = load_reference(bundle), float(bundle.calibration["temperature"])
+    found = classifier(engine, precision).engine.infer(reference.photos)
+    expected, given = (probabilities_of(logits, temperature) for logits in (reference.logits, found.logits))
+    assert np.abs(given - expected).max() <= BOUNDS[precision]
+    assert given.argmax(1).tolist() == expected.argmax(1).tolist()
+    strongest = np.abs(reference.evidence).max()
+    assert np.abs(found.evidence - reference.evidence).max() <= (1e-4 if precision == "f32" else 0.1) * strongest
+
+
+def test_openvino_equals_tensorflow_on_photos_outside_the_record(classifier: Load, samples: Samples) -> None:
+    one, other = (classifier(engine, "f32").engine.infer(samples[0]) for engine in ("openvino", "tensorflow"))
+    assert np.abs(one.logits - other.logits).max() < 1e-4
+    assert np.abs(one.features - other.features).max() < 1e-3
+    assert np.abs(one.evidence - other.evidence).max() < 1e-2
+
+
+@pytest.mark.parametrize(("engine", "precision"), BUILDS)
+def test_the_evidence_averages_to_the_margin_of_the_logits(
+    classifier: Load, samples: Samples, engine: str, precision: str
+) -> None:
+    found = classifier(engine, precision).engine.infer(samples[0][:8])
+    margin = found.logits[:, 0] - found.logits[:, 1]
+    assert found.evidence.mean(axis=(1, 2)) == pytest.approx(margin, abs=1e-3 if precision == "f32" else 0.25)
+
+
+@pytest.mark.parametrize(("engine", "precision"), BUILDS)
+def test_the_same_photo_gets_the_same_answer_alone_and_in_any_batch(
+    classifier: Load, samples: Samples, engine: str, precision: str
+) -> None:
+    loaded = classifier(engine, precision)
+    pixels, qualities, _ = samples
+    together = loaded.classify(pixels[:7], qualities[:7])
+    alone = [loaded.classify(pixels[at : at + 1], qualities[at : at + 1])[0] for at in range(7)]
+    backwards = loaded.classify(pixels[:7][::-1], qualities[:7][::-1])
+    three = loaded.classify(pixels[4:7], qualities[4:7])
+    assert together == alone == backwards[::-1]
+    assert three == together[4:7]
+
+
+def test_threads_do_not_change_an_answer(bundle: Bundle, classifier: Load, compiled: Path, samples: Samples) -> None:
+    single = Classifier.load(bundle, engine="openvino", precision="f32", threads=1, cache=compiled)
+    assert single.classify(*samples[:2]) == classifier("openvino", "f32").classify(*samples[:2])
+
+
+def test_a_parity_record_lies_beside_the_compiled_engine(bundle: Bundle, classifier: Load, compiled: Path) -> None:
+    classifier("openvino", "f32")
+    folder = compiled / bundle.digest[:16]
+    record = json.loads((folder / "parity-openvino-f32.json").read_text(encoding="utf-8"))
+    assert (record["digest"], record["engine"], record["precision"]) == (bundle.digest, "openvino", "f32")
+    assert record["max_difference"] <= BOUNDS["f32"]
+    assert record["cpu"]
+    assert list(folder.glob("*.blob"))
+
+
+@pytest.fixture
+def tampered(bundle: Bundle, tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("photos"))
+    return folder
+
+
+def test_an_engine_that_answers_differently_is_not_served(bundle: Bundle, tampered: Path, tmp_path: Path) -> None:
+    reference = load_file(tampered / PARITY)
+    reference["logits"] = reference["logits"] + np.array([0.5, 0.0], dtype=np.float32)
+    save_file(reference, tampered / PARITY)
+    write_card(tampered, bundle.card)
+    with pytest.raises(ParityFailed, match="openvino in f32"):
+        Classifier.load(load_bundle(tampered), engine="openvino", precision="f32", cache=tmp_path / "cache")
+
+
+def test_weights_that_became_unreadable_are_named(bundle: Bundle, tampered: Path, tmp_path: Path) -> None:
+    (tampered / WEIGHTS).write_bytes(b"not weights")
+    write_card(tampered, bundle.card)
+    with pytest.raises(BundleAltered, match=WEIGHTS):
+        Classifier.load(load_bundle(tampered), engine="openvino", precision="f32", cache=tmp_path / "cache")
