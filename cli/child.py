@@ -7,11 +7,14 @@ import subprocess
 import time
 from pathlib import Path
 
+from cli.embedded.processes import wait_until
 from cli.programs import ROOT, Program
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _HEALTHY_AFTER = 60.0
+# Where nobody reaps orphans they stay as zombies: dead, and still members of the group.
+_GONE_SECONDS = 1.0
 _LOG_BYTES = 16 * 1024 * 1024
 
 
@@ -66,18 +69,20 @@ class Child:
     def bury(self) -> str:
         """Kill what is left of the group, set the time of the next start, and say how the leader ended.
 
-        The group goes before the leader is reaped: until then nobody else can have its number.
+        The group is killed before the leader is reaped: until then nobody else can have its number.
         """
         if self._process is None:
             return "was not running"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        group = self._process.pid
         code = self._process.wait()
+        wait_until(lambda: not _exists(group), _GONE_SECONDS, pause=0.01)
         self._process = None
         now = time.monotonic()
         self.deaths = 1 if now - self._started >= _HEALTHY_AFTER else self.deaths + 1
         self.due = now + self.delay
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
 
     def postpone(self) -> None:
         """Put the next start off once more."""
@@ -88,3 +93,11 @@ class Child:
         if self._process:
             # Popen.terminate would reap a leader that died this instant; only ``bury`` may.
             os.kill(self._process.pid, signal.SIGTERM)
+
+
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -3,7 +3,6 @@
 The Procfile and docker-compose.yml say the same in their own syntax; a test holds them against these constants.
 """
 
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ WEB = (
 )  # fmt: skip
 # A drain token says all there is to say, so workers need not hear of each other: no gossip, no mingle.
 WORKER = (
-    "celery", "-A", "worker.app", "worker", "--pool", "prefork", "-c", "1", "-n", "{node}", "-Q", ",".join(LANES),
+    "celery", "-A", "worker.app", "worker", "--pool", "prefork", "-c", "1", "-n", "{name}@%h", "-Q", ",".join(LANES),
     "--without-gossip", "--without-mingle",
 )  # fmt: skip
 DELIVERER = ("worker.delivery",)
@@ -37,35 +36,25 @@ KINDS = tuple(PATIENCE)  # in the order in which they drain
 
 @dataclass(frozen=True)
 class Program:
-    """One process to keep running.
-
-    ``kind`` is one of ``KINDS``; ``node`` is a worker's name in the ledger and empty for the others.
-    """
+    """One process to keep running; ``kind`` is one of ``KINDS``, ``patience`` seconds."""
 
     name: str
     kind: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     patience: float
-    node: str = ""
 
 
 def programs(environments: Mapping[str, Mapping[str, str]], host: str, port: int, workers: int) -> list[Program]:
     """Return what runs on one machine; ``environments`` has the whole environment of each kind."""
 
-    def program(kind: str, command: tuple[str, ...], name: str = "", **words: object) -> Program:
-        filled = (sys.executable, "-m", *(word.format(**words) for word in command))
-        return Program(name or kind, kind, filled, environments[kind], PATIENCE[kind], str(words.get("node", "")))
+    def program(kind: str, command: tuple[str, ...], name: str) -> Program:
+        filled = (sys.executable, "-m", *(word.format(host=host, port=port, name=name) for word in command))
+        return Program(name, kind, filled, environments[kind], PATIENCE[kind])
 
-    numbered = [f"worker{number}" for number in range(1, workers + 1)]
     return [
-        program("web", WEB, host=host, port=port),
-        *(program("worker", WORKER, name, node=node_name(name)) for name in numbered),
-        program("deliverer", DELIVERER),
-        program("sweep", SWEEP),
+        program("web", WEB, "web"),
+        *(program("worker", WORKER, f"worker{number}") for number in range(1, workers + 1)),
+        program("deliverer", DELIVERER, "deliverer"),
+        program("sweep", SWEEP, "sweep"),
     ]
-
-
-def node_name(name: str) -> str:
-    """Return a worker's name as Celery and the ledger know it."""
-    return f"{name}@{socket.gethostname()}"

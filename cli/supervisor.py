@@ -4,19 +4,16 @@ What dies comes back after a pause that grows; a dead worker's leases are releas
 small process, the guard, ends everything when the supervisor itself is killed.
 """
 
-import contextlib
-import select
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from cli.child import Child
 from cli.guard import Guard
 from cli.programs import KINDS, Program
 from cli.servers import KeptServer, Server
+from cli.stopping import StopRequests
 from shared.errors import PoxVisioError
 
 Pids = dict[str, list[int]]
@@ -26,24 +23,19 @@ _TICK = 0.2
 _STOP_SIGNALS = {"postgres": signal.SIGINT}
 
 
-class Stopping(Exception):  # noqa: N818  # no fault: somebody asked for it
-    """SIGTERM or SIGINT came while something else was waited for."""
-
-
 class Supervisor:
-    """Children and servers of one machine. Belongs to the main thread, which gets the signals.
+    """Children and servers of one machine.
 
-    ``servers`` run already, in the order in which they were started. ``on_worker_death(node)`` is called at once when
-    a worker is dead with its whole group; if it raises a ``PoxVisioError`` it is called again before the worker's
-    successor starts. ``on_change(pids)`` is called whenever a process was replaced. ``guard_holds`` are descriptors
-    that stay open, after a kill of this process, until the guard has ended everything.
+    ``on_worker_death(name)`` is called at once when a worker is dead with its whole group; if it raises a
+    ``PoxVisioError`` it is called again before the worker's successor starts. ``on_change(pids)`` is called whenever a
+    process was replaced. ``guard_holds`` are descriptors that stay open, after a kill of this process, until the guard
+    has ended everything.
     """
 
     def __init__(
         self,
-        programs: Sequence[Program],
-        servers: Mapping[str, Server],
         logs: Path,
+        requests: StopRequests,
         *,
         on_worker_death: Callable[[str], None],
         on_change: Callable[[Pids], None] = lambda _: None,
@@ -51,55 +43,29 @@ class Supervisor:
         guard_holds: Sequence[int] = (),
     ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
-        self.children = [Child(program, logs) for program in programs]
-        self.servers = [
-            KeptServer(name, server, _STOP_SIGNALS.get(name, signal.SIGTERM), say) for name, server in servers.items()
-        ]
+        self.children: list[Child] = []
+        self.servers: list[KeptServer] = []
+        self._logs = logs
+        self._requests = requests
         self._on_worker_death = on_worker_death
         self._on_change = on_change
         self._say = say
         self._guard = Guard(guard_holds)
         self._unreleased: set[str] = set()
-        self._requests = 0
-        self._wakeup: socket.socket | None = None
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as requests to stop while the block runs; a dead child wakes the wait."""
-        taken = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGCHLD: lambda *_: None}
-        reader, writer = socket.socketpair()
-        with reader, writer:
-            reader.setblocking(False)
-            writer.setblocking(False)
-            self._wakeup = reader
-            old = {number: signal.signal(number, handler) for number, handler in taken.items()}
-            signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-            try:
-                yield
-            finally:
-                signal.set_wakeup_fd(-1)
-                for number, handler in old.items():
-                    signal.signal(number, handler)
-                self._wakeup = None
-
-    @property
-    def stopping(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._requests > 0
-
-    def check_stopping(self) -> None:
-        """Raise ``Stopping`` if somebody asked to stop."""
-        if self.stopping:
-            raise Stopping
-
-    def guard_servers(self) -> None:
-        """Have the servers ended too, should this process be killed from now on."""
+    def serve(self, name: str, server: Server) -> str:
+        """Start a server, keep it running from now on, and return its URL; the last one started is stopped first."""
+        url = server.start()
+        self.servers.append(KeptServer(name, server, _STOP_SIGNALS.get(name, signal.SIGTERM), self._say))
         self._tell_guard()
+        return url
 
-    def start(self) -> None:
-        """Start every program for the first time."""
-        for child in self.children:
+    def start(self, programs: Sequence[Program]) -> None:
+        """Start programs and keep them running from now on."""
+        for program in programs:
+            child = Child(program, self._logs)
             child.spawn()
+            self.children.append(child)
             self._tell_guard()
 
     def pids(self) -> Pids:
@@ -111,7 +77,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """Wait a moment, then bring back what has died."""
-        self._pause()
+        self._requests.pause(_TICK)
         revived = [kept.revive() for kept in self.servers]
         changed = self._revive_children() or any(revived)
         self._tell_guard()
@@ -128,12 +94,12 @@ class Supervisor:
             if time.monotonic() > end:
                 return False
             self.tick()
-            self.check_stopping()
+            self._requests.check()
         return True
 
     def run(self) -> None:
         """Keep everything running until somebody asks to stop."""
-        while not self.stopping:
+        while not self._requests.count:
             self.tick()
 
     def drain(self) -> None:
@@ -146,7 +112,7 @@ class Supervisor:
 
         Each child has its bound of patience and is killed after it. A second SIGINT ends all patience.
         """
-        self._requests = max(self._requests, 1)
+        self._requests.count = max(self._requests.count, 1)
         for kind in KINDS:
             self._drain_kind([child for child in self.children if child.program.kind == kind and child.pid])
         for kept in reversed(self.servers):
@@ -157,8 +123,8 @@ class Supervisor:
         for child in children:
             child.terminate()
         end = time.monotonic() + max((child.program.patience for child in children), default=0.0)
-        while not all(child.ended() for child in children) and self._requests == 1 and time.monotonic() < end:
-            self._pause()
+        while not all(child.ended() for child in children) and not self._requests.hurry and time.monotonic() < end:
+            self._requests.pause(_TICK)
         for child in children:
             finished = child.ended()
             how = child.bury()
@@ -176,7 +142,7 @@ class Supervisor:
                 self._release(child)
                 changed = True
             if child.pid is None and time.monotonic() >= child.due:
-                if child.program.node in self._unreleased and not self._release(child):
+                if child.program.name in self._unreleased and not self._release(child):
                     child.postpone()
                     continue
                 child.spawn()
@@ -184,29 +150,18 @@ class Supervisor:
         return changed
 
     def _release(self, child: Child) -> bool:
-        """Give back what a dead worker held; its successor has its name, so this comes before the next start."""
-        node = child.program.node
-        if not node:
+        """Give back what a dead worker held, before its successor starts."""
+        if child.program.kind != "worker":
             return True
+        name = child.program.name
         try:
-            self._on_worker_death(node)
+            self._on_worker_death(name)
         except PoxVisioError as error:
-            self._say(f"{child.program.name}: its work is not given back yet: {error}")
-            self._unreleased.add(node)
+            self._say(f"{name}: its work is not given back yet: {error}")
+            self._unreleased.add(name)
             return False
-        self._unreleased.discard(node)
+        self._unreleased.discard(name)
         return True
-
-    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        # The first request drains. Of the further ones only SIGINT, somebody at a terminal, means hurry.
-        if number == signal.SIGINT or not self._requests:
-            self._requests += 1
-
-    def _pause(self) -> None:
-        if self._wakeup is None:
-            time.sleep(_TICK)
-        elif select.select([self._wakeup], [], [], _TICK)[0]:
-            self._wakeup.recv(4096)
 
     def _tell_guard(self) -> None:
         servers = [(pid, kept.stop_signal) for kept in reversed(self.servers) for pid in kept.server.pids()]

@@ -5,7 +5,7 @@ process at start with one line that names it (``Settings.load`` raises ``Invalid
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -237,6 +237,12 @@ class Settings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "settings"
             why = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
             raise InvalidSetting(f"{name} {why}") from None
+
+
+def inherited(without: Collection[str] = ()) -> dict[str, str]:
+    """Return the environment for a process to be started, without the variables named nor their ``_FILE`` forms."""
+    dropped = {*without, *(f"{name}_FILE" for name in without)}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def _with_files(environment: Mapping[str, str]) -> dict[str, str]:

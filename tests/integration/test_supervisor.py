@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +18,8 @@ import pytest
 from cli.embedded.processes import wait_until
 from cli.embedded.valkey import EmbeddedValkey
 from cli.programs import KINDS, Program
-from cli.servers import Server
-from cli.supervisor import Pids, Stopping, Supervisor
+from cli.stopping import Stopping, StopRequests
+from cli.supervisor import Pids, Supervisor
 from shared.errors import DatabaseAway
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +54,7 @@ Build = Callable[..., Supervisor]
 
 def program(folder: Path, kind: str, code: str = OBEDIENT, name: str = "", patience: float = 20.0) -> Program:
     name = name or kind
-    node = f"{name}@here" if kind == "worker" else ""
-    return Program(name, kind, (sys.executable, "-c", code, name, str(folder)), os.environ, patience, node)
+    return Program(name, kind, (sys.executable, "-c", code, name, str(folder)), os.environ, patience)
 
 
 def alive(pid: int) -> bool:
@@ -72,12 +72,11 @@ def lines(path: Path) -> list[str]:
 def build(tmp_path: Path) -> Iterator[Build]:
     with contextlib.ExitStack() as stack:
 
-        def make(*programs: Program, deaths: Callable[[str], None] = lambda _: None, **more: object) -> Supervisor:
-            servers: dict[str, Server] = more.pop("servers", {})  # type: ignore[assignment]  # passed by keyword
-            made = Supervisor(programs, servers, tmp_path / "logs", on_worker_death=deaths, **more)  # type: ignore[arg-type]  # the same
-            stack.enter_context(made.signals())
+        def make(*programs: Program, deaths: Callable[[str], None] = lambda _: None, **more: Any) -> Supervisor:
+            requests = stack.enter_context(StopRequests())
+            made = Supervisor(tmp_path / "logs", requests, on_worker_death=deaths, **more)
             stack.callback(made.drain)
-            made.start()
+            made.start(programs)
             assert made.run_until(lambda: all((tmp_path / one.name).exists() for one in programs), 30)
             return made
 
@@ -91,8 +90,8 @@ def test_a_dead_child_comes_back_after_a_pause_that_doubles(build: Build, tmp_pa
         os.kill(supervisor.pids()["web"][0], signal.SIGKILL)
         assert supervisor.run_until(lambda starts=starts: len(lines(tmp_path / "web")) == starts, 30)  # type: ignore[misc]  # mypy cannot type a default
     assert [line.split(" (")[0] for line in said] == [
-        "web was killed by SIGKILL; again in 0.5 s",
-        "web was killed by SIGKILL; again in 1.0 s",
+        "web was killed by signal 9; again in 0.5 s",
+        "web was killed by signal 9; again in 1.0 s",
     ]
 
 
@@ -100,14 +99,14 @@ def test_a_dead_workers_group_is_killed_before_its_leases_are_released(build: Bu
     orphans: list[bool] = []
     released: list[str] = []
 
-    def release(node: str) -> None:
-        released.append(node)
+    def release(name: str) -> None:
+        released.append(name)
         orphans.append(wait_until(lambda: not alive(int((tmp_path / "worker1").read_text())), 5))
 
     supervisor = build(program(tmp_path, "worker", PARENT, "worker1"), deaths=release)
     os.kill(supervisor.pids()["worker"][0], signal.SIGKILL)
     assert supervisor.run_until(lambda: bool(released), 10)
-    assert (released, orphans) == (["worker1@here"], [True])
+    assert (released, orphans) == (["worker1"], [True])
 
 
 def test_a_worker_starts_again_only_when_its_leases_are_released(build: Build, tmp_path: Path) -> None:
@@ -148,8 +147,8 @@ def test_whoever_does_not_finish_in_time_is_killed_and_its_leases_released(build
     stubborn = program(tmp_path, "worker", STUBBORN, patience=0.5)
     supervisor = build(stubborn, say=said.append, deaths=released.append)
     supervisor.drain()
-    assert said == ["worker did not finish in time and was killed by SIGKILL"]
-    assert released == ["worker@here"]
+    assert said == ["worker did not finish in time and was killed by signal 9"]
+    assert released == ["worker"]
 
 
 def test_a_second_interrupt_hurries(build: Build, tmp_path: Path) -> None:
@@ -167,9 +166,9 @@ def test_a_dead_service_is_started_again_at_its_address_and_stopped_last(
     build: Build, tmp_path: Path, services_dir: Path
 ) -> None:
     valkey = EmbeddedValkey(services_dir / "valkey")
-    url = valkey.start()
+    supervisor = build(program(tmp_path, "web"))
+    url = supervisor.serve("valkey", valkey)
     before = valkey.pids()
-    supervisor = build(program(tmp_path, "web"), servers={"valkey": valkey})
     os.kill(before[0], signal.SIGKILL)
     assert supervisor.run_until(lambda: valkey.pids() not in ([], before), 20)
     assert valkey.start() == url
@@ -186,20 +185,19 @@ def lonely(tmp_path: Path, services_dir: Path) -> Iterator[subprocess.Popen[byte
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_supervisor import OBEDIENT, PARENT, STUBBORN, program
         from cli.embedded.valkey import EmbeddedValkey
+        from cli.stopping import StopRequests
         from cli.supervisor import Supervisor
         folder = Path({str(tmp_path)!r})
-        valkey = EmbeddedValkey(Path({str(services_dir)!r}))
-        valkey.start()
         held = os.open(folder / "held", os.O_CREAT | os.O_RDWR)
         fcntl.flock(held, fcntl.LOCK_EX)
         def tell(pids):
             (folder / "pids.new").write_text(json.dumps(pids))
             (folder / "pids.new").rename(folder / "pids")
-        programs = [program(folder, "web"), program(folder, "worker", PARENT), program(folder, "sweep", STUBBORN)]
-        calls = {{"on_worker_death": print, "on_change": tell, "guard_holds": [held]}}
-        made = Supervisor(programs, {{"valkey": valkey}}, folder / "logs", **calls)
-        with made.signals():
-            made.start()
+        with StopRequests() as requests:
+            calls = {{"on_worker_death": print, "on_change": tell, "guard_holds": [held]}}
+            made = Supervisor(folder / "logs", requests, **calls)
+            made.serve("valkey", EmbeddedValkey(Path({str(services_dir)!r})))
+            made.start([program(folder, "web"), program(folder, "worker", PARENT), program(folder, "sweep", STUBBORN)])
             tell(made.pids())
             made.run()
             made.drain()
@@ -228,7 +226,7 @@ def test_nothing_is_left_behind_when_the_supervisor_itself_is_killed(
         with pytest.raises(BlockingIOError):
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the guard holds it on
         fcntl.flock(held, fcntl.LOCK_EX)
-    assert not any(map(alive, left))
+    assert wait_until(lambda: not any(map(alive, left)), 5)
     assert lines(tmp_path / "finished") == ["web"]  # it was asked before it was killed
 
 

@@ -1,0 +1,243 @@
+"""``poxvisio up``: everything on this machine, from the databases to the sweep, until somebody asks to stop."""
+
+import http.client
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import sqlalchemy as sa
+
+from cli.embedded.ports import HOST, free_port, is_free
+from cli.embedded.postgres import EmbeddedPostgres
+from cli.embedded.processes import tail
+from cli.embedded.valkey import EmbeddedValkey
+from cli.instance import Instance, write_private
+from cli.migrate import LOGINS, migrate
+from cli.programs import KINDS, ROOT, WORKER_ENVIRONMENT, programs
+from cli.stopping import Stopping, StopRequests
+from cli.supervisor import Pids, Supervisor
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.settings import inherited
+from worker.holder import release_dead
+
+_READY_SECONDS = 300.0
+_HOPELESS = 5  # deaths in a row before anything was ready
+_OWN = ("DATABASE_URL", "REDIS_URL", "BROKER_URL", "STORAGE_URL", "SECRET_KEY", "PUBLIC_URL", "MODEL")
+
+Say = Callable[[str], None]
+
+
+def default_data_dir() -> Path:
+    """Return where ``up`` keeps its data unless told otherwise: ``data`` below the current directory.
+
+    Any directory will do, also below /root: the embedded PostgreSQL needs no way to its own.
+    """
+    return Path("data").resolve()
+
+
+def up(
+    data_dir: Path,
+    port: int = 8000,
+    workers: int = 1,
+    ready_file: Path | None = None,
+    *,
+    model: Path | None = None,
+    say: Say = print,
+) -> None:
+    """Run everything until SIGTERM or SIGINT, then drain. Belongs in the main thread.
+
+    1. Take the data directory; start PostgreSQL and Valkey; migrate; make the administrator's key.
+    2. Start web, workers, deliverer and sweep; wait until web is ready and every worker has reported.
+    3. Write ``ready_file``, and again whenever a process is replaced; it is removed when the end begins.
+
+    Raises ``Refused`` and ``Unavailable`` with what is wrong and where the log is.
+    """
+    if ready_file:
+        ready_file.unlink(missing_ok=True)
+    instance = Instance(data_dir)
+    with StopRequests() as requests, instance.lock(say) as lock:
+        run = _Run(instance, requests, lock, ready_file, say)
+        try:
+            run.start(_choose_port(port, say), workers, model)
+            run.supervisor.run()
+        except Stopping:
+            pass
+        finally:
+            if ready_file:
+                ready_file.unlink(missing_ok=True)
+            say("stopping; a second Ctrl-C hurries")
+            run.supervisor.drain()
+            run.close()
+    say("stopped")
+
+
+class _Run:
+    """One life of an instance."""
+
+    def __init__(
+        self, instance: Instance, requests: StopRequests, lock: int, ready_file: Path | None, say: Say
+    ) -> None:
+        self._instance = instance
+        self._requests = requests
+        self._ready_file = ready_file
+        self._say = say
+        self._facts: dict[str, object] = {}
+        self._database: Database | None = None
+        self.supervisor = Supervisor(
+            instance.logs,
+            requests,
+            on_worker_death=self._on_worker_death,
+            on_change=self._write_ready,
+            say=say,
+            guard_holds=[lock],
+        )
+
+    def start(self, port: int, workers: int, model: Path | None) -> None:
+        instance = self._instance
+        database_url = self.supervisor.serve("postgres", EmbeddedPostgres(instance.folder / "postgres"))
+        broker_url = self.supervisor.serve("valkey", EmbeddedValkey(instance.folder / "valkey"))
+        self._requests.check()
+        secrets = instance.secrets()
+        migrate(database_url, {login: secrets[login] for login in LOGINS})
+        self._requests.check()
+        self._database = Database(database_url, role="poxvisio_worker", pool_size=1)
+        key = _administrator_key(instance, database_url)
+        self._forget_predecessors()
+        url = f"http://{HOST}:{port}"
+        environments = _environments(instance, database_url, broker_url, url, model)
+        self.supervisor.start(programs(environments, HOST, port, workers))
+        self._await_ready(port, workers)
+        self._facts = {
+            "url": url,
+            "api_key": key,
+            "data_dir": str(instance.folder),
+            "database_url": database_url,
+            "broker_url": broker_url,
+        }
+        self._write_ready(self.supervisor.pids())
+        self._say(f"PoxVisio is ready at {url}")
+        self._say(f"data in {instance.folder}; the administrator's key is in {instance.key_file}")
+
+    def close(self) -> None:
+        if self._database:
+            self._database.close()
+
+    def _forget_predecessors(self) -> None:
+        """Nobody else works on this database: whoever is in it as a worker, or holds a lease from here, is dead."""
+        assert self._database  # noqa: S101  # set just before
+        release_dead(self._database)
+        with self._database.transaction() as session:
+            session.execute(sa.text("DELETE FROM worker_node"))
+
+    def _on_worker_death(self, _name: str) -> None:
+        if self._database:
+            release_dead(self._database)
+
+    def _await_ready(self, port: int, workers: int) -> None:
+        def ready() -> bool:
+            hopeless = [child for child in self.supervisor.children if child.deaths >= _HOPELESS]
+            if hopeless:
+                log = hopeless[0].log
+                raise Unavailable(f"{hopeless[0].program.name} does not start; {log} ends with:\n{tail(log)}")
+            return live_workers(port) >= workers
+
+        if not self.supervisor.run_until(ready, _READY_SECONDS):
+            raise Unavailable(f"not ready after {_READY_SECONDS:.0f} s; the logs are in {self._instance.logs}")
+
+    def _write_ready(self, pids: Pids) -> None:
+        if self._ready_file and self._facts:
+            write_private(self._ready_file, json.dumps({**self._facts, "pids": pids}, indent=2) + "\n")
+
+
+def live_workers(port: int) -> int:
+    """Return how many workers a ready web process counts; -1 while it is not ready."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read()
+        return int(json.loads(body).get("workers", -1)) if response.status == http.HTTPStatus.OK else -1
+    except (OSError, http.client.HTTPException, ValueError):
+        return -1
+    finally:
+        connection.close()
+
+
+def _administrator_key(instance: Instance, database_url: str) -> str:
+    owner = Database(database_url, role="poxvisio_owner", pool_size=1)
+    try:
+        return instance.administrator_key(owner)
+    finally:
+        owner.close()
+
+
+def _environments(
+    instance: Instance, database_url: str, broker_url: str, url: str, model: Path | None
+) -> dict[str, dict[str, str]]:
+    """Return the environment of each kind of process; each logs in to the database as itself."""
+    secrets = instance.secrets()
+    common = {
+        "POXVISIO_CACHE_DIR": str(instance.cache),
+        **inherited(without=_OWN),
+        "REDIS_URL": broker_url,
+        "STORAGE_URL": instance.photos.as_uri(),
+        "SECRET_KEY": secrets["SECRET_KEY"],
+        "PUBLIC_URL": url,
+        "MODEL": str((model or ROOT / "models/demo").resolve()),
+        "PYTHONUNBUFFERED": "1",
+    }
+    logins = {kind: "poxvisio_web_login" if kind == "web" else "poxvisio_worker_login" for kind in KINDS}
+    return {
+        kind: {
+            **common,
+            **(WORKER_ENVIRONMENT if kind == "worker" else {}),
+            "DATABASE_URL": sa.make_url(database_url)
+            .set(username=login, password=secrets[login])
+            .render_as_string(hide_password=False),
+        }
+        for kind, login in logins.items()
+    }
+
+
+def _choose_port(port: int, say: Say) -> int:
+    if is_free(port):
+        return port
+    other = free_port()
+    say(f"port {port} is taken; using {other}")
+    return other
+
+
+@click.command("up")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where everything is kept.  [default: ./data]",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Another one if taken.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--ready-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Written (JSON, mode 0600) once everything is ready, and again when a process is replaced.",
+)
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder of the bundle to serve.  [default: the demo bundle]",
+)
+def up_command(data_dir: Path | None, port: int, workers: int, ready_file: Path | None, model: Path | None) -> None:
+    r"""Run everything on this machine: PostgreSQL, Valkey, web, workers, deliverer and sweep.
+
+    Nothing needs to be installed or running. The first start makes an administrator's key and keeps it in
+    DIR/admin.key. Ctrl-C drains and stops everything; a second one hurries. Settings named POXVISIO_* are passed on.
+
+    \b
+    Example:
+      poxvisio up --data-dir data --workers 2
+    """
+    up(data_dir or default_data_dir(), port, workers, ready_file, model=model, say=click.echo)
