@@ -7,13 +7,17 @@ from typing import IO, Any
 import click
 
 from cli.listing import RESEARCH_USE, UNANSWERED, added, counts_line, result_table, size_text
-from cli.options import json_option, print_json, service_options
+from cli.options import example, json_option, print_json, service_options
 from cli.photos import NoPhotos, find_photos
 from cli.sending import Sent, account, await_all, save, send
 from cli.service import Service
 
 
-@click.command()
+@click.command(
+    epilog=example(
+        "poxvisio classify photos/ --receipt receipt.json", "poxvisio classify 'scans/*.png' --csv - > results.csv"
+    )
+)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @service_options
 @click.option(
@@ -21,7 +25,7 @@ from cli.service import Service
     type=click.Choice(["interactive", "normal", "bulk"]),
     help="Lane; by default the number of photos decides.",
 )
-@click.option("--custom-ids", is_flag=True, help="Send each photo's name without its suffix as its custom_id.")
+@click.option("--custom-ids", is_flag=True, help="Send each photo's path below the folder as its custom_id.")
 @json_option("the jobs and every result")
 @click.option(
     "--csv", "csv_to", type=click.File("w", encoding="utf-8", lazy=True), help="Write the results as CSV; - is stdout."
@@ -46,15 +50,10 @@ def classify(
     wait: bool,
     timeout: float | None,
 ) -> None:
-    r"""Send photos and wait for what became of each.
+    """Send photos and wait for what became of each.
 
     PATH is a folder (every image below it), a photo, or a pattern in quotes. More photos than fit a job become several
     jobs. Exit code 1 if a photo was rejected or failed.
-
-    \b
-    Example:
-      poxvisio classify photos/ --receipt receipt.json
-      poxvisio classify 'scans/*.png' --csv - > results.csv
     """
     if as_json and csv_to:
         raise click.UsageError("choose one of --json and --csv")

@@ -3,39 +3,31 @@
 import click
 
 from cli.listing import OUTCOMES, RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
-from cli.options import json_option, print_json, service_options
+from cli.options import example, json_option, print_json, service_options
 from cli.progress import progress
 from cli.service import CLOSED, Service
 
 _STATES = ("receiving", "queued", "running", *sorted(CLOSED))
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    epilog=example("poxvisio jobs", "poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a"),
+)
 @click.pass_context
 def jobs(ctx: click.Context) -> None:
-    r"""List, show, wait for and cancel jobs.
-
-    \b
-    Example:
-      poxvisio jobs
-      poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a
-    """
+    """List, show, wait for and cancel jobs."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_jobs)
 
 
-@jobs.command("list")
+@jobs.command("list", epilog=example("poxvisio jobs list --state running"))
 @service_options
 @click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, newest first.")
 @json_option("the jobs")
 def list_jobs(url: str, key: str, state: str | None, limit: int, as_json: bool) -> None:
-    r"""List the newest jobs.
-
-    \b
-    Example:
-      poxvisio jobs list --state running
-    """
+    """List the newest jobs."""
     with Service(url, key) as service:
         found = service.jobs(state=state, limit=limit)
     if as_json:
@@ -45,34 +37,24 @@ def list_jobs(url: str, key: str, state: str | None, limit: int, as_json: bool) 
         click.echo(job_line(job))
 
 
-@jobs.command()
+@jobs.command(epilog=example("poxvisio jobs show job_0192f0c1e5a07bd2a3c4d5e6f708192a"))
 @click.argument("job_id", metavar="ID")
 @service_options
 @json_option("the job")
 def show(job_id: str, url: str, key: str, as_json: bool) -> None:
-    r"""Show a job as it stands.
-
-    \b
-    Example:
-      poxvisio jobs show job_0192f0c1e5a07bd2a3c4d5e6f708192a
-    """
+    """Show a job as it stands."""
     with Service(url, key) as service:
         job = service.job(job_id)
     print_json(job) if as_json else click.echo(job_line(job))
 
 
-@jobs.command()
+@jobs.command(epilog=example("poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --csv > results.csv"))
 @click.argument("job_id", metavar="ID")
 @service_options
 @json_option("the results")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the results as CSV.")
 def results(job_id: str, url: str, key: str, as_json: bool, as_csv: bool) -> None:
-    r"""Print the results there are, in order once the job is closed.
-
-    \b
-    Example:
-      poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --csv > results.csv
-    """
+    """Print the results there are, in order once the job is closed."""
     if as_json and as_csv:
         raise click.UsageError("choose one of --json and --csv")
     with Service(url, key) as service:
@@ -88,23 +70,18 @@ def results(job_id: str, url: str, key: str, as_json: bool, as_csv: bool) -> Non
             click.echo(RESEARCH_USE, err=True)
 
 
-@jobs.command()
+@jobs.command(epilog=example("poxvisio jobs cancel job_0192f0c1e5a07bd2a3c4d5e6f708192a"))
 @click.argument("job_id", metavar="ID")
 @service_options
 @json_option("the job")
 def cancel(job_id: str, url: str, key: str, as_json: bool) -> None:
-    r"""Cancel a job; finished results stay.
-
-    \b
-    Example:
-      poxvisio jobs cancel job_0192f0c1e5a07bd2a3c4d5e6f708192a
-    """
+    """Cancel a job; finished results stay."""
     with Service(url, key) as service:
         job = service.cancel(job_id)
     print_json(job) if as_json else click.echo(job_line(job))
 
 
-@jobs.command()
+@jobs.command(epilog=example("poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a && echo done"))
 @click.argument("job_id", metavar="ID")
 @service_options
 @click.option(
@@ -112,12 +89,7 @@ def cancel(job_id: str, url: str, key: str, as_json: bool) -> None:
 )
 @json_option("the job")
 def wait(job_id: str, url: str, key: str, timeout: float | None, as_json: bool) -> None:
-    r"""Wait until a job is closed. Exit code 1 if a photo was rejected or failed.
-
-    \b
-    Example:
-      poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a && echo done
-    """
+    """Wait until a job is closed. Exit code 1 if a photo was rejected or failed."""
     with Service(url, key) as service:
         counts = service.job(job_id)["counts"]
         with progress("classifying", sum(counts.values()), "photos") as advance:

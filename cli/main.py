@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from cli.options import example
 from shared.errors import PoxVisioError
 
 # name -> (module, attribute, what the list of commands says)
@@ -66,18 +67,18 @@ class LazyCommands(click.Group):
             raise click.exceptions.Exit(130) from None
 
 
-@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("poxvisio classify photos/ --receipt receipt.json"),
+)
 @click.version_option(package_name="poxvisio", message="%(package)s %(version)s")
 def main() -> None:
-    r"""Classify photographs of skin lesions (mpox or not) in bulk, and account for every one.
+    """Classify photographs of skin lesions (mpox or not) in bulk, and account for every one.
 
     Research use only: not a medical device.
-
-    \b
-    Example:
-      poxvisio classify photos/ --receipt receipt.json
     """
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="poxvisio")

@@ -61,7 +61,7 @@ class PhotoForm:
         yield self._end
 
     def _photo_head(self, photo: Photo) -> bytes:
-        # The rules of browsers: these three characters, and no others, are escaped (WHATWG HTML, multipart/form-data).
+        # Escaped as browsers do it: these three characters and no others (WHATWG HTML, multipart/form-data).
         name = photo.name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
         return self._head(f'name="photos"; filename="{name}"', "application/octet-stream")
 

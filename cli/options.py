@@ -1,4 +1,4 @@
-"""Options that several commands share: which service, with which key, and output for programs."""
+"""Options that several commands share: which service, with which key, output for programs, examples."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,11 @@ from urllib.parse import urlsplit
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: how it is typed."""
+    return "\b\n" + "\n".join(["Example:", *(f"  {line}" for line in lines)])
 
 
 def service_options(command: Command) -> Command:

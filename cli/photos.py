@@ -48,14 +48,12 @@ def find_photos(arguments: Sequence[str]) -> list[Photo]:
 
 
 def listing(folder: Path, also: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Return name -> SHA-256 in hex of the photos below a folder, and of the files in ``also`` that are there."""
-    paths = {path.relative_to(folder).as_posix(): path for path in _images_below(folder)}
-    for name in also - paths.keys():
-        path = folder / name
-        # A receipt is somebody else's text: a name in it must not lead out of the folder.
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-            paths[name] = path
-    return {name: sha256(path) for name, path in sorted(paths.items())}
+    """Return path -> SHA-256 in hex of the photos below a folder, and of the files there that are called as in ``also``.
+
+    Paths are relative to the folder, with "/" between their parts.
+    """
+    paths = sorted(_images_below(folder, also))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
 
 
 def sha256(path: Path) -> str:
@@ -79,12 +77,13 @@ def _named_by(argument: str) -> Iterator[Path]:
                 yield _absolute(Path(match))
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: Path, also: frozenset[str] = frozenset()) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file():
+            wanted = name in also or (not name.startswith(".") and path.suffix.lower() in SUFFIXES)
+            if wanted and path.is_file():
                 yield path
 
 

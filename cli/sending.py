@@ -1,7 +1,6 @@
 """The way of photos through the service, as ``classify`` and ``demo`` go it: send, wait, account for each one."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,18 +96,16 @@ def await_all(
 
 
 def account(sent: Sent, receipt: dict[str, Any], keys: dict[str, Any]) -> Accounting:
-    """Hold a receipt against what was sent: its signature, its own sums, and each photo by name and bytes."""
+    """Hold a receipt against what was sent: its signature, its own sums, and each photo by its place and its bytes."""
     report = receipts.verify(receipt, keys)
     problems = list(report.problems)
     if not problems and report.job != sent.id:
         problems.append(f"the receipt is of {report.job}")
     entries = receipt["payload"]["entries"] if not report.problems else []
-    listed = Counter((entry["name"], entry["sha256"]) for entry in entries)
+    listed = {(entry["ordinal"], entry["sha256"]) for entry in entries}
     unlisted = 0
-    for photo, digest in zip(sent.photos, sent.digests, strict=True):
-        if listed[photo.name, digest]:
-            listed[photo.name, digest] -= 1
-        else:
+    for ordinal, (photo, digest) in enumerate(zip(sent.photos, sent.digests, strict=True)):
+        if (ordinal, digest) not in listed:
             unlisted += 1
             problems.append(f"{photo.name} is not in the receipt as it was sent")
     return Accounting(len(sent.photos), len(sent.photos) - unlisted, tuple(problems))
@@ -120,9 +117,7 @@ def save(document: dict[str, Any], path: Path) -> None:
 
 
 def _options(photos: Sequence[Photo], priority: str | None, custom_ids: bool) -> dict[str, Any]:
-    # Names go as JSON too: a file name in a multipart header cannot hold every character.
-    listed: list[dict[str, str]] = [{"file_name": photo.name} for photo in photos]
+    options: dict[str, Any] = {"priority": priority} if priority else {}
     if custom_ids:
-        for photo, entry in zip(photos, listed, strict=True):
-            entry["custom_id"] = photo.name.removesuffix(photo.path.suffix)
-    return {"photos": listed} | ({"priority": priority} if priority else {})
+        options["photos"] = [{"custom_id": photo.name} for photo in photos]
+    return options

@@ -24,6 +24,7 @@ from shared.errors import Refused, Unavailable
 CLOSED: Final = frozenset({"completed", "stopped", "cancelled", "expired"})
 _AGAIN: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _PAUSES: Final = (0.3, 1.0, 2.0, 5.0, 10.0)
+_TRIES_UNREACHED: Final = 2
 _LONGEST_PAUSE: Final = 120.0
 _HOLD_SECONDS: Final = 20
 
@@ -50,6 +51,7 @@ class Service:
     def __init__(self, url: str, key: str, *, pauses: tuple[float, ...] = _PAUSES) -> None:
         self.url = url.rstrip("/")
         self._pauses = pauses
+        self._reached = False
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -150,11 +152,13 @@ class Service:
     def _send(
         self, method: str, path: str, *, content: Callable[[], PhotoForm] | None = None, **request: Any
     ) -> httpx.Response:
-        for pause in (*self._pauses, None):
+        for number, pause in enumerate((*self._pauses, None)):
             try:
                 answer = self._http.request(method, path, content=content() if content else None, **request)
+                self._reached = True
             except httpx.TransportError as error:
-                if pause is None:
+                # A wrong address should be told at once; a service that was there may come back.
+                if pause is None or (not self._reached and number >= _TRIES_UNREACHED):
                     raise ServiceAway(f"{self.url} is out of reach: {str(error) or type(error).__name__}") from error
                 time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
                 continue

@@ -1,19 +1,21 @@
 """``poxvisio verify``: a folder against a receipt, without the service where its public keys are at hand."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.listing import printable
-from cli.options import json_option, print_json, url_option
+from cli.options import example, json_option, print_json, url_option
 from cli.photos import listing
 from cli.service import Service
 from shared import receipts
+from web.intake.names import display_name
 
 
-@click.command()
+@click.command(epilog=example("poxvisio verify photos/ receipt.json --keys poxvisio-keys.json"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("receipt", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
@@ -24,14 +26,10 @@ from shared import receipts
 @url_option(default=None)
 @json_option("the verdict")
 def verify(folder: Path, receipt: Path, keys: Path | None, url: str | None, as_json: bool) -> None:
-    r"""Hold a folder against a receipt.
+    """Hold a folder against a receipt.
 
     Checks the signature and the sums of the receipt, and that the folder holds exactly its photos, byte for byte. It
     proves accounting, not that an answer is right. Exit code 1 if anything is unaccounted for.
-
-    \b
-    Example:
-      poxvisio verify photos/ receipt.json --keys poxvisio-keys.json
     """
     if (keys is None) == (url is None):
         raise click.UsageError("give the public keys as a file (--keys) or the service to fetch them from (--url)")
@@ -39,7 +37,8 @@ def verify(folder: Path, receipt: Path, keys: Path | None, url: str | None, as_j
     report = receipts.verify(document, _read(keys) if keys else _fetch(str(url)))
     try:
         names = frozenset(entry["name"] for entry in document["payload"]["entries"] if entry["name"])
-        compared = receipts.compare(document, listing(folder, names))
+        held = listing(folder, names)
+        compared = receipts.compare(placed(document, held), held)
     except (KeyError, TypeError) as error:
         raise click.UsageError(f"{receipt} is no receipt") from error
     found = compared.found if report.stage == "accepted" else min(compared.found, report.accounted)
@@ -47,6 +46,34 @@ def verify(folder: Path, receipt: Path, keys: Path | None, url: str | None, as_j
     told += [f"signature and sums: {'hold' if report.ok else 'DO NOT HOLD'}, {report.stage} receipt of {report.job}"]
     told += [*report.lines()[1:], *compared.lines()[1:]]
     _end(as_json, report.ok and compared.ok, told)
+
+
+def placed(document: dict[str, Any], held: Mapping[str, str]) -> dict[str, Any]:
+    """Return the receipt with each photo under the path where the folder holds it.
+
+    A receipt knows a photo by the last part of its name, and a folder may hold several of one name in folders below it.
+    A photo goes to a file of its name and bytes, else to one of its name; one sent without a name goes by its bytes. No
+    file is given away twice, and what finds none keeps its name.
+    """
+    entries = document["payload"]["entries"]
+    free: dict[tuple[str | None, str | None], list[str]] = {}
+    for path, digest in sorted(held.items(), reverse=True):
+        name = display_name(path)
+        free.setdefault((name, digest), []).append(path)
+        free.setdefault((name, None), []).append(path)
+        free.setdefault((None, digest), []).append(path)
+    taken: set[str] = set()
+    found: dict[int, str] = {}
+    for exact in (True, False):
+        for place, entry in enumerate(entries):
+            candidates = free.get((entry["name"], entry["sha256"] if exact else None), [])
+            while place not in found and candidates:
+                path = candidates.pop()
+                if path not in taken:
+                    taken.add(path)
+                    found[place] = path
+    named = [{**entry, "name": found.get(place, entry["name"])} for place, entry in enumerate(entries)]
+    return {"payload": {**document["payload"], "entries": named}}
 
 
 def _end(as_json: bool, sound: bool, lines: list[str]) -> None:

@@ -1,0 +1,168 @@
+"""``poxvisio admin`` and ``poxvisio migrate``: what only the owner of the database may do."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import psycopg2
+import sqlalchemy as sa
+
+from cli.listing import line
+from cli.migrate import LOGINS, migrate
+from cli.options import Command, example, json_option, print_json
+from shared import accounts, ids
+from shared.database import Database
+from shared.errors import DatabaseAway
+
+_OWNER = "poxvisio_owner"
+
+
+class SecretOption(click.Option):
+    """An option that is a secret: from the environment's ``NAME``, or from the file that ``NAME_FILE`` names."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return what the environment says."""
+        value = super().resolve_envvar_value(ctx)
+        if value is not None:
+            return value
+        file = click.Option(["--file"], envvar=f"{self.envvar}_FILE").resolve_envvar_value(ctx)
+        if file is None:
+            return None
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise click.UsageError(f"{self.envvar}_FILE names a file that cannot be read: {error.strerror}") from error
+
+
+def _secret(name: str, envvar: str, told: str, *, required: bool = False) -> Callable[[Command], Command]:
+    told = f"{told}; better given as {envvar} or {envvar}_FILE."
+    return click.option(name, cls=SecretOption, envvar=envvar, metavar="SECRET", required=required, help=told)
+
+
+_database_option = _secret("--database-url", "DATABASE_URL", "PostgreSQL, as its owner", required=True)
+
+
+@contextmanager
+def _database(url: str) -> Iterator[Database]:
+    database = Database(url, role=_OWNER, pool_size=1)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@click.group(
+    epilog=example("poxvisio admin tenant create 'North clinic'", "poxvisio admin key list --tenant 'North clinic'")
+)
+def admin() -> None:
+    """Make tenants and API keys. Needs the database as its owner."""
+
+
+@admin.group(epilog=example("poxvisio admin tenant create 'North clinic'"))
+def tenant() -> None:
+    """Make tenants."""
+
+
+@tenant.command("create", epilog=example("poxvisio admin tenant create 'North clinic'"))
+@click.argument("name")
+@click.option("--keep-originals", is_flag=True, help="Keep the photos as sent after a job has closed.")
+@_database_option
+@json_option("the tenant")
+def create_tenant(name: str, keep_originals: bool, database_url: str, as_json: bool) -> None:
+    """Make a tenant: a clinic or an integrator."""
+    with _database(database_url) as database, database.transaction() as session:
+        made = accounts.create_tenant(session, name, keep_originals=keep_originals)
+        told = {"id": str(made.id), "name": made.name}
+    print_json(told) if as_json else click.echo(told["id"])
+
+
+@admin.group(epilog=example("poxvisio admin key create --tenant 'North clinic' --name laptop"))
+def key() -> None:
+    """Make, list and revoke API keys."""
+
+
+@key.command(
+    "create",
+    epilog=example(
+        "poxvisio admin key create --tenant 'North clinic' --name laptop",
+        "poxvisio admin key create --tenant 'North clinic' --name hooks --scopes webhooks",
+    ),
+)
+@click.option("--tenant", "tenant_name", required=True, help="Name of the tenant.")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option(
+    "--scopes",
+    default="jobs:read,jobs:write",
+    show_default=True,
+    help=f"What the key allows, separated by commas: {', '.join(accounts.SCOPES)}.",
+)
+@_database_option
+@json_option("the key")
+def create_key(tenant_name: str, name: str, scopes: str, database_url: str, as_json: bool) -> None:
+    """Make an API key and print it: it is shown this once."""
+    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    with _database(database_url) as database, database.transaction() as session:
+        owner = accounts.tenant_named(session, tenant_name)
+        token = accounts.create_key(session, owner.id, name, wanted)
+    print_json({"key": token, "scopes": wanted}) if as_json else click.echo(token)
+
+
+@key.command("list", epilog=example("poxvisio admin key list --tenant 'North clinic'"))
+@click.option("--tenant", "tenant_name", required=True, help="Name of the tenant.")
+@_database_option
+@json_option("the keys")
+def list_keys(tenant_name: str, database_url: str, as_json: bool) -> None:
+    """List a tenant's keys, oldest first; their secrets are not kept."""
+    with _database(database_url) as database, database.transaction() as session:
+        owner = accounts.tenant_named(session, tenant_name)
+        found = [
+            {
+                "id": ids.text("key", each.id),
+                "name": each.name,
+                "scopes": list(each.scopes),
+                "created_at": each.created_at.isoformat(timespec="seconds"),
+                "last_used_at": each.last_used_at.isoformat(timespec="seconds") if each.last_used_at else None,
+                "revoked_at": each.revoked_at.isoformat(timespec="seconds") if each.revoked_at else None,
+            }
+            for each in accounts.keys(session, owner.id)
+        ]
+    if as_json:
+        print_json(found)
+        return
+    for each in found:
+        state = "revoked" if each["revoked_at"] else "valid"
+        click.echo(line((str(each["id"]), state, str(each["name"]), " ".join(each["scopes"] or ())), (36, 7, 24)))
+
+
+@key.command("revoke", epilog=example("poxvisio admin key revoke key_0192f0c1e5a07bd2a3c4d5e6f708192a --tenant Clinic"))
+@click.argument("key_id", metavar="ID")
+@click.option("--tenant", "tenant_name", required=True, help="Name of the tenant.")
+@_database_option
+def revoke_key(key_id: str, tenant_name: str, database_url: str) -> None:
+    """End a key at once."""
+    with _database(database_url) as database, database.transaction() as session:
+        owner = accounts.tenant_named(session, tenant_name)
+        accounts.revoke_key(session, owner.id, ids.parse("key", key_id))
+    click.echo(f"{key_id} is revoked")
+
+
+@click.command("migrate", epilog=example("DATABASE_URL=postgresql://postgres:...@db/poxvisio poxvisio migrate"))
+@_secret("--database-url", "DATABASE_URL", "PostgreSQL, as a user that may create roles", required=True)
+@_secret("--web-password", "POXVISIO_WEB_PASSWORD", "Password to give the login of web processes")
+@_secret("--worker-password", "POXVISIO_WORKER_PASSWORD", "Password to give the login of workers")
+@_secret("--reader-password", "POXVISIO_READER_PASSWORD", "Password to give the login that reads figures")
+def migrate_command(
+    database_url: str, web_password: str | None, worker_password: str | None, reader_password: str | None
+) -> None:
+    """Bring the database to the present schema and make the logins of the processes.
+
+    A login whose password is not given is left as it is. Running it twice changes nothing.
+    """
+    given = (web_password, worker_password, reader_password)
+    passwords = {login: password for login, password in zip(LOGINS, given, strict=True) if password}
+    try:
+        migrate(database_url, passwords)
+    except (psycopg2.OperationalError, sa.exc.OperationalError) as error:
+        raise DatabaseAway(f"the database is out of reach: {str(error).strip().splitlines()[0]}") from error
+    click.echo("the database is at the present schema" + (f"; logins: {', '.join(passwords)}" if passwords else ""))
