@@ -1,0 +1,96 @@
+"""The decoding child: a program that reads files from one pipe and writes pictures to another, one at a time.
+
+Started as ``python -m worker.decoding.child LIMITS PARENT`` by ``worker.decoding.decoder``; it must stay light, and
+imports neither an engine nor the database, the broker or the storage.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from worker.decoding.confinement import confine
+from worker.decoding.frames import read_frame, write_frame
+from worker.decoding.outcomes import REASONS, Limits, Unusable
+from worker.decoding.picture import decode_picture, working_copy
+from worker.inference.preprocess import measure_quality, network_input
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the pipe of requests ends."""
+    limits = Limits(**json.loads(arguments[0]))
+    requests, answers = _take_pipes()
+    _load_codecs(limits)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
+    _silence(2)  # nothing a file brings about may reach the logs
+    confine(memory=limits.memory, parent=int(arguments[1]))
+    write_frame(answers, {"ready": True})
+    while frame := read_frame(requests):
+        head, parts = answer(frame[1], limits)
+        del frame
+        write_frame(answers, head, *parts)
+
+
+def answer(data: bytes, limits: Limits) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """What becomes of one file: a head, and for a good photo its pixels and its working copy."""
+    started = time.monotonic()
+    try:
+        picture = decode_picture(data, limits)
+        pixels = network_input(picture.image)
+        quality = measure_quality(picture.image, shorter_side=min(picture.width, picture.height))
+        copy = working_copy(picture, limits.copy_side)
+    except Unusable as error:
+        return {"reason": error.reason, "detail": str(error)}, ()
+    except MemoryError:
+        return {"reason": "decoder_died", "detail": REASONS["decoder_died"]}, ()
+    except Exception:  # noqa: BLE001 -- codecs raise anything for a broken file, and what they say may quote it
+        return {"reason": "damaged", "detail": REASONS["damaged"]}, ()
+    head = {
+        "format": picture.format,
+        "width": picture.width,
+        "height": picture.height,
+        "quality": dataclasses.asdict(quality),
+        "seconds": time.monotonic() - started,
+    }
+    return head, (pixels.tobytes(), copy)
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Keep the two pipes for frames alone."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    _silence(0, 1)
+    return requests, answers
+
+
+def _silence(*standard: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in standard:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _load_codecs(limits: Limits) -> None:
+    """Use every codec once: they load lazily, and no file can be opened later."""
+    small = Image.new("RGBA", (16, 16))
+    files = [simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))]
+    for kind, mode in (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("WEBP", "RGB"), ("JPEG", "CMYK")):
+        file = BytesIO()
+        (Image.new(mode, (16, 16)) if mode == "I;16" else small.convert(mode)).save(file, kind)
+        files.append(file.getvalue())
+    for data in files:
+        head, _ = answer(data, limits)
+        if "reason" in head:
+            raise RuntimeError("a codec does not work on this machine")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

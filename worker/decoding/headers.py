@@ -1,0 +1,193 @@
+# ruff: noqa: PLR2004 -- the numbers are those of the formats, and named by the sections cited
+"""What a file says about its picture, read with bounds before any codec sees the file.
+
+Codecs remember metadata in quadratic time, unpack it without asking how much comes out, and make pictures of whatever
+size a header of a few bytes claims. So all three containers are walked here first; each walk takes bounded time.
+"""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from worker.decoding.outcomes import Unusable
+
+LONGEST_SIDE = 12_000
+_MAX_SEGMENTS = 256
+_MAX_METADATA = 16 << 20  # phones put depth maps and second pictures of several megabytes there
+_MAX_CHUNKS = 65_536
+_NOT_FILL = re.compile(rb"[^\xff]")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_OTHERS = (
+    (re.compile(rb"GIF8[79]a"), "a GIF"),
+    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF or raw photo"),
+    (re.compile(rb"BM"), "a BMP"),
+    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "a HEIC photo"),
+    (re.compile(rb".{4}ftypavi", re.DOTALL), "an AVIF picture"),
+    (re.compile(rb".{4}ftyp", re.DOTALL), "a film"),
+    (re.compile(rb"%PDF"), "a PDF document"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The claims of a file. ``width`` and ``height`` are as stored, before any rotation."""
+
+    format: str
+    width: int
+    height: int
+    exif: bytes = b""
+    """The TIFF structure of the Exif block, without its name; empty if there is none."""
+    components: int = 3
+    """Colour components of a JPEG."""
+    slim: bytes = b""
+    """A PNG without everything its pixels do not need."""
+
+
+def read_header(data: bytes, *, max_pixels: int) -> Header:
+    """Walk the container. Raises ``Unusable`` for whatever should not reach a codec."""
+    if not data:
+        raise Unusable("empty")
+    if data.startswith(b"\xff\xd8\xff"):
+        header = _walk_jpeg(data)
+    elif data.startswith(_PNG):
+        header = _walk_png(data, max_pixels)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        header = _walk_webp(data)
+    else:
+        for pattern, name in _OTHERS:
+            if pattern.match(data):
+                raise Unusable("unknown_type", f"The file is {name}; JPEG, PNG and WebP are taken.")
+        raise Unusable("unknown_type")
+    check_size(header.width, header.height, max_pixels)
+    return header
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise ``Unusable`` for a picture of no or of too many pixels."""
+    if width < 1 or height < 1:
+        raise Unusable("damaged", "The picture says that it has no pixels.")
+    if width * height > max_pixels or max(width, height) > LONGEST_SIDE:
+        limits = f"{max_pixels} pixels and sides of {LONGEST_SIDE} are the limit"
+        raise Unusable("too_many_pixels", f"The picture has {width} x {height} pixels; {limits}.")
+
+
+def _walk_jpeg(data: bytes) -> Header:
+    """Follow the segments up to the first scan (ITU-T T.81, B.1.1)."""
+    pos, segments, metadata, frame, exif, kind = 2, 0, 0, None, b"", "JPEG"
+    for _ in range(_MAX_CHUNKS):
+        found = _NOT_FILL.search(data, pos)
+        if data[pos : pos + 1] != b"\xff" or found is None or found.start() + 3 > len(data):
+            break
+        marker, start = data[found.start()], found.start() + 1
+        length = int.from_bytes(data[start : start + 2], "big")
+        if marker == 0xDA and frame:
+            height, width, components = frame
+            return Header(kind, width, height, exif, components)
+        if length < 2 or start + length > len(data) or marker in (0x01, 0xDA, 0xD9) or 0xD0 <= marker <= 0xD8:
+            break
+        body = data[start + 2 : start + length]
+        if 0xE0 <= marker <= 0xEF or marker == 0xFE:
+            segments, metadata = segments + 1, metadata + length
+            _check_metadata(segments, metadata)
+            if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+                exif = exif or body[6:]
+            elif marker == 0xE2 and body.startswith(b"MPF\0"):
+                kind = "MPO"
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if frame:
+                break
+            frame = _jpeg_frame(marker, body)
+        pos = start + length
+    raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
+
+
+def _jpeg_frame(marker: int, body: bytes) -> tuple[int, int, int]:
+    """Height, width and components of a frame header (T.81, B.2.2)."""
+    if len(body) < 6:
+        raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
+    precision, height, width, components = struct.unpack_from(">BHHB", body)
+    if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA) or precision != 8 or components not in (1, 3, 4):
+        raise Unusable("unknown_type", "The file is a JPEG of a kind that cameras do not write.")
+    return height, width, components
+
+
+def _walk_png(data: bytes, max_pixels: int) -> Header:
+    """Check every chunk's sum, which Pillow does not, and leave out what the pixels do not need (PNG 3, 5.3)."""
+    view = memoryview(data)
+    pos, chunks, metadata, exif, last = len(_PNG), 0, 0, b"", b""
+    needed: list[memoryview] = [view[:pos]]
+    width = height = 0
+    for _ in range(_MAX_CHUNKS):
+        if pos + 12 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, pos)
+        end = pos + 12 + length
+        if end > len(data) or zlib.crc32(view[pos + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            break
+        if (kind == b"IHDR") == bool(last) or (kind == b"IHDR" and length != 13):
+            break
+        if kind == b"IHDR":
+            width, height = struct.unpack_from(">II", data, pos + 8)
+            check_size(width, height, max_pixels)
+        elif kind == b"acTL" and length >= 4 and int.from_bytes(view[pos + 8 : pos + 12], "big") > 1:
+            raise Unusable("unsupported_frames")
+        elif kind == b"eXIf":
+            exif = exif or bytes(view[pos + 8 : end - 4])
+        if kind in _PNG_NEEDED:
+            needed.append(view[pos:end])
+        else:
+            chunks, metadata = chunks + 1, metadata + length
+            _check_metadata(chunks, metadata)
+        if kind == b"IEND":
+            return Header("PNG", width, height, exif, slim=b"".join(needed))
+        pos, last = end, kind
+    raise Unusable("damaged", "The PNG is damaged or cut off.")
+
+
+def _walk_webp(data: bytes) -> Header:
+    """Follow the chunks (RFC 9649, 2). WebP carries no sums: damage inside its pixels can escape every reader."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    pos, chunks, metadata, exif = 12, 0, 0, b""
+    sizes: set[tuple[int, int]] = set()
+    if end > len(data):
+        raise Unusable("damaged", "The WebP is cut off.")
+    for _ in range(_MAX_CHUNKS):
+        if pos + 8 > end:
+            break
+        kind, length = struct.unpack_from("<4sI", data, pos)
+        body = data[pos + 8 : pos + 8 + min(length, 32)]
+        if pos + 8 + length > end:
+            raise Unusable("damaged", "The WebP is cut off.")
+        if kind in (b"ANIM", b"ANMF"):
+            raise Unusable("unsupported_frames")
+        if kind in (b"VP8X", b"VP8 ", b"VP8L"):
+            sizes.add(_webp_size(kind, body))
+        elif kind != b"ALPH":
+            chunks, metadata = chunks + 1, metadata + length
+            _check_metadata(chunks, metadata)
+            if kind == b"EXIF":
+                exif = exif or data[pos + 8 : pos + 8 + length].removeprefix(b"Exif\0\0")
+        pos += 8 + length + length % 2
+    if len(sizes) != 1:
+        raise Unusable("damaged", "The header of the WebP is damaged.")
+    return Header("WEBP", *sizes.pop(), exif)
+
+
+def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
+    """Width and height by the chunk that tells them (RFC 9649, 2.5 to 2.7; RFC 6386, 9.1)."""
+    if kind == b"VP8X" and len(body) >= 10:
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8 " and len(body) >= 10 and body[3:6] == b"\x9d\x01\x2a":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    if kind == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    raise Unusable("damaged", "The header of the WebP is damaged.")
+
+
+def _check_metadata(pieces: int, size: int) -> None:
+    if pieces > _MAX_SEGMENTS or size > _MAX_METADATA:
+        raise Unusable("metadata_too_large")

@@ -1,0 +1,83 @@
+"""What can become of a photo on its way to the network, and the reasons why one is rejected."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import PoxVisioError
+from worker.inference.preprocess import Quality
+
+REASONS = {
+    "empty": "The file has no bytes.",
+    "too_large": "The file has more bytes than a photo may have.",
+    "too_many_pixels": "The picture has more pixels, or a longer side, than a photo may have.",
+    "unknown_type": "The file is no JPEG, PNG or WebP picture.",
+    "damaged": "The picture is cut off or damaged; part of it would have to be made up.",
+    "unsupported_frames": "The file is an animation, not a photo.",
+    "metadata_too_large": "The file carries more metadata than any camera writes.",
+    "decoder_died": "The decoder ended, or ran out of memory, while it read this file.",
+    "timed_out": "The decoder took too long over this file.",
+}
+
+
+class Unusable(PoxVisioError):
+    """The file is no usable photo; asking again changes nothing."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """``reason`` is a key of ``REASONS``; ``detail`` a sentence, by default the reason's own."""
+        super().__init__(detail or REASONS[reason])
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a decoding child is told at its start: bytes, pixels, and the longer side of a working copy."""
+
+    max_bytes: int
+    max_pixels: int
+    copy_side: int
+
+    @property
+    def memory(self) -> int:
+        """Address space for a child, in bytes: its programs, the file, and six pictures of four bytes a pixel."""
+        return (512 << 20) + 2 * self.max_bytes + 24 * self.max_pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A good photo. ``width`` and ``height`` are those of the original, upright."""
+
+    pixels: NDArray[np.uint8]
+    """RGB [224, 224, 3], read-only."""
+    copy: bytes
+    """The working copy: a JPEG without any metadata."""
+    quality: Quality
+    width: int
+    height: int
+    format: str
+    """``JPEG``, ``MPO`` (a JPEG with more pictures behind the first), ``PNG`` or ``WEBP``."""
+    seconds: float
+    """How long the child worked on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that is no usable photo. ``reason`` is a key of ``REASONS``; ``detail`` is a sentence, never a name."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A photo that could not be looked at: the storage or this machine failed, not the photo. Try again later.
+
+    ``is_missing`` says that the storage answered and has no such object, so that trying again helps little.
+    """
+
+    detail: str
+    is_missing: bool = False
+
+
+Outcome = Decoded | Rejected | Unreadable

@@ -1,0 +1,141 @@
+"""From the bytes of a file to an upright RGB picture: strictly, so that a damaged photo is never answered for.
+
+A JPEG is decoded once, at the smallest scale that still holds twice the network's input and the working copy; the
+other kinds are decoded whole and reduced to about that scale, so that a photo gets the same answer as JPEG and as PNG.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from worker.decoding.headers import Header, check_size, read_header
+from worker.decoding.outcomes import Limits, Unusable
+from worker.inference.preprocess import SIDE
+
+_COPY_QUALITY = 85
+_CMYK = 4
+_SIDEWAYS = 5  # Exif orientations from here on swap width and height
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An upright RGB picture, scaled down where that loses nothing; ``width`` and ``height`` before that scaling."""
+
+    image: Image.Image
+    width: int
+    height: int
+    format: str
+
+
+def decode_picture(data: bytes, limits: Limits) -> Picture:
+    """Decode a photo.
+
+    1. Refuse by size, then by what ``read_header`` sees.
+    2. Decode strictly: any sign of damage refuses the whole photo.
+    3. Lay transparency over white, bring 16 bits down to 8.
+    4. Turn it upright as its Exif block says.
+
+    Raises ``Unusable``; a codec may raise anything else for a file it cannot read.
+    """
+    if len(data) > limits.max_bytes:
+        raise Unusable("too_large", f"The file has {len(data)} bytes; {limits.max_bytes} are the limit.")
+    header = read_header(data, max_pixels=limits.max_pixels)
+    if header.format in ("JPEG", "MPO"):
+        image = _decode_jpeg(data, header, limits.copy_side)
+    else:
+        image = _decode_whole(header.slim or data, header, limits)
+    turn = _orientation(header.exif)
+    width, height = (header.height, header.width) if turn >= _SIDEWAYS else (header.width, header.height)
+    upright = image if turn == 1 else image.transpose(_UPRIGHT[turn])
+    return Picture(upright, width, height, header.format)
+
+
+def working_copy(picture: Picture, side: int) -> bytes:
+    """The picture as a JPEG of pixels alone, its longer side at most ``side``."""
+    image = picture.image
+    longer = max(image.size)
+    if longer > side:
+        size = (max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer)))
+        image = image.resize(size, Image.Resampling.HAMMING)
+    pixels = np.ascontiguousarray(image)
+    copy: bytes = simplejpeg.encode_jpeg(pixels, _COPY_QUALITY, colorspace="RGB", colorsubsampling="420")
+    return copy
+
+
+def _needed(width: int, height: int, copy_side: int) -> tuple[int, int]:
+    """The least width and height a scaled decode must keep."""
+    longer = max(2 * SIDE, copy_side)
+    return (longer, 2 * SIDE) if width >= height else (2 * SIDE, longer)
+
+
+def _decode_jpeg(data: bytes, header: Header, copy_side: int) -> Image.Image:
+    min_width, min_height = _needed(header.width, header.height, copy_side)
+    ink = header.components == _CMYK
+    try:
+        # Pillow would fill what is missing with grey; libjpeg's every warning is an error here.
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "CMYK" if ink else "RGB", min_height=min_height, min_width=min_width, strict=True
+        )
+    except ValueError as error:
+        raise Unusable("damaged") from error
+    if not ink:
+        return Image.fromarray(pixels)
+    # Whoever writes ink into a JPEG follows Adobe and writes it inverted.
+    return Image.frombuffer("CMYK", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "CMYK;I", 0, 1).convert("RGB")
+
+
+def _decode_whole(data: bytes, header: Header, limits: Limits) -> Image.Image:
+    with Image.open(BytesIO(data), formats=[header.format]) as opened:
+        check_size(opened.width, opened.height, limits.max_pixels)
+        if opened.size != (header.width, header.height):
+            raise Unusable("damaged", "The picture has another size than its header says.")
+        if getattr(opened, "n_frames", 1) != 1:
+            raise Unusable("unsupported_frames")
+        opened.load()
+        image = _rgb(opened)
+    min_width, min_height = _needed(image.width, image.height, limits.copy_side)
+    factor = min(image.width // min_width, image.height // min_height)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16 bits to white instead of scaling them.
+        deep = np.asarray(image).astype(np.uint32)
+        grey = ((deep + 128) // 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[deep == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(colour, mask=colour.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _orientation(exif: bytes) -> int:
+    """The Exif orientation, 1 to 8 (Exif 2.32, 4.6.4); 1 where the block says nothing that can be read."""
+    if not exif:
+        return 1
+    tags = Image.Exif()
+    try:
+        tags.load(b"Exif\0\0" + exif)
+        turn = tags.get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 -- broken metadata raises anything, and harms no photo
+        return 1
+    return turn if turn in _UPRIGHT else 1

@@ -1,0 +1,176 @@
+"""Photos for the network: fetched from the storage and decoded ahead, in order of completion.
+
+Fetching waits, so it has threads; decoding works and may meet a hostile file, so it has child processes (``Popen``,
+since children of a Celery pool may not use ``multiprocessing``), each held by one thread. How far ahead is bounded by
+number and by bytes, whatever the photos are.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
+from shared.settings import Settings
+from shared.storage import Storage
+from worker.decoding.decoder import Decoder, DecoderAway
+from worker.decoding.outcomes import REASONS, Decoded, Limits, Outcome, Rejected, Unreadable
+
+__all__ = ["REASONS", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
+
+_FETCHERS = 8
+_BYTES_AHEAD = 128 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A photo to read: its key, its size in bytes as taken in, and whatever the caller wants back with it."""
+
+    key: str
+    size: int
+    context: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """One call of ``read``: where its outcomes go, and whether anyone still wants them."""
+
+    answers: SimpleQueue[tuple[Request, Outcome | BaseException]] = field(default_factory=SimpleQueue)
+    is_over: bool = False
+
+
+_Job = tuple[_Reading, Request, bytes]
+
+
+class PhotoReader:
+    """Reads photos through long-lived decoding children; one for a process, threads may share it.
+
+    ``seconds`` is the time a child may take over one file. Children are started when first needed.
+    """
+
+    def __init__(self, settings: Settings, storage: Storage, *, seconds: float = 10.0) -> None:
+        self._storage = storage
+        self._seconds = seconds
+        self._limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.copy_side)
+        children = settings.decoders or _cores()
+        self._ahead = 2 * (settings.micro_batch + children)
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
+        self._fetched: SimpleQueue[_Job | None] = SimpleQueue()
+        self._decoders = [Decoder(self._limits, seconds=seconds) for _ in range(children)]
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The decoding children that run now."""
+        return [pid for decoder in self._decoders if (pid := decoder.pid)]
+
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Yield every request with its outcome, whichever is done first.
+
+        ``requests`` is drawn from as there is room, in the caller's thread. A caller that stops early should close
+        the iterator; what is still under way is then dropped.
+        """
+        self._begin()
+        reading = _Reading()
+        coming = iter(requests)
+        following = next(coming, None)
+        count = size = 0
+        try:
+            while following or count:
+                while following and count < self._ahead and (not count or size + following.size <= _BYTES_AHEAD):
+                    count, size = count + 1, size + following.size
+                    self._fetchers.submit(self._fetch, reading, following)
+                    following = next(coming, None)
+                request, answer = reading.answers.get()
+                count, size = count - 1, size - request.size
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield request, answer
+        finally:
+            reading.is_over = True
+
+    def close(self) -> None:
+        """End the children and the threads. Nobody may be reading any more."""
+        with self._lock:
+            self._is_closed = True
+        self._fetchers.shutdown(cancel_futures=True)
+        for _ in self._threads:
+            self._fetched.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("this reader is closed")
+            while len(self._threads) < len(self._decoders):
+                # These live as long as the reader: a child ends with the thread that started it.
+                decoder = self._decoders[len(self._threads)]
+                thread = threading.Thread(target=self._decode, args=(decoder,), name="decode", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _fetch(self, reading: _Reading, request: Request) -> None:
+        if reading.is_over:
+            return
+        try:
+            got = self._get(request)
+        except BaseException as error:  # noqa: BLE001 -- the edge of a thread: the reader of the photo must hear of it
+            got = error
+        if isinstance(got, bytes):
+            self._fetched.put((reading, request, got))
+        else:
+            reading.answers.put((request, got))
+
+    def _get(self, request: Request) -> bytes | Rejected | Unreadable | BaseException:
+        most = self._limits.max_bytes
+        if request.size == 0:
+            return Rejected("empty", REASONS["empty"])
+        if request.size > most:
+            return Rejected("too_large", f"The file has {request.size} bytes; {most} are the limit.")
+        try:
+            data = self._storage.read(request.key, limit=most)
+        except ObjectMissing as error:
+            return Unreadable(str(error), is_missing=True)
+        except (StorageAway, ObjectTooLarge) as error:
+            return Unreadable(str(error))
+        if len(data) != request.size:
+            return Unreadable("The photo storage returned another number of bytes than it was given.")
+        return data
+
+    def _decode(self, decoder: Decoder) -> None:
+        try:
+            while job := self._fetched.get():
+                reading, request, data = job
+                del job
+                if reading.is_over:
+                    continue
+                answer: Outcome | BaseException
+                try:
+                    answer = decoder.decode(data)
+                except DecoderAway as error:
+                    answer = Unreadable(str(error))
+                except BaseException as error:  # noqa: BLE001 -- as above
+                    answer = error
+                del data
+                reading.answers.put((request, answer))
+        finally:
+            decoder.close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
