@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 UV := uv==0.13.9
 
 # pip would otherwise obey a user's PIP_USER and install outside of .venv.
@@ -41,7 +41,7 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@$(BIN)/python -m venv build/lock
-	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install $(UV)
+	@build/lock/bin/python -m pip --quiet --quiet --disable-pip-version-check install $(UV)
 	@for extra in demo dev; do \
 	  build/lock/bin/uv --quiet pip compile pyproject.toml --extra "$$extra" --generate-hashes --python-version 3.11.0 \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "requirements/$$extra.txt" || exit 1; \

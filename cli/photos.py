@@ -48,7 +48,7 @@ def find_photos(arguments: Sequence[str]) -> list[Photo]:
 
 
 def listing(folder: Path, also: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Return path -> SHA-256 in hex of the photos below a folder, and of the files there that are called as in ``also``.
+    """Return path -> SHA-256 in hex of the photos below a folder, and of files called as in ``also``.
 
     Paths are relative to the folder, with "/" between their parts.
     """
