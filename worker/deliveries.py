@@ -1,0 +1,270 @@
+"""The delivery ledger as the deliverer moves it: claim what is due, settle it under its fence, take back what was lost.
+
+Each function is one short transaction. Locks are taken in one order everywhere: the tenant's event counter, the
+endpoint, the delivery.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import events, ids
+from shared.database import new_id
+from shared.events import NewEvent
+from shared.tables import Attempt, Delivery, Endpoint
+from shared.webhooks import Recorded
+
+# One claimer at a time: each counts what is in flight before it takes more, and must see what the last one took.
+_LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('poxvisio deliveries'))")
+
+# `waiting` walks the index from endpoint to endpoint (a loose index scan), so that one endpoint's long queue costs
+# the others nothing.
+_CLAIM: Final = sa.text(
+    """
+    WITH RECURSIVE waiting AS (
+      (SELECT endpoint_id FROM delivery WHERE state = 'waiting' ORDER BY endpoint_id LIMIT 1)
+      UNION ALL
+      SELECT (SELECT d.endpoint_id FROM delivery d WHERE d.state = 'waiting' AND d.endpoint_id > waiting.endpoint_id
+              ORDER BY d.endpoint_id LIMIT 1)
+      FROM waiting WHERE waiting.endpoint_id IS NOT NULL),
+    pick AS MATERIALIZED (
+      SELECT due.id
+      FROM waiting
+      JOIN endpoint p ON p.id = waiting.endpoint_id AND p.state = 'enabled'
+        AND (p.open_until IS NULL OR p.open_until <= now())
+      CROSS JOIN LATERAL (
+        SELECT count(*) AS n FROM delivery f WHERE f.endpoint_id = p.id AND f.state = 'leased') flight
+      CROSS JOIN LATERAL (
+        SELECT id FROM delivery x WHERE x.endpoint_id = p.id AND x.state = 'waiting' AND x.next_at <= now()
+        ORDER BY x.next_at, x.id LIMIT greatest(0, p.cap - flight.n) FOR UPDATE SKIP LOCKED) due
+      ORDER BY random() LIMIT :limit),
+    taken AS (
+      UPDATE delivery u
+      SET state = 'leased', attempt = attempt + 1, fence = fence + 1,
+        lease_until = now() + make_interval(secs => :lease)
+      FROM pick WHERE u.id = pick.id
+      RETURNING u.*)
+    SELECT t.id, t.fence, t.attempt, t.tenant_id, t.endpoint_id, t.previous_id, t.event_seq,
+      p.url, p.secret, CASE WHEN p.previous_until > now() THEN p.previous_secret END AS previous_secret,
+      e.id AS event_id, e.kind, e.job_id, e.round, e.body, e.created_at
+    FROM taken t
+    JOIN endpoint p ON p.id = t.endpoint_id
+    JOIN event e ON e.tenant_id = t.tenant_id AND e.seq = t.event_seq
+    ORDER BY t.event_seq
+    """
+)
+
+_REAP: Final = sa.text(
+    """
+    WITH lost AS MATERIALIZED (
+      SELECT id FROM delivery WHERE state = 'leased' AND lease_until < now()
+      ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED)
+    UPDATE delivery u
+    SET state = CASE WHEN u.attempt >= :attempts THEN 'dead' ELSE 'waiting' END, next_at = now(), lease_until = NULL,
+      finished_at = CASE WHEN u.attempt >= :attempts THEN now() END
+    FROM lost WHERE u.id = lost.id
+    RETURNING u.id, u.tenant_id, u.attempt
+    """
+)
+
+LOST: Final = "lost: the deliverer ended before it could record the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A delivery that this process holds until its lease runs out; ``attempt`` counts from 1."""
+
+    id: UUID
+    fence: int
+    attempt: int
+    endpoint_id: UUID
+    url: str
+    secrets: tuple[bytes, ...]
+    event: Recorded
+    previous_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What one attempt came to, as its owner may read it later."""
+
+    started_at: datetime
+    seconds: float
+    status: int | None
+    error: str | None
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from an attempt: the delivery's state, when to try again, and what becomes of its endpoint."""
+
+    state: str
+    delay: float = 0.0
+    pause: float = 0.0
+    disable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds of nothing but failures after which an endpoint's owner is warned, and it is disabled."""
+
+    warn: float = 60 * 3600.0
+    disable: float = 120 * 3600.0
+
+
+def claim(session: Session, limit: int, lease_seconds: float) -> list[Owed]:
+    """Take up to ``limit`` due deliveries, no endpoint above its cap, in any order of endpoints."""
+    session.execute(_LOCK)
+    found = session.execute(_CLAIM, {"limit": limit, "lease": lease_seconds})
+    return [
+        Owed(
+            id=row.id,
+            fence=row.fence,
+            attempt=row.attempt,
+            endpoint_id=row.endpoint_id,
+            url=row.url,
+            secrets=tuple(bytes(sealed) for sealed in (row.secret, row.previous_secret) if sealed is not None),
+            event=Recorded(
+                tenant_id=row.tenant_id,
+                seq=row.event_seq,
+                id=row.event_id,
+                kind=row.kind,
+                job_id=row.job_id,
+                round=row.round,
+                body=row.body,
+                created_at=row.created_at,
+            ),
+            previous_id=row.previous_id,
+        )
+        for row in found
+    ]
+
+
+def reap(session: Session, attempts: int) -> int:
+    """Return deliveries with an expired lease to the queue, or end those that had ``attempts`` tries; count them.
+
+    Nobody knows whether the receiver got them, so they go again under the same id, and the log says so.
+    """
+    lost = session.execute(_REAP, {"attempts": attempts}).all()
+    if lost:
+        session.execute(
+            sa.insert(Attempt),
+            [
+                {
+                    "id": new_id(),
+                    "tenant_id": row.tenant_id,
+                    "delivery_id": row.id,
+                    "number": row.attempt,
+                    "duration_ms": 0,
+                    "error": LOST,
+                }
+                for row in lost
+            ],
+        )
+    return len(lost)
+
+
+def settle(session: Session, owed: Owed, tried: Tried, verdict: Verdict, patience: Patience) -> bool:
+    """Write what an attempt came to, unless the lease was lost: then nothing is written, and the answer is False.
+
+    1. Read how the endpoint fares; hold the counter first if there may be an event to record.
+    2. Lock the endpoint if it changes, then move the delivery under its fence.
+    3. Add the attempt's row, change the endpoint, and record its warning or end.
+    """
+    change = _change(session, owed, verdict, patience)
+    if change and change.kind:
+        events.hold(session, owed.event.tenant_id)
+    if change:
+        session.execute(sa.select(Endpoint.id).where(Endpoint.id == owed.endpoint_id).with_for_update(key_share=True))
+    if not _move(session, owed, verdict):
+        return False
+    session.add(
+        Attempt(
+            id=new_id(),
+            tenant_id=owed.event.tenant_id,
+            delivery_id=owed.id,
+            number=owed.attempt,
+            started_at=tried.started_at,
+            duration_ms=round(tried.seconds * 1000),
+            status=tried.status,
+            error=tried.error,
+            response=tried.response,
+        )
+    )
+    session.flush()
+    if change:
+        _apply(session, owed, change)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """How the endpoint changes, and the kind of event that tells of it."""
+
+    values: Mapping[str, Any]
+    kind: str | None = None
+    reason: str | None = None
+
+
+def _change(session: Session, owed: Owed, verdict: Verdict, patience: Patience) -> _Change | None:
+    endpoint = session.execute(
+        sa.select(
+            Endpoint.state_reason,
+            Endpoint.failing_since,
+            sa.func.extract("epoch", sa.func.now() - Endpoint.failing_since).label("failing"),
+        ).where(Endpoint.id == owed.endpoint_id, Endpoint.state == "enabled")
+    ).one_or_none()
+    if endpoint is None:
+        return None
+    if verdict.state == "delivered":
+        return _Change({"failing_since": None, "state_reason": None}) if endpoint.failing_since else None
+    failing = float(endpoint.failing or 0)
+    reason = verdict.disable or (
+        f"nothing but failures for {failing / 3600:.0f} hours" if failing >= patience.disable else None
+    )
+    values: dict[str, Any] = {}
+    if not endpoint.failing_since:
+        values["failing_since"] = sa.func.now()
+    if verdict.pause:
+        values["open_until"] = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, verdict.pause)
+    if reason:
+        return _Change(values | {"state": "disabled", "state_reason": reason}, "endpoint.disabled", reason)
+    # While an endpoint is enabled its reason says that it has been warned.
+    if failing >= patience.warn and not endpoint.state_reason:
+        left = (patience.disable - failing) / 3600
+        reason = f"nothing but failures for {failing / 3600:.0f} hours; it will be disabled in {left:.0f} hours"
+        return _Change(values | {"state_reason": reason}, "endpoint.warning", reason)
+    return _Change(values) if values else None
+
+
+def _move(session: Session, owed: Owed, verdict: Verdict) -> bool:
+    moved = session.execute(
+        sa.update(Delivery)
+        .where(Delivery.id == owed.id, Delivery.fence == owed.fence, Delivery.state == "leased")
+        .values(
+            state=verdict.state,
+            lease_until=None,
+            next_at=sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, verdict.delay),
+            finished_at=None if verdict.state == "waiting" else sa.func.now(),
+        )
+        .returning(Delivery.id)
+    ).first()
+    return moved is not None
+
+
+def _apply(session: Session, owed: Owed, change: _Change) -> None:
+    changed = session.execute(
+        sa.update(Endpoint)
+        .where(Endpoint.id == owed.endpoint_id, Endpoint.state == "enabled")
+        .values(**change.values)
+        .returning(Endpoint.id)
+    ).first()
+    if changed and change.kind:
+        body = {"endpoint": ids.text("endpoint", owed.endpoint_id), "reason": change.reason}
+        events.record(session, [NewEvent(owed.event.tenant_id, change.kind, None, 0, body)])
