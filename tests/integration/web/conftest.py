@@ -1,0 +1,121 @@
+"""A web application in front of real services, and callers of two tenants."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.datastructures import MultiDict
+from werkzeug.test import TestResponse
+
+from shared import accounts
+from shared.accounts import SCOPES
+from shared.database import Database
+from shared.settings import Settings
+from tests.conftest import make_tenant
+from web.app import create_app
+from web.services import Services
+
+JPEG = b"\xff\xd8\xff\xe0 the web side never looks further \xff\xd9"
+
+
+def make_key(database: Database, tenant: UUID, scopes: Sequence[str] = SCOPES) -> str:
+    with database.transaction(tenant) as session:
+        return accounts.create_key(session, tenant, "tests", scopes)
+
+
+@pytest.fixture
+def app(settings: Settings, owner_db: Database) -> Iterator[Flask]:
+    application = create_app(settings)
+    yield application
+    services: Services = application.extensions["poxvisio"]
+    services.close()
+
+
+@dataclass
+class Caller:
+    """A client that holds a key."""
+
+    client: FlaskClient
+    key: str
+    tenant: UUID
+
+    def get(self, path: str, **headers: str) -> TestResponse:
+        return self.client.get(path, headers=self._headers(headers))
+
+    def post(
+        self, path: str, json: object = None, *, data: object = None, content_type: str | None = None, **headers: str
+    ) -> TestResponse:
+        given: dict[str, Any] = (
+            {"json": json} if data is None and json is not None else {"data": data, "content_type": content_type}
+        )
+        return self.client.post(path, headers=self._headers(headers), **given)
+
+    def open(self, path: str, method: str, **more: Any) -> TestResponse:
+        return self.client.open(path, method=method, headers=self._headers({}), **more)
+
+    def send(
+        self, photos: Sequence[tuple[str, bytes]], options: Mapping[str, Any] | None = None, **headers: str
+    ) -> TestResponse:
+        """Send photos as a browser would."""
+        parts: MultiDict[str, Any] = MultiDict()
+        if options is not None:
+            parts.add("job", json.dumps(options))
+        for name, data in photos:
+            parts.add("photos", (io.BytesIO(data), name))
+        return self.post("/v1/jobs", data=parts, content_type="multipart/form-data", **headers)
+
+    def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
+        named = {name.replace("_", "-"): value for name, value in more.items()}
+        return {"Authorization": f"Bearer {self.key}", **named}
+
+
+@pytest.fixture
+def clinic(app: Flask, owner_db: Database, tenant: UUID) -> Caller:
+    return Caller(app.test_client(), make_key(owner_db, tenant), tenant)
+
+
+@pytest.fixture
+def stranger(app: Flask, owner_db: Database) -> Caller:
+    tenant = make_tenant(owner_db, "another clinic")
+    return Caller(app.test_client(), make_key(owner_db, tenant), tenant)
+
+
+@pytest.fixture
+def rows(owner_db: Database) -> Callable[[str], int]:
+    """Return how many rows a table has."""
+
+    def count(table: str) -> int:
+        with owner_db.transaction() as session:
+            return int(session.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one())
+
+    return count
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Callable[[], list[Path]]:
+    """Return every file in the photo storage, finished or not."""
+
+    def found() -> list[Path]:
+        return sorted(path for path in (tmp_path / "photos").rglob("*") if path.is_file())
+
+    return found
+
+
+@pytest.fixture
+def nothing_half_done(rows: Callable[[str], int], objects: Callable[[], list[Path]]) -> Callable[[], None]:
+    """Assert that no request has left anything behind."""
+
+    def check() -> None:
+        assert objects() == []
+        for table in ("job", "image", "unit", "event", "endpoint", "idempotency_key"):
+            assert rows(table) == 0, table
+
+    return check

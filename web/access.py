@@ -1,0 +1,65 @@
+"""What every answer has in common: security headers, a request id, and one log line that holds no secrets."""
+
+import re
+import secrets
+import time
+from typing import Final
+
+from flask import Flask, Response, g, request
+
+from shared.logs import logger
+from web.services import services
+
+log = logger(__name__)
+
+_OURS: Final = re.compile(r"[A-Za-z0-9_.-]{8,64}")
+_YEAR: Final = 365 * 24 * 3600
+# Photos and data are no documents: should a browser be led to open one, it may do nothing.
+_DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "private, no-store",
+    "Content-Security-Policy": _DATA_POLICY,
+}
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def install(app: Flask) -> None:
+    """Number, time and log every request, and dress every answer."""
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if _OURS.fullmatch(given) else secrets.token_hex(12)
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def finish(answer: Response) -> Response:
+        for name, value in _HEADERS.items():
+            answer.headers.setdefault(name, value)
+        if services().settings.public_url.startswith("https://"):
+            answer.headers["Strict-Transport-Security"] = f"max-age={_YEAR}; includeSubDomains"
+        answer.headers["X-Request-Id"] = g.request_id
+        _log(answer)
+        return answer
+
+
+def _log(answer: Response) -> None:
+    """Write the one line: the route's pattern, never the path, which may name things."""
+    caller = g.get("caller")
+    log.info(
+        "request",
+        method=request.method,
+        route=request.url_rule.rule if request.url_rule else None,
+        status=answer.status_code,
+        ms=round((time.perf_counter() - g.started) * 1000, 1),
+        tenant=str(caller.tenant_id) if caller else None,
+        request_id=g.request_id,
+    )

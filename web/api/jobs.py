@@ -1,0 +1,263 @@
+"""``/v1/jobs``: taking a job in, and everything there is to ask or do about one."""
+
+import base64
+import binascii
+import hashlib
+import json
+import time
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+from pydantic import Field
+
+from shared import history, ids
+from shared.history import JobView
+from shared.ledger.cancel import cancel as cancel_job
+from web.asking import NoQuery, Strict, idempotency_key, preferred_wait, read_query, wrong
+from web.auth import caller
+from web.intake import fingerprint
+from web.intake.options import JobOptions, QueryOptions
+from web.intake.submission import accept
+from web.openapi import (
+    CONTENT_LOCATION,
+    ETAG,
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LINK,
+    LOCATION,
+    PREFER_WAIT,
+    REPLAYED,
+    RETRY_AFTER,
+    Answer,
+    operation,
+)
+from web.outlook import outlook
+from web.problems import (
+    BROKEN_BODY,
+    CONFLICT,
+    DUPLICATE_CUSTOM_ID,
+    INVALID_OPTIONS,
+    MODEL_AWAY,
+    NO_PHOTOS,
+    NOT_FOUND,
+    STORAGE_AWAY,
+    TOO_LARGE,
+    TOO_MANY_PHOTOS,
+    UNKNOWN_MODEL,
+    UNSUPPORTED_TYPE,
+)
+from web.replay import Once
+from web.services import services
+from web.wire import JobBody, Shape, State, job_body, next_link, respond
+
+api = Blueprint("jobs", __name__)
+
+LONGEST_WAIT: Final = 60
+_LOOK_EVERY: Final = 0.2
+_POLL_AFTER: Final = 2
+_TAG: Final = "jobs"
+
+_MULTIPART: Final = {
+    "type": "object",
+    "required": ["photos"],
+    "properties": {
+        "photos": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "job": {"$ref": "#/components/schemas/JobOptions"},
+    },
+}
+
+
+class JobList(Shape):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobBody]
+    next: str | None = Field(description="Cursor of the next page")
+
+
+class ListQuery(Strict):
+    """What to list."""
+
+    state: State | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
+
+
+@api.post("/v1/jobs")
+@operation(
+    "Send photos",
+    {
+        202: Answer(
+            "The job is taken in: its photos are stored and accounted for.",
+            {"application/json": JobBody},
+            (LOCATION, CONTENT_LOCATION, REPLAYED),
+        )
+    },
+    tag=_TAG,
+    scope="jobs:write",
+    description="Photos as multipart parts named `photos` with an optional `job` part, or one photo as the raw body. "
+    "A photo that is empty, damaged, too large or of a wrong type does not harm its job: it is answered `rejected`.",
+    query=QueryOptions,
+    body={"multipart/form-data": _MULTIPART, "image/*": {"type": "string", "format": "binary"}},
+    schemas=(JobOptions,),
+    headers=(IDEMPOTENCY_KEY,),
+    problems=(
+        BROKEN_BODY,
+        TOO_LARGE,
+        TOO_MANY_PHOTOS,
+        UNSUPPORTED_TYPE,
+        INVALID_OPTIONS,
+        NO_PHOTOS,
+        DUPLICATE_CUSTOM_ID,
+        UNKNOWN_MODEL,
+        STORAGE_AWAY,
+        MODEL_AWAY,
+    ),
+)
+def create() -> Response:
+    """Take a job in."""
+    accepted = accept(services(), caller(), request)
+    here = accepted.job.links.self
+    headers = {"Location": here, "Content-Location": here}
+    if accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return respond(accepted.job, 202, headers)
+
+
+@api.get("/v1/jobs")
+@operation(
+    "List jobs",
+    {200: Answer("Jobs, newest first.", {"application/json": JobList}, (LINK,))},
+    tag=_TAG,
+    scope="jobs:read",
+    query=ListQuery,
+)
+def index() -> Response:
+    """List the tenant's jobs."""
+    query = read_query(ListQuery)
+    after = None if query.cursor is None else _read_cursor(query.cursor)
+    with services().database.transaction(caller().tenant_id) as session:
+        found = history.jobs(session, state=query.state, after=after, limit=query.limit + 1)
+        bodies = [_body(view, *outlook(session, view)) for view in found[: query.limit]]
+    cursor = _cursor(found[query.limit - 1].id) if len(found) > query.limit else None
+    headers = {}
+    if cursor is not None:
+        path = services().settings.public_url + request.path
+        headers["Link"] = next_link(path, state=query.state, limit=query.limit, cursor=cursor)
+    return respond(JobList(jobs=bodies, next=cursor), headers=headers)
+
+
+@api.get("/v1/jobs/<job>")
+@operation(
+    "Read a job",
+    {
+        200: Answer("The job as it is now.", {"application/json": JobBody}, (ETAG, RETRY_AFTER)),
+        304: Answer("Neither state nor counts have changed.", {}, (ETAG, RETRY_AFTER)),
+    },
+    tag=_TAG,
+    scope="jobs:read",
+    query=NoQuery,
+    headers=(IF_NONE_MATCH, PREFER_WAIT),
+    problems=(NOT_FOUND,),
+)
+def read(job: str) -> Response:
+    """Read a job; with ``Prefer: wait=N`` once its state or counts change."""
+    read_query(NoQuery)
+    job_id = ids.parse("job", job)
+    view = _load(job_id)
+    seconds = preferred_wait(LONGEST_WAIT)
+    known = set(request.if_none_match.as_set(include_weak=True)) or {_etag(view)}
+    waited = False
+    if seconds and not view.is_closed and _etag(view) in known:
+        view, waited = _wait(view, known, seconds)
+    headers = {"ETag": f'W/"{_etag(view)}"', "Content-Location": _url(view)}
+    if not view.is_closed:
+        headers["Retry-After"] = "0" if waited else str(_POLL_AFTER)
+    if waited:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    if request.if_none_match.contains_weak(_etag(view)):
+        return Response(status=304, headers=headers)
+    with services().database.transaction(caller().tenant_id) as session:
+        rate, eta = outlook(session, view)
+    return respond(_body(view, rate, eta), headers=headers)
+
+
+@api.post("/v1/jobs/<job>/cancel")
+@operation(
+    "Cancel a job",
+    {200: Answer("The job; finished photos keep their result.", {"application/json": JobBody}, (REPLAYED,))},
+    tag=_TAG,
+    scope="jobs:write",
+    query=NoQuery,
+    headers=(IDEMPOTENCY_KEY,),
+    problems=(NOT_FOUND, CONFLICT),
+)
+def cancel(job: str) -> Response:
+    """Cancel a job. Cancelling twice is no error."""
+    read_query(NoQuery)
+    job_id = ids.parse("job", job)
+    tenant = caller().tenant_id
+    mark = fingerprint.of_request("POST", request.path, {})
+    once = Once(services(), caller(), idempotency_key())
+    if once.is_answered:
+        return respond(JobBody.model_validate(once.stored(mark).body), headers={"Idempotency-Replayed": "true"})
+    try:
+        with services().database.transaction(tenant) as session:
+            cancel_job(session, tenant, job_id)
+            session.expire_all()
+            view = history.job(session, job_id)
+            answer = _body(view, *outlook(session, view))
+            once.settle(session, mark, 200, answer.model_dump(mode="json"))
+    except BaseException:
+        once.forget()
+        raise
+    return respond(answer)
+
+
+def _wait(view: JobView, known: set[str], seconds: int) -> tuple[JobView, bool]:
+    """Look again until state or counts are no longer ``known``; no connection is held in between.
+
+    Returns at once, and says that nobody waited, where too many clients wait already.
+    """
+    here = services()
+    if not here.settings.max_waiting_clients or not here.waiting.acquire(blocking=False):
+        return view, False
+    try:
+        end = time.monotonic() + seconds
+        while _etag(view) in known and not view.is_closed and (left := end - time.monotonic()) > 0:
+            time.sleep(min(_LOOK_EVERY, left))
+            view = _load(view.id)
+        return view, True
+    finally:
+        here.waiting.release()
+
+
+def _load(job_id: UUID) -> JobView:
+    with services().database.transaction(caller().tenant_id) as session:
+        return history.job(session, job_id)
+
+
+def _etag(view: JobView) -> str:
+    """Return what names the state and the counts, and nothing that moves by itself."""
+    seen = [view.id.hex, view.state, view.round, view.total, *sorted(view.counts.items())]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+
+
+def _body(view: JobView, rate: float | None, eta: datetime | None) -> JobBody:
+    return job_body(view, services().settings.public_url, rate=rate, eta=eta)
+
+
+def _url(view: JobView) -> str:
+    return f"{services().settings.public_url}/v1/jobs/{ids.text('job', view.id)}"
+
+
+def _cursor(job_id: UUID) -> str:
+    return base64.urlsafe_b64encode(job_id.bytes).rstrip(b"=").decode()
+
+
+def _read_cursor(text: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(text.replace("-", "+").replace("_", "/") + "==", validate=True))
+    except (binascii.Error, ValueError):
+        raise wrong("cursor", "is not one that this list gave out") from None

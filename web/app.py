@@ -1,0 +1,29 @@
+"""The web application: built from settings, with its collaborators passed in, and nothing at import."""
+
+import atexit
+
+from flask import Flask
+
+from shared.settings import Settings
+from web import access, auth, problems
+from web.api import jobs
+from web.health import Examiner, health
+from web.openapi import described_rules
+from web.services import Services
+
+
+def create_app(settings: Settings) -> Flask:
+    """Return the application for these settings; raises ``StorageAway`` where the storage folder cannot be made."""
+    here = Services.open(settings)
+    app = Flask("web", template_folder="templates", static_folder=None)
+    app.extensions["poxvisio"] = here
+    app.extensions["poxvisio.examiner"] = Examiner()
+    atexit.register(here.close)
+    problems.install(app)
+    access.install(app)
+    auth.install(app)
+    for blueprint in (jobs.api, health):
+        app.register_blueprint(blueprint)
+    # Fail here rather than serve a route that is neither described nor guarded.
+    list(described_rules(app))
+    return app

@@ -1,0 +1,167 @@
+"""Whether this process lives, and whether the service can do its work."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from flask import Blueprint, Response, current_app
+from pydantic import Field
+
+from shared import history
+from shared.errors import PoxVisioError
+from web.openapi import Answer, operation
+from web.services import Services, services
+from web.wire import Shape, respond
+
+health = Blueprint("health", __name__)
+
+_MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+_FRESH_SECONDS: Final = 1.0
+_TAG: Final = "health"
+
+
+class Part(Shape):
+    """One thing the service needs."""
+
+    status: Literal["ok", "degraded", "down"]
+    problem: str | None = None
+
+
+class BundlePart(Part):
+    """The model that is served."""
+
+    id: str | None = None
+    digest: str | None = None
+    synthetic: bool | None = None
+
+
+class MigrationsPart(Part):
+    """The database's schema against the one this program knows."""
+
+    database: str | None = None
+    program: str | None = None
+
+
+class Readiness(Shape):
+    """Everything the service needs, and how it is."""
+
+    status: Literal["ready", "degraded", "unready"]
+    database: Part
+    storage: Part
+    broker: Part = Field(description="Degraded at most: without it work begins up to a sweep later")
+    bundle: BundlePart
+    migrations: MigrationsPart
+    workers: int = Field(description="Workers that reported themselves within 30 seconds")
+
+
+class Life(Shape):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Examiner:
+    """Looks at every part at most once a second, however often it is asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._last: Readiness | None = None
+
+    def look(self, here: Services) -> Readiness:
+        """Return how the parts are now, or were a moment ago."""
+        with self._lock:
+            if self._last is None or time.monotonic() - self._looked >= _FRESH_SECONDS:
+                self._last = _examine(here)
+                self._looked = time.monotonic()
+            return self._last
+
+
+@health.get("/livez")
+@operation("Is the process alive", {200: Answer("It is.", {"application/json": Life})}, tag=_TAG)
+def livez() -> Response:
+    """Answer, and ask nobody else."""
+    return respond(Life())
+
+
+@health.get("/readyz")
+@operation(
+    "Can the service do its work",
+    {
+        200: Answer("It can, if perhaps with delay.", {"application/json": Readiness}),
+        503: Answer("It cannot; the parts say why.", {"application/json": Readiness}),
+    },
+    tag=_TAG,
+)
+def readyz() -> Response:
+    """Look at database, storage, broker, bundle, migrations and workers."""
+    examiner: Examiner = current_app.extensions["poxvisio.examiner"]
+    found = examiner.look(services())
+    return respond(found, 503 if found.status == "unready" else 200)
+
+
+def _examine(here: Services) -> Readiness:
+    database = Part(**_tried(here.database.check))
+    storage = Part(**_tried(here.storage.check))
+    broker = Part(**_tried(here.broker.check, bad="degraded"))
+    bundle = _bundle(here)
+    migrations, workers = MigrationsPart(status="down", problem="the database is out of reach"), 0
+    if database.status == "ok":
+        migrations, workers = _schema(here), _workers(here)
+    needed = (database, storage, bundle, migrations)
+    status: Literal["ready", "degraded", "unready"] = "ready"
+    if any(part.status == "down" for part in needed):
+        status = "unready"
+    elif broker.status != "ok" or not workers:
+        status = "degraded"
+    return Readiness(
+        status=status,
+        database=database,
+        storage=storage,
+        broker=broker,
+        bundle=bundle,
+        migrations=migrations,
+        workers=workers,
+    )
+
+
+def _tried(check: Callable[[], Any], bad: Literal["degraded", "down"] = "down") -> dict[str, Any]:
+    try:
+        check()
+    except PoxVisioError as error:
+        return {"status": bad, "problem": str(error)}
+    return {"status": "ok"}
+
+
+def _bundle(here: Services) -> BundlePart:
+    try:
+        bundle = here.model.bundle()
+    except PoxVisioError as error:
+        return BundlePart(status="down", problem=str(error))
+    return BundlePart(status="ok", id=bundle.id, digest=bundle.digest, synthetic=bundle.synthetic)
+
+
+def _schema(here: Services) -> MigrationsPart:
+    program = ScriptDirectory(str(_MIGRATIONS)).get_current_head() if _MIGRATIONS.is_dir() else None
+    try:
+        with here.database.transaction() as session:
+            present = session.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    except (PoxVisioError, sa.exc.ProgrammingError):
+        return MigrationsPart(status="down", problem="the database was never migrated", program=program)
+    if program is not None and present != program:
+        return MigrationsPart(
+            status="down", problem="the database has another schema: migrate it", database=present, program=program
+        )
+    return MigrationsPart(status="ok", database=present, program=program)
+
+
+def _workers(here: Services) -> int:
+    try:
+        with here.database.transaction() as session:
+            return len(history.workers(session))
+    except PoxVisioError:
+        return 0

@@ -1,0 +1,92 @@
+"""The options of a job, from its ``job`` part or from the query, as one checked thing."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, Json
+
+from web.asking import Strict, Text
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is beyond the calendar") from None
+
+
+Deadline = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+CustomId = Annotated[Text, Field(min_length=1, max_length=200)]
+MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[Text, Field(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)]
+Priority = Literal["interactive", "normal", "bulk"]
+
+
+class PhotoOption(Strict):
+    """What is said about one photo, matched by order."""
+
+    file_name: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None, description="Checked against the name of the photo in the same place"
+    )
+    custom_id: CustomId | None = Field(default=None, description="Your own id of the photo, unique in the job")
+
+
+class OneOffWebhook(Strict):
+    """A URL that hears of this job alone."""
+
+    url: Annotated[Text, Field(min_length=1, max_length=2048)]
+    secret: Annotated[Text, Field(max_length=200)] | None = Field(
+        default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
+    )
+
+
+class JobOptions(Strict):
+    """The ``job`` part of a multipart request."""
+
+    priority: Priority | None = Field(
+        default=None, description="Default: interactive for one photo, normal up to 100, bulk above"
+    )
+    deadline: Deadline | None = Field(default=None, description="Photos not started by then are `expired` (RFC 3339)")
+    max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Stop when rejected + failed over finished exceeds this, from 50 photos on"
+    )
+    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Id of a served model"
+    )
+    metadata: Metadata = Field(default_factory=dict, description="Up to 50 texts of your own, given back as they are")
+    webhook: OneOffWebhook | None = None
+    photos: list[PhotoOption] = Field(default_factory=list, max_length=50_000)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the options as plain JSON values, the same for the same meaning."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return plain
+
+
+class QueryOptions(Strict):
+    """The options in the query of a request whose body is one photo."""
+
+    priority: Priority | None = None
+    deadline: Deadline | None = None
+    max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    metadata: Json[Metadata] | None = Field(default=None, description="A JSON object of texts")
+    webhook: Annotated[Text, Field(min_length=1, max_length=2048)] | None = Field(
+        default=None, description="One-off URL; its secret is made and shown once"
+    )
+    custom_id: CustomId | None = None
+    file_name: Annotated[str, Field(max_length=1024)] | None = None
+
+    def job_options(self) -> JobOptions:
+        """Return the same options as a ``job`` part would give them."""
+        photo = {"custom_id": self.custom_id} if self.custom_id is not None else None
+        return JobOptions(
+            priority=self.priority,
+            deadline=self.deadline,
+            max_failure_rate=self.max_failure_rate,
+            model=self.model,
+            metadata=self.metadata or {},
+            webhook=OneOffWebhook(url=self.webhook, secret=None) if self.webhook is not None else None,
+            photos=[PhotoOption(file_name=None, **photo)] if photo else [],
+        )

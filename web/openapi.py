@@ -1,0 +1,281 @@
+"""The OpenAPI 3.1 document, generated from the routes themselves.
+
+Each view carries an ``Operation``: what it does, the scope it asks for, the pydantic models of what goes in and out,
+and the problems it may answer with. The same object guards the route (``web/auth.py``), so that the document cannot say
+one thing and the server do another; a route without one stops the process at start.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from flask import Flask
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from werkzeug.routing import Rule
+
+from shared.bundle import RESEARCH_USE
+from web import problems
+from web.problems import Kind
+
+View = TypeVar("View", bound=Callable[..., Any])
+_REFS: Final = "#/components/schemas/{model}"
+_METHODS: Final = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header of a request or of an answer."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+IDEMPOTENCY_KEY = Header(
+    "Idempotency-Key",
+    "Makes the request safe to send again for 24 hours (quoted or bare). The same body replays the stored answer, "
+    "another body is 422, a request still running is 409.",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+)
+IF_NONE_MATCH = Header("If-None-Match", "An ETag seen before; 304 while nothing has changed.")
+PREFER_WAIT = Header(
+    "Prefer", "`wait=N`: answer when something changes, after N seconds (60 at most) in any case (RFC 7240)."
+)
+LOCATION = Header("Location", "Absolute address of what was made.", {"type": "string", "format": "uri"})
+CONTENT_LOCATION = Header("Content-Location", "Absolute address of what is shown.", {"type": "string", "format": "uri"})
+REPLAYED = Header("Idempotency-Replayed", "`true` where the stored answer of an earlier request is shown again.")
+ETAG = Header("ETag", "Changes with the state and the counts.")
+LINK = Header("Link", 'The next page, `rel="next"` (RFC 8288).')
+RETRY_AFTER = Header("Retry-After", "Seconds to wait before asking again.", {"type": "integer", "minimum": 0})
+
+Content = Mapping[str, type[BaseModel] | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One successful answer: what it means, its media types with their models or schemas, its headers."""
+
+    description: str
+    content: Content = field(default_factory=dict)
+    headers: Sequence[Header] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route does and takes, for readers and for the guard alike."""
+
+    summary: str
+    answers: Mapping[int, Answer]
+    tag: str
+    scope: str | None = None
+    description: str = ""
+    query: type[BaseModel] | None = None
+    body: Content | None = None
+    body_required: bool = True
+    headers: Sequence[Header] = ()
+    problems: Sequence[Kind] = ()
+    # Models that a schema written by hand refers to.
+    schemas: Sequence[type[BaseModel]] = ()
+
+    def all_problems(self) -> list[Kind]:
+        """Return the kinds of problem this operation may answer with, those of every route included."""
+        found = list(self.problems)
+        if self.scope is not None:
+            found += [problems.UNAUTHORIZED, problems.MISSING_SCOPE, problems.DATABASE_AWAY]
+        if self.query is not None:
+            found.append(problems.INVALID_OPTIONS)
+        if IDEMPOTENCY_KEY in self.headers:
+            found += [problems.BAD_REQUEST, problems.IN_FLIGHT, problems.KEY_REUSED]
+        return list(dict.fromkeys([*found, problems.INTERNAL]))
+
+
+def operation(
+    summary: str,
+    answers: Mapping[int, Answer],
+    *,
+    tag: str,
+    scope: str | None = None,
+    description: str = "",
+    query: type[BaseModel] | None = None,
+    body: Content | None = None,
+    body_required: bool = True,
+    headers: Sequence[Header] = (),
+    problems: Sequence[Kind] = (),
+    schemas: Sequence[type[BaseModel]] = (),
+) -> Callable[[View], View]:
+    """Attach the description of a route to its view; ``scope`` is what the caller's key must allow."""
+    described = Operation(
+        summary, answers, tag, scope, description, query, body, body_required, headers, problems, schemas
+    )
+
+    def attach(view: View) -> View:
+        view.operation = described  # type: ignore[attr-defined]  # functions take attributes
+        return view
+
+    return attach
+
+
+def operation_of(app: Flask, endpoint: str | None) -> Operation | None:
+    """Return the operation of an endpoint; None for an address that is no route."""
+    view = app.view_functions.get(endpoint or "")
+    return getattr(view, "operation", None)
+
+
+def described_rules(app: Flask) -> Iterator[tuple[Rule, Operation]]:
+    """Return every route with its operation; raises ``LookupError`` for a route that has none."""
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == "static":
+            continue
+        found = operation_of(app, rule.endpoint)
+        if found is None:
+            raise LookupError(f"the route {rule.rule} has no operation")
+        yield rule, found
+
+
+def template(rule: Rule) -> str:
+    """Return the path of a route as OpenAPI writes it."""
+    return "".join(part if not is_dynamic else f"{{{part}}}" for is_dynamic, part in rule._trace).lstrip("|")  # noqa: SLF001  # the only parsed form there is
+
+
+def document(app: Flask, server: str, webhooks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document for the routes of ``app``; ``webhooks`` are its path items for what we send."""
+    rules = list(described_rules(app))
+    schemas, definitions = models_json_schema(
+        [(model, "serialization") for model in _models(operation for _, operation in rules)], ref_template=_REFS
+    )
+    references: dict[Any, Any] = {model: schema for (model, _), schema in schemas.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for rule, found in sorted(rules, key=lambda pair: pair[0].rule):
+        for method in sorted((rule.methods or set()) & _METHODS):
+            paths.setdefault(template(rule), {})[method.lower()] = _path_item(rule, found, references)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "PoxVisio",
+            "version": "1",
+            "summary": "Classifies photographs of skin lesions in bulk, and accounts for every one.",
+            "description": RESEARCH_USE,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": server}],
+        "security": [{"key": []}],
+        "tags": [{"name": name} for name in sorted({found.tag for _, found in rules})],
+        "paths": paths,
+        "webhooks": dict(webhooks),
+        "components": {
+            "schemas": {**definitions.get("$defs", {}), "Problem": _PROBLEM},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "bearerFormat": "pxv_<id>_<secret>"},
+            },
+        },
+    }
+
+
+_PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["detail"],
+                "properties": {
+                    "detail": {"type": "string"},
+                    "pointer": {"type": "string", "description": "JSON pointer into the body (RFC 6901)"},
+                    "parameter": {"type": "string", "description": "Name of a parameter of the query"},
+                },
+            },
+        },
+    },
+}
+
+
+def _models(operations: Iterator[Operation]) -> list[type[BaseModel]]:
+    found: dict[type[BaseModel], None] = {}
+    for described in operations:
+        found.update(dict.fromkeys(described.schemas))
+        contents = [answer.content for answer in described.answers.values()]
+        for content in [*contents, described.body or {}]:
+            found.update({model: None for model in content.values() if isinstance(model, type)})
+    return list(found)
+
+
+def _path_item(rule: Rule, found: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "summary": found.summary,
+        "tags": [found.tag],
+        "parameters": [*_path_parameters(rule), *_query_parameters(found.query), *_header_parameters(found.headers)],
+        "responses": _responses(found, references),
+    }
+    if found.description:
+        item["description"] = found.description
+    if found.body is not None:
+        item["requestBody"] = {"required": found.body_required, "content": _content(found.body, references)}
+    if found.scope is None:
+        item["security"] = []
+    else:
+        item["security"] = [{"key": [found.scope]}]
+    return item
+
+
+def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in sorted(rule.arguments)
+    ]
+
+
+def _query_parameters(query: type[BaseModel] | None) -> Iterator[dict[str, Any]]:
+    if query is None:
+        return
+    schema = query.model_json_schema(ref_template=_REFS)
+    for name, field_schema in schema.get("properties", {}).items():
+        described = {key: value for key, value in field_schema.items() if key != "title"}
+        parameter: dict[str, Any] = {"name": name, "in": "query", "required": name in schema.get("required", ())}
+        if text := described.pop("description", None):
+            parameter["description"] = text
+        yield {**parameter, "schema": described}
+
+
+def _header_parameters(headers: Sequence[Header]) -> list[dict[str, Any]]:
+    return [
+        {"name": header.name, "in": "header", "description": header.description, "schema": dict(header.schema)}
+        for header in headers
+    ]
+
+
+def _responses(found: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, answer in sorted(found.answers.items()):
+        responses[str(status)] = {
+            "description": answer.description,
+            **({"content": _content(answer.content, references)} if answer.content else {}),
+            **({"headers": _answer_headers(answer.headers)} if answer.headers else {}),
+        }
+    by_status: dict[int, list[Kind]] = {}
+    for kind in found.all_problems():
+        by_status.setdefault(kind.status, []).append(kind)
+    for status, kinds in sorted(by_status.items()):
+        responses[str(status)] = {
+            "description": "; ".join(f"`{kind.name}`: {kind.title}" for kind in kinds),
+            "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return responses
+
+
+def _answer_headers(headers: Sequence[Header]) -> dict[str, Any]:
+    return {header.name: {"description": header.description, "schema": dict(header.schema)} for header in headers}
+
+
+def _content(content: Content, references: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        media: {"schema": references[model] if isinstance(model, type) else dict(model)}
+        for media, model in content.items()
+    }

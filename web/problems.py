@@ -1,0 +1,274 @@
+"""Every HTTP error there is, and the one place that chooses its status code (RFC 9457, problem+json).
+
+Each kind has an address of its own, ``/problems/<name>``, with a page that says what it means and what to do.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Flask, Response, current_app, g, json, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from shared import errors
+from shared.accounts import KeyUnknown
+from shared.ledger import idempotency
+from shared.logs import logger
+
+log = logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A documented type of problem: its name in the address, its status, its title and what its page says."""
+
+    name: str
+    status: int
+    title: str
+    meaning: str
+
+
+KINDS: Final[dict[str, Kind]] = {}
+
+
+def _kind(name: str, status: int, title: str, meaning: str) -> Kind:
+    KINDS[name] = Kind(name, status, title, meaning)
+    return KINDS[name]
+
+
+BAD_REQUEST = _kind("bad-request", 400, "The request cannot be understood", "A header or the address is malformed.")
+BROKEN_BODY = _kind(
+    "broken-body",
+    400,
+    "The body is broken",
+    "The body ended early, is empty, or does not follow its Content-Type. Nothing was kept; send it again.",
+)
+UNAUTHORIZED = _kind(
+    "unauthorized",
+    401,
+    "A valid API key is needed",
+    "Send `Authorization: Bearer pxv_...` with a key that is neither expired nor revoked.",
+)
+MISSING_SCOPE = _kind(
+    "missing-scope",
+    403,
+    "The API key may not do this",
+    "The key is valid but lacks the scope that the answer names. Use a key with that scope.",
+)
+NOT_FOUND = _kind(
+    "not-found",
+    404,
+    "There is nothing here",
+    "The address is unknown, or what it names belongs to nobody you may ask for. Both look the same on purpose.",
+)
+NOT_YET = _kind(
+    "not-yet",
+    404,
+    "This is not there (yet)",
+    "The photo is known, but it has no working copy or no evidence: it still waits, or its outcome has none.",
+)
+METHOD_NOT_ALLOWED = _kind(
+    "method-not-allowed", 405, "This method is not offered here", "The Allow header lists the methods that are."
+)
+NOT_ACCEPTABLE = _kind(
+    "not-acceptable",
+    406,
+    "No such format",
+    "Results come as application/json, application/x-ndjson or text/csv; choose with Accept or ?format=.",
+)
+CONFLICT = _kind(
+    "conflict", 409, "The present state does not allow this", "It has moved on since you last looked: read it again."
+)
+IN_FLIGHT = _kind(
+    "request-in-flight",
+    409,
+    "A request with this Idempotency-Key is still running",
+    "Wait as long as Retry-After says, then send the same request again: it is answered or taken over.",
+)
+TOO_LARGE = _kind(
+    "request-too-large", 413, "The request is too large", "`/v1/limits` says how large it may be. Send several jobs."
+)
+TOO_MANY_PHOTOS = _kind(
+    "too-many-photos", 413, "Too many photos for one job", "`/v1/limits` says how many it may have. Send several jobs."
+)
+UNSUPPORTED_TYPE = _kind(
+    "unsupported-type",
+    415,
+    "Photos cannot come in this type of body",
+    "Send multipart/form-data with parts named `photos`, or the bytes of one photo with its image/* type.",
+)
+INVALID_OPTIONS = _kind(
+    "invalid-options",
+    422,
+    "An option is wrong",
+    "`errors` names each one: `pointer` (a JSON pointer) in a JSON document, `parameter` in the query.",
+)
+REFUSED = _kind("refused", 422, "This cannot be done", "It is well-formed, but asks for what cannot be.")
+NO_PHOTOS = _kind("no-photos", 422, "The job has no photos", "Send at least one part named `photos`.")
+DUPLICATE_CUSTOM_ID = _kind(
+    "duplicate-custom-id",
+    422,
+    "A custom_id occurs twice",
+    "Within a job each custom_id must be unique; `errors` points at the second one.",
+)
+UNKNOWN_MODEL = _kind("unknown-model", 422, "There is no such model", "`/v1/models` lists the models that are served.")
+KEY_REUSED = _kind(
+    "idempotency-key-reused",
+    422,
+    "This Idempotency-Key was used for another request",
+    "A key stands for one request. Make a new key for a new request.",
+)
+INTERNAL = _kind(
+    "internal-error",
+    500,
+    "Something went wrong on our side",
+    "Nothing half done was kept. Tell us the answer's X-Request-Id.",
+)
+DATABASE_AWAY = _kind(
+    "database-away", 503, "The database is out of reach", "Nothing was lost. Try again when Retry-After has passed."
+)
+STORAGE_AWAY = _kind(
+    "storage-away", 503, "The photo storage is out of reach", "Nothing was kept. Try again after Retry-After."
+)
+MODEL_AWAY = _kind(
+    "model-away",
+    503,
+    "There is no model to answer with",
+    "The bundle is missing or altered. Jobs are accepted and wait; no score is ever made up.",
+)
+UNAVAILABLE = _kind("unavailable", 503, "A part we need is out of reach", "Try again when Retry-After has passed.")
+
+
+_NOTHING: Final = "There is no such thing here."
+
+
+class Problem(Exception):  # the name RFC 9457 gives it
+    """Ends a request with an answer of the given kind.
+
+    ``errors`` are RFC 9457 validation entries: ``{"detail", "pointer"}`` or ``{"detail", "parameter"}``.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """Return the answer: the same bytes for the same problem, so that nothing can be told apart by it."""
+        body: dict[str, Any] = {
+            "type": f"{current_app.extensions['poxvisio'].settings.public_url}/problems/{self.kind.name}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            body["errors"] = self.errors
+        answer = Response(json.dumps(body, ensure_ascii=False) + "\n", status=self.kind.status, mimetype=MEDIA_TYPE)
+        answer.headers.update(self.headers)
+        return answer
+
+
+def not_found() -> Problem:
+    """Return the one answer to every id that is malformed, unknown or another tenant's."""
+    return Problem(NOT_FOUND, _NOTHING)
+
+
+def retry_after() -> dict[str, str]:
+    """Return a short, jittered Retry-After, so that clients do not come back all at once."""
+    return {"Retry-After": str(random.randint(1, 5))}  # noqa: S311  # spreads load, guards nothing
+
+
+_ANSWERS: Final[tuple[tuple[type[errors.PoxVisioError], Kind, str], ...]] = (
+    (KeyUnknown, UNAUTHORIZED, "The API key is unknown, expired or revoked."),
+    (errors.NotFound, NOT_FOUND, _NOTHING),
+    # An empty sentence: the error's own text, which is written for people.
+    (idempotency.InFlight, IN_FLIGHT, ""),
+    (idempotency.TakenOver, IN_FLIGHT, ""),
+    (errors.Conflict, CONFLICT, ""),
+    (errors.Refused, REFUSED, ""),
+    (errors.DatabaseAway, DATABASE_AWAY, "The database is out of reach; try again in a moment."),
+    (errors.StorageAway, STORAGE_AWAY, "The photo storage is out of reach or full; try again in a moment."),
+    (errors.BundleError, MODEL_AWAY, "The model cannot be served at present; jobs are accepted and wait."),
+    (errors.Unavailable, UNAVAILABLE, "A part we need is out of reach; try again in a moment."),
+    (errors.PoxVisioError, INTERNAL, "Something went wrong on our side."),
+)
+
+
+def problem_of(error: errors.PoxVisioError) -> Problem:
+    """Return what the world hears of one of our own errors."""
+    kind, detail = next((kind, detail) for cause, kind, detail in _ANSWERS if isinstance(error, cause))
+    headers = {}
+    if kind is UNAUTHORIZED:
+        headers = challenge()
+    elif isinstance(error, idempotency.InFlight):
+        headers = {"Retry-After": str(error.retry_after)}
+    elif kind is IN_FLIGHT or kind.status == UNAVAILABLE.status:
+        headers = retry_after()
+    return Problem(kind, detail or _sentence(error), headers=headers)
+
+
+def challenge() -> dict[str, str]:
+    """Return the header that a 401 must carry (RFC 9110, section 11.6.1)."""
+    return {"WWW-Authenticate": 'Bearer realm="poxvisio"'}
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+_HTTP = {
+    400: BAD_REQUEST,
+    404: NOT_FOUND,
+    405: METHOD_NOT_ALLOWED,
+    413: TOO_LARGE,
+    415: UNSUPPORTED_TYPE,
+}
+
+
+def _from_werkzeug(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:  # noqa: PLR2004  # a redirect of the router
+        return Response(status=status, headers=dict(error.get_headers()))
+    kind = _HTTP.get(status, INTERNAL if status >= 500 else BAD_REQUEST)  # noqa: PLR2004
+    if kind is NOT_FOUND:
+        return not_found().response()
+    headers = {"Allow": ", ".join(sorted(error.valid_methods))} if getattr(error, "valid_methods", None) else {}  # type: ignore[attr-defined]
+    return Problem(kind, f"{HTTP_STATUS_CODES.get(status, 'Error')}.", headers=headers).response()
+
+
+def install(app: Flask) -> None:
+    """Answer every error of the application as problem+json."""
+
+    @app.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    @app.errorhandler(errors.PoxVisioError)
+    def ours(error: errors.PoxVisioError) -> Response:
+        answer = problem_of(error)
+        if answer.kind.status >= 500:  # noqa: PLR2004
+            log.warning("request_unavailable", why=str(error), request_id=g.get("request_id"))
+        return answer.response()
+
+    @app.errorhandler(HTTPException)
+    def werkzeug(error: HTTPException) -> Response:
+        return _from_werkzeug(error)
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request_failed", endpoint=request.endpoint, request_id=g.get("request_id"), exc_info=error)
+        return Problem(INTERNAL, "Something went wrong on our side.").response()

@@ -1,0 +1,100 @@
+"""One effect for a POST that is sent twice: what its Idempotency-Key stood for, and what it answers now."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from shared.accounts import Caller
+from shared.errors import DatabaseAway
+from shared.ledger import idempotency
+from shared.logs import logger
+from web.problems import KEY_REUSED, Problem
+from web.services import Services
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An answer as it was given the first time."""
+
+    status: int
+    body: Mapping[str, Any]
+    location: str | None
+
+
+class Once:
+    """The use of one Idempotency-Key by one request; without a key every step does nothing."""
+
+    def __init__(self, services: Services, caller: Caller, key: str | None) -> None:
+        """Put the key in flight, in a transaction of its own; raises ``InFlight`` while another request runs."""
+        self._services, self._tenant, self._key = services, caller.tenant_id, key
+        self._started: idempotency.Started | None = None
+        self._replay: idempotency.Replay | None = None
+        if key is None:
+            return
+        with services.database.transaction(self._tenant) as session:
+            found = idempotency.begin(session, self._tenant, key, services.settings.idempotency_lease)
+        if isinstance(found, idempotency.Replay):
+            self._replay = found
+        else:
+            self._started = found
+
+    @property
+    def is_answered(self) -> bool:
+        """Return whether the key has its answer already, so that nothing may be done again."""
+        return self._replay is not None
+
+    def stored(self, fingerprint: bytes) -> Stored:
+        """Return the answer of the first request; raises ``Problem`` (422) where this is another request."""
+        if self._replay is None:
+            raise ValueError("the key has no answer yet")
+        if self._replay.fingerprint != fingerprint:
+            raise Problem(KEY_REUSED, "This Idempotency-Key was used for a request with another body or options.")
+        body: Mapping[str, Any] = self._replay.body
+        if "sealed" in body:
+            body = json.loads(self._services.keyring.unseal(str(body["sealed"]).encode()))
+        return Stored(self._replay.status, body, self._replay.location)
+
+    def settle(
+        self,
+        session: Session,
+        fingerprint: bytes,
+        status: int,
+        body: Mapping[str, Any],
+        location: str | None = None,
+        *,
+        secret: bool = False,
+    ) -> None:
+        """Store the answer in the transaction of the effect; one that shows a secret is sealed.
+
+        Raises ``TakenOver`` where the lease was lost.
+        """
+        if self._started is None or self._key is None:
+            return
+        kept = dict(body)
+        if secret:
+            kept = {"sealed": self._services.keyring.seal(json.dumps(kept).encode()).decode()}
+        idempotency.settle(
+            session,
+            self._tenant,
+            self._key,
+            self._started.fence,
+            fingerprint=fingerprint,
+            status=status,
+            body=kept,
+            location=location,
+        )
+
+    def forget(self) -> None:
+        """Free the key of a request that did nothing. Where the database is away, the lease ends by itself."""
+        if self._started is None or self._key is None:
+            return
+        try:
+            with self._services.database.transaction(self._tenant) as session:
+                idempotency.forget(session, self._tenant, self._key, self._started.fence)
+        except DatabaseAway:
+            log.warning("idempotency_key_left_to_its_lease")

@@ -1,0 +1,94 @@
+"""The collaborators of a web process: built once, passed on, never looked up at import."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from flask import current_app
+
+from shared.broker import Broker
+from shared.bundle import CARD, Bundle, load_bundle
+from shared.database import Database
+from shared.errors import BundleError
+from shared.settings import Settings
+from shared.signing import Keyring
+from shared.storage import Storage, open_storage
+
+ROLE: Final = "poxvisio_app"
+_LOOK_AGAIN: Final = 2.0
+
+
+class ServedModel:
+    """The bundle that the settings name, verified when it changes; a missing one is looked for again."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._seen: tuple[int, int] | None = None
+        self._bundle: Bundle | None = None
+        self._problem: BundleError | None = None
+
+    def bundle(self) -> Bundle:
+        """Return the bundle; raises ``BundleMissing`` or ``BundleAltered``."""
+        with self._lock:
+            if self._clock() - self._looked >= _LOOK_AGAIN:
+                self._look()
+            if self._bundle is None:
+                raise self._problem or BundleError("no bundle was looked for")
+            return self._bundle
+
+    def _look(self) -> None:
+        self._looked = self._clock()
+        try:
+            state = (self._path / CARD).stat()
+            seen = (state.st_mtime_ns, state.st_ino)
+        except OSError:
+            seen = None
+        if seen is not None and seen == self._seen and self._bundle is not None:
+            return
+        try:
+            self._bundle, self._problem = load_bundle(self._path), None
+        except BundleError as error:
+            self._bundle, self._problem = None, error
+        self._seen = seen
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a request may need. Threads share it."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    broker: Broker
+    keyring: Keyring
+    model: ServedModel
+    waiting: threading.BoundedSemaphore = field(repr=False)
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Services":
+        """Build the collaborators that the settings describe; none is contacted but a storage folder."""
+        return cls(
+            settings=settings,
+            database=Database.open(settings, ROLE),
+            storage=open_storage(settings),
+            broker=Broker(settings),
+            keyring=Keyring.from_settings(settings),
+            model=ServedModel(settings.model),
+            waiting=threading.BoundedSemaphore(max(settings.max_waiting_clients, 1)),
+        )
+
+    def close(self) -> None:
+        """Give connections back."""
+        self.database.close()
+        self.broker.close()
+
+
+def services() -> Services:
+    """Return the collaborators of the application that serves this request."""
+    found: Services = current_app.extensions["poxvisio"]
+    return found
