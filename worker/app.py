@@ -4,6 +4,7 @@ The parent of the pool imports neither an engine nor TensorFlow: the network liv
 replaced. ``celery -A worker.app`` finds ``app`` here.
 """
 
+import logging
 import os
 import signal
 from types import FrameType
@@ -33,7 +34,8 @@ app.conf.update(
     # One token per free child, so that the queue's length is honest.
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    # The wait before a cold shutdown; the child gives its units back well within it.
+    # SIGTERM is a warm shutdown, which waits for the running drain; `_tell_children` makes that a matter of one batch.
+    # SIGQUIT, for whoever cannot wait: a cold one, after this many seconds.
     worker_soft_shutdown_timeout=20,
     worker_enable_soft_shutdown_on_idle=False,
     worker_hijack_root_logger=False,
@@ -43,6 +45,10 @@ app.conf.update(
     broker_connection_max_retries=None,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
+
+# A token a second is no news; what it led to is logged by the drain.
+for name in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 _parent: dict[str, Any] = {}
 

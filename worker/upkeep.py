@@ -26,7 +26,6 @@ log = logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 60.0
 _ORPHANS_AFTER = timedelta(hours=24)
-_TOKENS = 16
 
 _WITH_ORIGINALS = sa.text("""
     SELECT id, failed FROM job
@@ -70,8 +69,7 @@ class Upkeep:
 
     def round(self) -> None:
         """Do one sweep, send tokens for what is ready, and now and then keep house."""
-        with self._database.transaction() as session:
-            found = sweep(session)
+        found = sweep(self._database)
         if found is not None:
             if found.reaped.total or found.promoted or found.expired:
                 log.info(
@@ -81,7 +79,7 @@ class Upkeep:
                     promoted=found.promoted,
                     expired=found.expired,
                 )
-            self._broker.wake(lane for lane, units in found.ready.items() for _ in range(min(units, _TOKENS)))
+            self._broker.wake(lane for lane, units in found.ready.items() for _ in range(min(units, found.workers)))
             self._delete_originals()
         if time.monotonic() - self._housekept_at > _HOUSEKEEPING_SECONDS:
             self._housekept_at = time.monotonic()

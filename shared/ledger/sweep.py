@@ -1,8 +1,10 @@
-"""The sweep: everything that must happen even if nobody asks. One process at a time, every second or two.
+"""The sweep: everything that must happen even if nobody asks, every second or two.
+
+Every step is safe to run twice; the advisory lock only spares several processes the same work.
 
 1. Take back expired leases.
-2. Promote units whose wait is over.
-3. End jobs whose deadline has passed.
+2. End jobs whose deadline has passed.
+3. Promote units whose wait is over.
 4. Tell which lanes have work, so that tokens can be sent for it.
 5. Look for closed jobs whose counters and results disagree: there must be none.
 """
@@ -13,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.database import Database
 from shared.ledger import cancel
 from shared.ledger.reap import Reaped, reap
 
@@ -25,6 +28,7 @@ class Sweep:
     promoted: int
     expired: int
     ready: dict[str, int]
+    workers: int
 
 
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('poxvisio sweep'))")
@@ -38,6 +42,8 @@ _OVERDUE = sa.text("""
     SELECT id FROM job WHERE closed_at IS NULL AND deadline IS NOT NULL AND deadline <= now() ORDER BY id LIMIT 20
 """)
 _READY = sa.text("SELECT lane, count(*) FROM unit WHERE state = 'ready' GROUP BY lane")
+# At least one: a worker that has not reported itself yet must be woken too.
+_WORKERS = sa.text("SELECT greatest(1, count(*)) FROM worker_node WHERE last_seen > now() - interval '30 seconds'")
 _DISAGREEING = sa.text("""
     SELECT j.id FROM job j
     WHERE j.closed_at > now() - interval '5 minutes'
@@ -46,17 +52,25 @@ _DISAGREEING = sa.text("""
 """)
 
 
-def sweep(session: Session) -> Sweep | None:
-    """Do one round; None where another process is at it."""
-    if not session.execute(_LOCK).scalar_one():
-        return None
-    reaped = reap(session)
-    promoted = len(session.execute(_PROMOTE).all())
-    overdue = list(session.execute(_OVERDUE).scalars())
+def sweep(database: Database) -> Sweep | None:
+    """Do one round; None where another process is at it.
+
+    Each step is a transaction of its own: one that has locked jobs must not go on to lock units.
+    """
+    with database.transaction() as session:
+        if not session.execute(_LOCK).scalar_one():
+            return None
+        reaped = reap(session)
+    with database.transaction() as session:
+        overdue = list(session.execute(_OVERDUE).scalars())
     for job in overdue:
-        cancel.expire(session, job)
-    ready = {lane: int(units) for lane, units in session.execute(_READY).tuples()}
-    return Sweep(reaped, promoted, len(overdue), ready)
+        with database.transaction() as session:
+            cancel.expire(session, job)
+    with database.transaction() as session:
+        promoted = len(session.execute(_PROMOTE).all())
+        ready = {lane: int(units) for lane, units in session.execute(_READY).tuples()}
+        workers = int(session.execute(_WORKERS).scalar_one())
+    return Sweep(reaped, promoted, len(overdue), ready, workers)
 
 
 def disagreements(session: Session) -> list[UUID]:
