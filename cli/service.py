@@ -108,7 +108,7 @@ class Service:
         while True:
             left = None if end is None else end - time.monotonic()
             hold = _HOLD_SECONDS if left is None else max(0, min(_HOLD_SECONDS, int(left)))
-            headers = {"Prefer": f"wait={hold}"} | ({"If-None-Match": etag} if etag else {})
+            headers = {"Prefer": f"wait={hold}", "If-None-Match": etag} if etag else {}
             asked = time.monotonic()
             answer = self._send("GET", f"/v1/jobs/{job_id}", headers=headers)
             if answer.status_code != HTTPStatus.NOT_MODIFIED:

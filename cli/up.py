@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -44,9 +44,12 @@ def up(
     ready_file: Path | None = None,
     *,
     model: Path | None = None,
+    settings: Mapping[str, str] | None = None,
     say: Say = print,
 ) -> None:
     """Run everything until SIGTERM or SIGINT, then drain. Belongs in the main thread.
+
+    ``settings`` are variables that every process gets beside those of the environment.
 
     1. Take the data directory; start PostgreSQL and Valkey; migrate; make the administrator's key.
     2. Start web, workers, deliverer and sweep; wait until web is ready and every worker has reported.
@@ -60,7 +63,7 @@ def up(
     with StopRequests() as requests, instance.lock(say) as lock:
         run = _Run(instance, requests, lock, ready_file, say)
         try:
-            run.start(_choose_port(port, say), workers, model)
+            run.start(_choose_port(port, say), workers, model, settings or {})
             run.supervisor.run()
         except Stopping:
             pass
@@ -94,7 +97,7 @@ class _Run:
             guard_holds=[lock],
         )
 
-    def start(self, port: int, workers: int, model: Path | None) -> None:
+    def start(self, port: int, workers: int, model: Path | None, settings: Mapping[str, str]) -> None:
         instance = self._instance
         database_url = self.supervisor.serve("postgres", EmbeddedPostgres(instance.folder / "postgres"))
         broker_url = self.supervisor.serve("valkey", EmbeddedValkey(instance.folder / "valkey"))
@@ -106,7 +109,7 @@ class _Run:
         key = _administrator_key(instance, database_url)
         self._forget_predecessors()
         url = f"http://{HOST}:{port}"
-        environments = _environments(instance, database_url, broker_url, url, model)
+        environments = _environments(instance, database_url, broker_url, url, model=model, settings=settings)
         self.supervisor.start(programs(environments, HOST, port, workers))
         self._await_ready(port, workers)
         self._facts = {
@@ -174,13 +177,20 @@ def _administrator_key(instance: Instance, database_url: str) -> str:
 
 
 def _environments(
-    instance: Instance, database_url: str, broker_url: str, url: str, model: Path | None
+    instance: Instance,
+    database_url: str,
+    broker_url: str,
+    url: str,
+    *,
+    model: Path | None,
+    settings: Mapping[str, str],
 ) -> dict[str, dict[str, str]]:
     """Return the environment of each kind of process; each logs in to the database as itself."""
     secrets = instance.secrets()
     common = {
         "POXVISIO_CACHE_DIR": str(instance.cache),
         **inherited(without=_OWN),
+        **settings,
         "REDIS_URL": broker_url,
         "STORAGE_URL": instance.photos.as_uri(),
         "SECRET_KEY": secrets["SECRET_KEY"],
