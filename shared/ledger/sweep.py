@@ -68,7 +68,7 @@ def sweep(database: Database) -> Sweep | None:
             cancel.expire(session, job)
     with database.transaction() as session:
         promoted = len(session.execute(_PROMOTE).all())
-        ready = {lane: int(units) for lane, units in session.execute(_READY).tuples()}
+        ready = {lane: int(units) for lane, units in session.execute(_READY)}
         workers = int(session.execute(_WORKERS).scalar_one())
     return Sweep(reaped, promoted, len(overdue), ready, workers)
 

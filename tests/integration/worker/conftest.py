@@ -1,0 +1,93 @@
+"""A worker's parts over the test services: storage in a folder, the demo bundle behind OpenVINO, jobs to answer."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.bundle import load_bundle
+from shared.database import Database, new_id
+from shared.ledger.submit import NewImage, NewJob, submit
+from shared.settings import Settings
+from shared.storage import Storage, open_storage
+from worker.classification import Classification
+from worker.inference.classifier import Classifier
+from worker.photos import PhotoReader
+
+BUNDLE = Path(__file__).parents[3] / "models" / "demo"
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """Return the demo network, compiled once."""
+    return Classifier.load(load_bundle(BUNDLE), engine="openvino", precision="f32", cache=tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    """Return the storage that the settings name."""
+    return open_storage(settings)
+
+
+def photo(seed: int, side: int = 256) -> bytes:
+    """Return a JPEG of smooth noise."""
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+Submit = Callable[[Sequence[bytes]], UUID]
+
+
+@pytest.fixture
+def submit_photos(app_db: Database, storage: Storage, tenant: UUID) -> Submit:
+    """Return a function that stores photos and submits them as one job."""
+
+    def run(photos: Sequence[bytes]) -> UUID:
+        job = new_id()
+        images = []
+        for ordinal, data in enumerate(photos):
+            key = f"incoming/{job.hex}/{ordinal:05d}"
+            with storage.create(key, limit=len(data)) as upload:
+                upload.write(data)
+                stored = upload.finish()
+            images.append(NewImage(new_id(), ordinal, f"{ordinal}.jpg", None, key, stored.sha256, stored.size))
+        storage.settle([image.storage_key for image in images])
+        with app_db.transaction(tenant) as session:
+            submit(session, NewJob(job, tenant, None, "normal", images))
+        return job
+
+    return run
+
+
+Worker = Callable[..., Classification]
+
+
+@pytest.fixture
+def make_worker(settings: Settings, worker_db: Database, storage: Storage, classifier: Classifier) -> Iterator[Worker]:
+    """Return a function that makes workers; they are closed after the test."""
+    made: list[Classification] = []
+
+    def run(
+        holder: str = "host/1/1", network: Classifier = classifier, store: Storage = storage, **changes: object
+    ) -> Classification:
+        own = settings.model_copy(update=changes)
+        worker = Classification(
+            settings=own,
+            database=worker_db,
+            storage=store,
+            classifier=network,
+            photos=PhotoReader(own, store),
+            holder=holder,
+        )
+        made.append(worker)
+        return worker
+
+    yield run
+    for worker in made:
+        worker.close()

@@ -1,0 +1,280 @@
+"""The worker's pipeline over real PostgreSQL, real files and the real network."""
+
+import io
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from PIL import Image
+
+from shared import history
+from shared.database import Database
+from shared.errors import StorageAway
+from shared.ledger.sweep import sweep
+from shared.storage import Storage, Upload
+from tests.integration.worker.conftest import Submit, Worker, photo
+from worker.classification import MAX_ATTEMPTS, backoff_seconds, copy_key
+from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
+from worker.inference.preprocess import Quality
+
+
+def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[history.JobView, list[history.ResultView]]:
+    with database.transaction(tenant) as session:
+        view = history.job(session, job)
+        return view, list(history.stream_results(session, view))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "chance", "seconds"),
+    [
+        (1, 0.5, 2.0),  # 2 s, no jitter in the middle of its range
+        (3, 0.0, 6.4),  # 8 s less 20 %
+        (3, 1.0, 9.6),  # 8 s and 20 %
+        (12, 0.5, 300.0),  # 5 minutes at most
+    ],
+)
+def test_photos_that_cannot_be_fetched_wait_longer_each_time(attempt: int, chance: float, seconds: float) -> None:
+    assert backoff_seconds(attempt, chance) == pytest.approx(seconds)
+
+
+def test_every_photo_gets_its_one_answer_and_bad_ones_are_rejected_alone(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    photos = [photo(seed) for seed in range(40)]
+    photos[3], photos[17] = b"no photo at all", b""
+    job = submit_photos(photos)
+
+    assert make_worker().drain() == 40
+
+    view, results = results_of(app_db, tenant, job)
+    assert view.state == "completed"
+    assert [result.ordinal for result in results] == list(range(40))
+    assert {result.ordinal: result.reasons for result in results if result.outcome == "rejected"} == {
+        3: ("unknown_type",),
+        17: ("empty",),
+    }
+    answered = [result for result in results if result.outcome != "rejected"]
+    assert {result.outcome for result in answered} <= {"classified", "abstained"}
+    for result in answered:
+        assert result.answer is not None
+        assert sum(result.answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert len(result.answer["evidence"]) == 49
+        assert storage.read(copy_key(job, result.image_id), limit=10**6)[:2] == b"\xff\xd8"
+    assert view.counts["classified"] + view.counts["abstained"] == 38
+
+
+def test_the_same_photo_gets_the_same_answer_alone_and_among_others(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, tenant: UUID
+) -> None:
+    alone, among = submit_photos([photo(1)]), submit_photos([photo(seed) for seed in (5, 1, 6)])
+    make_worker().drain()
+    [first] = results_of(app_db, tenant, alone)[1]
+    second = results_of(app_db, tenant, among)[1][1]
+    assert first.answer == second.answer
+
+
+class Brittle:
+    """A network that fails whenever the photo it cannot bear is in the batch."""
+
+    def __init__(self, classifier: Classifier, unbearable: Callable[[NDArray[np.uint8]], bool]) -> None:
+        self.bundle = classifier.bundle
+        self._classifier = classifier
+        self._unbearable = unbearable
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        if any(self._unbearable(one) for one in pixels):
+            raise RuntimeError("the engine gave up")
+        return self._classifier.classify(pixels, quality)
+
+
+def test_a_batch_that_fails_is_halved_until_the_photo_that_breaks_it_stands_alone(
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+) -> None:
+    photos = [photo(seed) for seed in range(11)]
+    white = photos[6] = photo_of(255)
+    job = submit_photos(photos)
+    brittle = Brittle(classifier, lambda one: bool(one.min() > 250))
+
+    make_worker(network=brittle).drain()
+
+    _, results = results_of(app_db, tenant, job)
+    assert white
+    failed = {result.ordinal: result.reasons for result in results if result.outcome == "failed"}
+    assert failed == {6: ("network_failed",)}
+    assert len(results) == 11
+
+
+def photo_of(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (256, 256), (grey, grey, grey)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+class Away:
+    """A storage that can be taken away: for reading, or for writing working copies."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.lost_keys: set[str] = set()
+        self.refuses_copies = False
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        if key in self.lost_keys:
+            raise StorageAway("the photo storage is out of reach")
+        return self._storage.read(key, limit=limit)
+
+    def create(self, key: str, *, limit: int) -> Upload:
+        if self.refuses_copies:
+            raise StorageAway("the photo storage is full")
+        return self._storage.create(key, limit=limit)
+
+    def settle(self, keys: Sequence[str]) -> None:
+        self._storage.settle(keys)
+
+
+def test_a_photo_that_cannot_be_fetched_waits_alone_and_is_answered_later(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,
+    storage: Storage, tenant: UUID,
+) -> None:  # fmt: skip
+    job = submit_photos([photo(seed) for seed in range(5)])
+    away = Away(storage)
+    away.lost_keys = {f"incoming/{job.hex}/00002"}
+    worker = make_worker(store=away)
+    worker.drain()
+    view, results = results_of(app_db, tenant, job)
+    assert [result.ordinal for result in results] == [0, 1, 3, 4]
+    assert (view.state, view.remaining) == ("running", 1)
+
+    away.lost_keys = set()
+    hurry(owner_db)
+    sweep(worker_db)
+    worker.drain()
+    view, results = results_of(app_db, tenant, job)
+    assert (view.state, len(results)) == ("completed", 5)
+    assert results[2].attempts == 2
+
+
+def hurry(owner_db: Database) -> None:
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET available_at = now() WHERE state = 'waiting'"))
+
+
+def test_working_copies_that_cannot_be_stored_put_their_photos_off(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,
+    storage: Storage, tenant: UUID,
+) -> None:  # fmt: skip
+    job = submit_photos([photo(1), b"", photo(2)])
+    away = Away(storage)
+    away.refuses_copies = True
+    worker = make_worker(store=away)
+    worker.drain()
+    assert Counter(result.outcome for result in results_of(app_db, tenant, job)[1]) == {"rejected": 1}
+
+    away.refuses_copies = False
+    hurry(owner_db)
+    sweep(worker_db)
+    worker.drain()
+    view, results = results_of(app_db, tenant, job)
+    assert (view.state, len(results), view.counts["rejected"]) == ("completed", 3, 1)
+
+
+def test_a_photo_whose_storage_never_comes_back_fails_with_its_reason(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET attempt = :most"), {"most": MAX_ATTEMPTS - 1})
+    away = Away(storage)
+    away.lost_keys = {f"incoming/{job.hex}/00000"}
+    make_worker(store=away).drain()
+    [result] = results_of(app_db, tenant, job)[1]
+    assert (result.outcome, result.reasons) == ("failed", ("storage_unreachable",))
+
+
+def test_a_photo_that_is_gone_fails_at_once(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1), photo(2)])
+    storage.delete([f"incoming/{job.hex}/00001"])
+    make_worker().drain()
+    _, results = results_of(app_db, tenant, job)
+    assert results[1].reasons == ("photo_missing",)
+    assert results[0].outcome != "failed"
+
+
+class Slow:
+    """A network that waits to be let go, once it has been reached."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.bundle = classifier.bundle
+        self.reached = threading.Event()
+        self.go = threading.Event()
+        self._classifier = classifier
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        self.reached.set()
+        assert self.go.wait(30)
+        return self._classifier.classify(pixels, quality)
+
+
+def test_a_worker_asked_to_stop_gives_back_what_it_has_not_finished(
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, owner_db: Database,
+    tenant: UUID,
+) -> None:  # fmt: skip
+    job = submit_photos([photo(seed) for seed in range(70)])
+    slow = Slow(classifier)
+    worker = make_worker(network=slow)
+    thread = threading.Thread(target=worker.drain)
+    thread.start()
+    assert slow.reached.wait(30)
+    worker.stop()
+    slow.go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+    with owner_db.transaction() as session:
+        states = session.execute(sa.text("SELECT state, crashes, attempt FROM unit")).all()
+    assert {row.state for row in states} <= {"ready", "done"}
+    assert {(row.crashes, row.attempt) for row in states if row.state == "ready"} == {(0, 0)}
+
+    make_worker("host/2/2").drain()
+    view, results = results_of(app_db, tenant, job)
+    assert (view.state, len(results)) == ("completed", 70)
+
+
+def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, worker_db: Database,
+    owner_db: Database, tenant: UUID,
+) -> None:  # fmt: skip
+    job = submit_photos([photo(1)])
+    slow = Slow(classifier)
+    frozen = make_worker("host/1/1", network=slow)
+    thread = threading.Thread(target=frozen.drain)
+    thread.start()
+    assert slow.reached.wait(30)
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET lease_until = now() - interval '1 second'"))
+    sweep(worker_db)
+    make_worker("host/2/2").drain()
+    [before] = results_of(app_db, tenant, job)[1]
+
+    slow.go.set()
+    thread.join(30)
+
+    [after] = results_of(app_db, tenant, job)[1]
+    assert (after.finished_at, after.attempts) == (before.finished_at, before.attempts)
+    assert frozen.answered == 0
