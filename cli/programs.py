@@ -26,10 +26,7 @@ WORKER = (
 DELIVERER = ("worker.delivery",)
 SWEEP = ("worker.upkeep",)
 
-# Celery waits for a warm shutdown without bound; the soft one, bounded by a setting, answers to SIGQUIT.
-WORKER_ENVIRONMENT = {"REMAP_SIGTERM": "SIGQUIT"}
-
-# Seconds to end in after SIGTERM: a request, a soft shutdown of 20 s and its batch, one webhook attempt, one sweep.
+# Seconds to end in after SIGTERM: a request, a micro-batch and what it completes, one webhook attempt, one sweep.
 PATIENCE = {"web": 25.0, "worker": 35.0, "deliverer": 20.0, "sweep": 10.0}
 KINDS = tuple(PATIENCE)  # in the order in which they drain
 

@@ -14,7 +14,7 @@ from cli.embedded.processes import tail
 from cli.embedded.valkey import EmbeddedValkey
 from cli.instance import Instance, write_private
 from cli.migrate import LOGINS, migrate
-from cli.programs import KINDS, ROOT, WORKER_ENVIRONMENT, programs
+from cli.programs import KINDS, ROOT, programs
 from cli.stopping import Stopping, StopRequests
 from cli.supervisor import Pids, Supervisor
 from shared.database import Database
@@ -202,7 +202,6 @@ def _environments(
     return {
         kind: {
             **common,
-            **(WORKER_ENVIRONMENT if kind == "worker" else {}),
             "DATABASE_URL": sa.make_url(database_url)
             .set(username=login, password=secrets[login])
             .render_as_string(hide_password=False),
