@@ -14,6 +14,7 @@ from cli.embedded.processes import tail
 from cli.embedded.valkey import EmbeddedValkey
 from cli.instance import Instance, write_private
 from cli.migrate import LOGINS, migrate
+from cli.options import example
 from cli.programs import KINDS, ROOT, programs
 from cli.stopping import Stopping, StopRequests
 from cli.supervisor import Pids, Supervisor
@@ -62,8 +63,9 @@ def up(
     instance = Instance(data_dir)
     with StopRequests() as requests, instance.lock(say) as lock:
         run = _Run(instance, requests, lock, ready_file, say)
+        overrides = {**(settings or {}), **({"MODEL": str(model.resolve())} if model else {})}
         try:
-            run.start(_choose_port(port, say), workers, model, settings or {})
+            run.start(_choose_port(port, say), workers, overrides)
             run.supervisor.run()
         except Stopping:
             pass
@@ -97,7 +99,7 @@ class _Run:
             guard_holds=[lock],
         )
 
-    def start(self, port: int, workers: int, model: Path | None, settings: Mapping[str, str]) -> None:
+    def start(self, port: int, workers: int, settings: Mapping[str, str]) -> None:
         instance = self._instance
         database_url = self.supervisor.serve("postgres", EmbeddedPostgres(instance.folder / "postgres"))
         broker_url = self.supervisor.serve("valkey", EmbeddedValkey(instance.folder / "valkey"))
@@ -109,7 +111,7 @@ class _Run:
         key = _administrator_key(instance, database_url)
         self._forget_predecessors()
         url = f"http://{HOST}:{port}"
-        environments = _environments(instance, database_url, broker_url, url, model=model, settings=settings)
+        environments = _environments(instance, database_url, broker_url, url, settings)
         self.supervisor.start(programs(environments, HOST, port, workers))
         self._await_ready(port, workers)
         self._facts = {
@@ -181,21 +183,19 @@ def _environments(
     database_url: str,
     broker_url: str,
     url: str,
-    *,
-    model: Path | None,
     settings: Mapping[str, str],
 ) -> dict[str, dict[str, str]]:
     """Return the environment of each kind of process; each logs in to the database as itself."""
     secrets = instance.secrets()
     common = {
         "POXVISIO_CACHE_DIR": str(instance.cache),
+        "MODEL": str(ROOT / "models/demo"),
         **inherited(without=_OWN),
         **settings,
         "REDIS_URL": broker_url,
         "STORAGE_URL": instance.photos.as_uri(),
         "SECRET_KEY": secrets["SECRET_KEY"],
         "PUBLIC_URL": url,
-        "MODEL": str((model or ROOT / "models/demo").resolve()),
         "PYTHONUNBUFFERED": "1",
     }
     logins = {kind: "poxvisio_web_login" if kind == "web" else "poxvisio_worker_login" for kind in KINDS}
@@ -218,7 +218,7 @@ def _choose_port(port: int, say: Say) -> int:
     return other
 
 
-@click.command("up")
+@click.command("up", epilog=example("poxvisio up --data-dir data --workers 2"))
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -240,13 +240,9 @@ def _choose_port(port: int, say: Say) -> int:
     help="Folder of the bundle to serve.  [default: the demo bundle]",
 )
 def up_command(data_dir: Path | None, port: int, workers: int, ready_file: Path | None, model: Path | None) -> None:
-    r"""Run everything on this machine: PostgreSQL, Valkey, web, workers, deliverer and sweep.
+    """Run everything on this machine: PostgreSQL, Valkey, web, workers, deliverer and sweep.
 
     Nothing needs to be installed or running. The first start makes an administrator's key and keeps it in
     DIR/admin.key. Ctrl-C drains and stops everything; a second one hurries. Settings named POXVISIO_* are passed on.
-
-    \b
-    Example:
-      poxvisio up --data-dir data --workers 2
     """
     up(data_dir or default_data_dir(), port, workers, ready_file, model=model, say=click.echo)

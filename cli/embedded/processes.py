@@ -57,9 +57,9 @@ def exclusively(path: Path) -> Iterator[None]:
         yield
 
 
-def tail(path: Path, characters: int = 2000) -> str:
-    """The end of a log, for an error message."""
+def tail(path: Path, lines: int = 12) -> str:
+    """Return the end of a log, for an error message."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")[-characters:].strip()
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
