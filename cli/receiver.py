@@ -68,7 +68,7 @@ class Receiver:
             while True:
                 for headers, body in self._messages[seen:]:
                     message = _verified(headers, body, secret)
-                    if message and message.get("type") == kind and _job_of(message) == job_id:
+                    if message and message.get("type") == kind and message["data"].get("job") == job_id:
                         return message
                 seen = len(self._messages)
                 left = end - time.monotonic()
@@ -89,8 +89,3 @@ def _verified(headers: dict[str, str], body: bytes, secret: str) -> dict[str, An
         return None
     message = json.loads(body)
     return message if isinstance(message, dict) else None
-
-
-def _job_of(message: dict[str, Any]) -> str | None:
-    data = message.get("data") or {}
-    return data.get("job_id") or data.get("id") or data.get("job")

@@ -124,14 +124,14 @@ class Service:
     def results(self, job_id: str) -> Iterator[dict[str, Any]]:
         """Yield what became of each photo, in order once the job is closed."""
         with self._stream(f"/v1/jobs/{job_id}/results", "application/x-ndjson") as answer:
-            for line in answer.iter_lines():
-                if line:
-                    yield json.loads(line)
+            for line in _lines(answer):
+                yield json.loads(line)
 
     def results_csv(self, job_id: str) -> Iterator[str]:
         """Yield the results as lines of CSV, the names of the columns first."""
         with self._stream(f"/v1/jobs/{job_id}/results", "text/csv") as answer:
-            yield from answer.iter_lines()
+            for line in _lines(answer):
+                yield line.decode()
 
     def receipt(self, job_id: str, stage: str | None = None) -> dict[str, Any]:
         """Return the job's signed receipt: the latest, or the one of a stage (``accepted``, ``closed``)."""
@@ -206,6 +206,16 @@ def _message(answer: httpx.Response) -> str:
         return f"{answer.status_code} {text}" + (f" ({'; '.join(faults)})" if faults else "")
     except (ValueError, AttributeError, KeyError):
         return f"{answer.status_code} {answer.reason_phrase}"
+
+
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    """Yield lines as the formats mean them: a custom_id may hold what Unicode, but not JSON, takes for a line's end."""
+    rest = b""
+    for piece in answer.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.main import main
+
+ROOT = Path(__file__).parents[3]
+GATE = "http://127.0.0.1:9"  # the discard port: nobody listens
+
+
+def _paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            yield from _paths(found, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(_paths(main)), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*path, "--help"])
+    assert shown.exit_code == 0
+    if path:
+        assert "Example" in shown.output
+        assert f"poxvisio {path[0]}" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (["--help"], ("flask", "sqlalchemy", "celery", "httpx", "rich", "openvino")),
+        (["classify", "--help"], ("flask", "sqlalchemy", "celery", "openvino", "web.app")),
+        (["jobs", "--help"], ("flask", "sqlalchemy", "celery", "openvino", "web.app")),
+        (["verify", "--help"], ("flask", "sqlalchemy", "celery", "openvino", "web.app")),
+    ],
+)
+def test_a_command_loads_no_server_it_does_not_need(arguments: list[str], loaded: tuple[str, ...]) -> None:
+    program = (
+        "import sys\nfrom cli.main import main\n"
+        f"main({arguments!r}, standalone_mode=False)\n"
+        f"print('loaded:', [name for name in {loaded!r} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["classify"],
+        ["classify", "/no/such/folder"],
+        ["jobs", "show"],
+        ["jobs", "--url", "ftp://x"],
+        ["verify"],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_a_service_out_of_reach_ends_with_3_and_one_line() -> None:
+    ended = CliRunner().invoke(main, ["jobs", "list", "--url", GATE])
+    assert ended.exit_code == 3
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"poxvisio: {GATE} is out of reach")
+    assert ended.stdout == ""
