@@ -1,0 +1,93 @@
+"""The commands as people run them: programs of their own, on services of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "cli.main"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this environment without what another service might have put there."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("POXVISIO_", "DATABASE_URL"))}
+    return kept | more
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Return the live processes whose command, or working directory, lies below a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            places = [*process.cmdline(), process.cwd()]
+        except psutil.Error:
+            continue
+        if any(str(folder) in place for place in places):
+            found.append(process)
+    return found
+
+
+@dataclass
+class Running:
+    """A service that was started with ``poxvisio up``."""
+
+    url: str
+    key: str
+    database_url: str
+
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against it."""
+        variables = {"POXVISIO_URL": self.url, "POXVISIO_KEY": self.key, "DATABASE_URL": self.database_url}
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environment(**variables, **more),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture(scope="session")
+def running(services_root: Path) -> Iterator[Running]:
+    """Return a whole service on this machine."""
+    ready = services_root / "ready.json"
+    folder = services_root / "data"
+    log = (services_root / "up.log").open("wb")
+    up = subprocess.Popen(
+        [*COMMAND, "up", "--data-dir", str(folder), "--ready-file", str(ready)],
+        env=environment(),
+        cwd=ROOT,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert _until(lambda: ready.exists() or up.poll() is not None, 120)
+        assert ready.exists(), (services_root / "up.log").read_text()
+        facts: dict[str, Any] = json.loads(ready.read_text())
+        yield Running(facts["url"], facts["api_key"], facts["database_url"])
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.wait(90)
+        log.close()
+    assert processes_below(folder) == []

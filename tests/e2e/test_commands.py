@@ -1,0 +1,82 @@
+"""The commands of a clinic, one after the other, against a running service."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.demo import PHOTOS
+from cli.photos import find_photos
+from tests.e2e.conftest import Running
+
+COUNT = len(find_photos([str(PHOTOS)]))
+
+
+@pytest.fixture(scope="module")
+def receipt(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Classify the sample photos once; return the receipt that was saved."""
+    path = tmp_path_factory.mktemp("receipt") / "receipt.json"
+    ended = running.run("classify", str(PHOTOS), "--receipt", str(path))
+    lines = ended.stdout.splitlines()
+    assert len(lines) == COUNT + 1, ended.stderr
+    assert f"{COUNT} of {COUNT} accounted for, signature verified" in ended.stderr
+    assert "Research use only" in ended.stderr
+    # Two of the samples are no photos.
+    assert ended.returncode == 1
+    return path
+
+
+def test_a_saved_receipt_is_verified_against_the_folder(running: Running, receipt: Path) -> None:
+    online = running.run("verify", str(PHOTOS), str(receipt), "--url", running.url)
+    assert online.stdout.splitlines()[0] == f"{COUNT} of {COUNT} accounted for"
+    assert online.returncode == 0
+
+
+def test_jobs_are_listed_shown_and_their_results_printed(running: Running, receipt: Path) -> None:
+    job = json.loads(receipt.read_text())["payload"]["job"]
+    assert any(line.startswith(job) for line in running.run("jobs").stdout.splitlines())
+    shown = json.loads(running.run("jobs", "show", job, "--json").stdout)
+    assert (shown["state"], shown["total"]) == ("completed", COUNT)
+    assert running.run("jobs", "wait", job).returncode == 1
+    rows = list(csv.DictReader(io.StringIO(running.run("jobs", "results", job, "--csv").stdout)))
+    assert [int(row["ordinal"]) for row in rows] == list(range(COUNT))
+
+
+def test_photos_can_be_sent_without_waiting_and_asked_for_later(running: Running) -> None:
+    sent = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait")
+    assert sent.returncode == 0, sent.stderr
+    waited = running.run("jobs", "wait", sent.stdout.strip(), "--json")
+    assert json.loads(waited.stdout)["counts"]["waiting"] == 0
+    assert waited.returncode == 0
+
+
+def test_a_pattern_names_photos_and_their_names_can_be_their_custom_ids(running: Running) -> None:
+    found = running.run("classify", str(PHOTOS / "photo-0[12].jpg"), "--custom-ids", "--json")
+    told = json.loads(found.stdout)
+    assert [result["custom_id"] for result in told["results"]] == ["photo-01.jpg", "photo-02.jpg"]
+    assert {result["use"] for result in told["results"]} == {"research-only"}
+
+
+def test_a_wrong_key_is_refused_in_one_line(running: Running) -> None:
+    refused = running.run("jobs", POXVISIO_KEY="pxv_wrong_key")
+    assert refused.returncode == 3
+    assert refused.stderr.count("\n") == 1
+    assert "401" in refused.stderr
+
+
+def test_the_owner_makes_tenants_and_keys_and_ends_them(running: Running) -> None:
+    made = running.run("admin", "tenant", "create", "North clinic")
+    assert made.returncode == 0, made.stderr
+    assert running.run("admin", "tenant", "create", "North clinic").returncode == 3
+    token = running.run("admin", "key", "create", "--tenant", "North clinic", "--name", "laptop").stdout.strip()
+    assert running.run("jobs", POXVISIO_KEY=token).returncode == 0
+    (key,) = json.loads(running.run("admin", "key", "list", "--tenant", "North clinic", "--json").stdout)
+    assert running.run("admin", "key", "revoke", key["id"], "--tenant", "North clinic").returncode == 0
+    assert running.run("jobs", POXVISIO_KEY=token).returncode == 3
+
+
+def test_migrating_a_database_at_the_present_schema_changes_nothing(running: Running) -> None:
+    assert running.run("migrate").returncode == 0
+    assert running.run("jobs").returncode == 0
