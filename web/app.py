@@ -1,15 +1,19 @@
 """The web application: built from settings, with its collaborators passed in, and nothing at import."""
 
 import atexit
+from typing import Final
 
 from flask import Flask
 
 from shared.settings import Settings
 from web import access, auth, problems
-from web.api import jobs
+from web.api import deliveries, images, jobs, keys, receipts, results, service, webhooks
 from web.health import Examiner, health
 from web.openapi import described_rules
+from web.pages.documents import pages
 from web.services import Services
+
+_API: Final = (jobs, results, receipts, images, webhooks, deliveries, service, keys)
 
 
 def create_app(settings: Settings) -> Flask:
@@ -22,7 +26,7 @@ def create_app(settings: Settings) -> Flask:
     problems.install(app)
     access.install(app)
     auth.install(app)
-    for blueprint in (jobs.api, health):
+    for blueprint in (*(module.api for module in _API), pages, health):
         app.register_blueprint(blueprint)
     # Fail here rather than serve a route that is neither described nor guarded.
     list(described_rules(app))

@@ -1,18 +1,25 @@
 """One effect for a POST that is sent twice: what its Idempotency-Key stood for, and what it answers now."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from flask import Response
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from shared.accounts import Caller
 from shared.errors import DatabaseAway
 from shared.ledger import idempotency
 from shared.logs import logger
+from web.asking import idempotency_key
+from web.auth import caller
 from web.problems import KEY_REUSED, Problem
-from web.services import Services
+from web.services import Services, services
+from web.wire import respond
+
+Body = TypeVar("Body", bound=BaseModel)
 
 log = logger(__name__)
 
@@ -98,3 +105,34 @@ class Once:
                 idempotency.forget(session, self._tenant, self._key, self._started.fence)
         except DatabaseAway:
             log.warning("idempotency_key_left_to_its_lease")
+
+
+def perform(
+    mark: bytes,
+    shape: type[Body],
+    act: Callable[[Session], Body],
+    *,
+    status: int = 200,
+    location: Callable[[Body], str] | None = None,
+    secret: bool = False,
+) -> Response:
+    """Do something once for the request's Idempotency-Key, and answer with what came of it.
+
+    ``act`` runs in a transaction of the caller's tenant, and its answer is stored in that very transaction; ``mark`` is
+    the request's fingerprint.
+    """
+    here, asking = services(), caller()
+    once = Once(here, asking, idempotency_key())
+    if once.is_answered:
+        stored = once.stored(mark)
+        headers = {"Idempotency-Replayed": "true", **({"Location": stored.location} if stored.location else {})}
+        return respond(shape.model_validate(stored.body), stored.status, headers)
+    try:
+        with here.database.transaction(asking.tenant_id) as session:
+            body = act(session)
+            address = location(body) if location else None
+            once.settle(session, mark, status, body.model_dump(mode="json"), address, secret=secret)
+    except BaseException:
+        once.forget()
+        raise
+    return respond(body, status, {"Location": address} if address else {})

@@ -11,11 +11,12 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from shared import history, ids
 from shared.history import JobView
 from shared.ledger.cancel import cancel as cancel_job
-from web.asking import NoQuery, Strict, idempotency_key, preferred_wait, read_query, wrong
+from web.asking import NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.intake import fingerprint
 from web.intake.options import JobOptions, QueryOptions
@@ -48,7 +49,7 @@ from web.problems import (
     UNKNOWN_MODEL,
     UNSUPPORTED_TYPE,
 )
-from web.replay import Once
+from web.replay import perform
 from web.services import services
 from web.wire import JobBody, Shape, State, job_body, next_link, respond
 
@@ -198,21 +199,14 @@ def cancel(job: str) -> Response:
     read_query(NoQuery)
     job_id = ids.parse("job", job)
     tenant = caller().tenant_id
-    mark = fingerprint.of_request("POST", request.path, {})
-    once = Once(services(), caller(), idempotency_key())
-    if once.is_answered:
-        return respond(JobBody.model_validate(once.stored(mark).body), headers={"Idempotency-Replayed": "true"})
-    try:
-        with services().database.transaction(tenant) as session:
-            cancel_job(session, tenant, job_id)
-            session.expire_all()
-            view = history.job(session, job_id)
-            answer = _body(view, *outlook(session, view))
-            once.settle(session, mark, 200, answer.model_dump(mode="json"))
-    except BaseException:
-        once.forget()
-        raise
-    return respond(answer)
+
+    def act(session: Session) -> JobBody:
+        cancel_job(session, tenant, job_id)
+        session.expire_all()
+        view = history.job(session, job_id)
+        return _body(view, *outlook(session, view))
+
+    return perform(fingerprint.of_request("POST", request.path, {}), JobBody, act)
 
 
 def _wait(view: JobView, known: set[str], seconds: int) -> tuple[JobView, bool]:

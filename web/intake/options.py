@@ -15,7 +15,8 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("is beyond the calendar") from None
 
 
-Deadline = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+# A moment in UTC; whether it may lie in the past is for its reader to say.
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 CustomId = Annotated[Text, Field(min_length=1, max_length=200)]
 MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[Text, Field(max_length=512)]
@@ -47,7 +48,7 @@ class JobOptions(Strict):
     priority: Priority | None = Field(
         default=None, description="Default: interactive for one photo, normal up to 100, bulk above"
     )
-    deadline: Deadline | None = Field(default=None, description="Photos not started by then are `expired` (RFC 3339)")
+    deadline: Instant | None = Field(default=None, description="Photos not started by then are `expired` (RFC 3339)")
     max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="Stop when rejected + failed over finished exceeds this, from 50 photos on"
     )
@@ -68,7 +69,7 @@ class QueryOptions(Strict):
     """The options in the query of a request whose body is one photo."""
 
     priority: Priority | None = None
-    deadline: Deadline | None = None
+    deadline: Instant | None = None
     max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     model: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     metadata: Json[Metadata] | None = Field(default=None, description="A JSON object of texts")

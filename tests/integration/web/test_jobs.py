@@ -2,11 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID
 
-import pytest
-
-from shared import ids
 from tests.integration.web.conftest import JPEG, Caller
 
 

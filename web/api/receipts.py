@@ -1,0 +1,80 @@
+"""Receipts: the signed list of a job's photos, and the keys to verify it with."""
+
+from typing import Any, Final, Literal
+
+import rfc8785
+from flask import Blueprint, Response, json
+from pydantic import Field
+
+from shared import history, ids, receipts
+from web.asking import Strict, read_query
+from web.auth import caller
+from web.openapi import Answer, operation
+from web.problems import CONFLICT, NOT_FOUND
+from web.services import services
+
+api = Blueprint("receipts", __name__)
+
+_DOCUMENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["payload", "signature"],
+    "properties": {
+        "payload": {"type": "object", "description": "What is signed, as canonical JSON (RFC 8785)"},
+        "signature": {
+            "type": "object",
+            "required": ["alg", "kid", "value"],
+            "properties": {"alg": {"const": "EdDSA"}, "kid": {"type": "string"}, "value": {"type": "string"}},
+        },
+    },
+}
+_JWKS: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["keys"],
+    "properties": {"keys": {"type": "array", "items": {"type": "object"}}},
+}
+
+
+class ReceiptQuery(Strict):
+    """Which receipt."""
+
+    stage: Literal["accepted", "closed"] | None = Field(default=None, description="Default: the latest there is")
+
+
+@api.get("/v1/jobs/<job>/receipt")
+@operation(
+    "Read the receipt",
+    {200: Answer("The signed receipt, canonical by RFC 8785.", {"application/json": _DOCUMENT})},
+    tag="jobs",
+    scope="jobs:read",
+    description=receipts.STATEMENT,
+    query=ReceiptQuery,
+    problems=(NOT_FOUND, CONFLICT),
+)
+def receipt(job: str) -> Response:
+    """Build the receipt anew: the same rows give the same bytes."""
+    query = read_query(ReceiptQuery)
+    job_id = ids.parse("job", job)
+    keyring = services().keyring
+    with services().database.transaction(caller().tenant_id) as session:
+        view = history.job(session, job_id)
+        stage = query.stage or ("closed" if view.is_closed else "accepted")
+        rows = list(history.manifest(session, job_id))
+    document = receipts.build("accepted", view, rows, keyring)
+    if stage == "closed":
+        document = receipts.build("closed", view, rows, keyring, receipts.digest(document))
+    answer = Response(rfc8785.dumps(document), mimetype="application/json")
+    answer.headers["Content-Disposition"] = f'inline; filename="{job}-{stage}.json"'
+    return answer
+
+
+@api.get("/.well-known/poxvisio-keys.json")
+@operation(
+    "Keys of receipts",
+    {200: Answer("The public keys as a JWK set (RFC 7517, RFC 8037).", {"application/json": _JWKS})},
+    tag="service",
+)
+def keys() -> Response:
+    """Return the public keys."""
+    answer = Response(json.dumps(services().keyring.public_jwks()) + "\n", mimetype="application/json")
+    answer.headers["Cache-Control"] = "public, max-age=300"
+    return answer

@@ -1,0 +1,184 @@
+"""``/v1/jobs/{id}/results``: every photo with its one outcome, as JSON pages, NDJSON or CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+from pydantic import Field
+
+from shared import history, ids
+from shared.database import Database
+from shared.history import JobView, ResultView
+from web.asking import Strict, read_query, wrong
+from web.auth import caller
+from web.openapi import LINK, Answer, operation
+from web.problems import INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Problem
+from web.services import services
+from web.wire import USE, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
+
+api = Blueprint("results", __name__)
+
+_CURSOR: Final = re.compile(r"o\d{1,9}|w\d{1,18}-[0-9a-f]{32}")
+_STREAMED: Final = 500
+# A spreadsheet takes what begins with one of these for a formula (OWASP, CSV Injection).
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+_MEDIA: Final = {"application/json": "json", "application/x-ndjson": "ndjson", "text/csv": "csv"}
+_COLUMNS: Final = (
+    "ordinal", "image", "custom_id", "file_name", "sha256", "bytes", "outcome", "label", "probability", "probabilities",
+    "prediction_set", "reasons", "in_distribution", "blur", "exposure", "size", "duplicate_of", "model_id",
+    "model_digest", "attempts", "finished_at", "use",
+)  # fmt: skip
+
+
+class ResultList(Shape):
+    """A page of results: in order of completion while the job is open, by ordinal once it is closed."""
+
+    job: str
+    state: State
+    results: list[ResultBody]
+    next: str | None = Field(description="Cursor of what follows; while the job is open, of what is still to come")
+    use: ResearchUse = USE
+
+
+class ResultsQuery(Strict):
+    """Which results, and in what form."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 200
+    cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
+    format: Literal["json", "ndjson", "csv"] | None = Field(default=None, description="Goes before the Accept header")
+
+
+@api.get("/v1/jobs/<job>/results")
+@operation(
+    "Read results",
+    {
+        200: Answer(
+            "The results there are now. NDJSON and CSV hold all of them, JSON comes in pages.",
+            {
+                "application/json": ResultList,
+                "application/x-ndjson": ResultBody,
+                "text/csv": {"type": "string", "description": ", ".join(_COLUMNS)},
+            },
+            (LINK,),
+        )
+    },
+    tag="jobs",
+    scope="jobs:read",
+    query=ResultsQuery,
+    problems=(NOT_FOUND, NOT_ACCEPTABLE, INVALID_OPTIONS),
+)
+def results(job: str) -> Response:
+    """Return a page of results, or all of them as a stream."""
+    query = read_query(ResultsQuery)
+    form = query.format or _accepted()
+    job_id = ids.parse("job", job)
+    if query.cursor is not None and _CURSOR.fullmatch(query.cursor) is None:
+        raise wrong("cursor", "is not one that this list gave out")
+    if form == "json":
+        return _page(job_id, query)
+    with services().database.transaction(caller().tenant_id) as session:
+        view = history.job(session, job_id)
+    encode, media = (
+        (_ndjson, "application/x-ndjson") if form == "ndjson" else (_csv, "text/csv; charset=utf-8; header=present")
+    )
+    rows = _all_rows(services().database, caller().tenant_id, view, query.cursor)
+    answer = Response(encode(rows, services().settings.public_url), content_type=media)
+    answer.headers["Content-Disposition"] = f'attachment; filename="{job}.{form}"'
+    return answer
+
+
+def _accepted() -> str:
+    wanted = request.accept_mimetypes
+    if not wanted:
+        return "json"
+    best = wanted.best_match(list(_MEDIA), default="")
+    if not best:
+        raise Problem(NOT_ACCEPTABLE, f"Results come as {', '.join(_MEDIA)}.")
+    return _MEDIA[best]
+
+
+def _page(job_id: UUID, query: ResultsQuery) -> Response:
+    url = services().settings.public_url
+    with services().database.transaction(caller().tenant_id) as session:
+        view = history.job(session, job_id)
+        page = history.results(session, view, after=query.cursor, limit=query.limit)
+    body = ResultList(
+        job=ids.text("job", view.id),
+        state=view.state,  # type: ignore[arg-type]  # the database holds no other
+        results=[result_body(row, url) for row in page.rows],
+        next=page.next,
+    )
+    headers = {"Link": next_link(url + request.path, limit=query.limit, cursor=page.next)} if page.next else {}
+    return respond(body, headers=headers)
+
+
+def _all_rows(database: Database, tenant: UUID, view: JobView, after: str | None) -> Iterator[ResultView]:
+    """Return every result there is now, in short transactions: a slow reader must not hold a connection."""
+    while True:
+        with database.transaction(tenant) as session:
+            page = history.results(session, view, after=after, limit=_STREAMED)
+        yield from page.rows
+        if len(page.rows) < _STREAMED or page.next is None:
+            return
+        after = page.next
+
+
+def _ndjson(rows: Iterable[ResultView], url: str) -> Iterator[str]:
+    for row in rows:
+        yield result_body(row, url).model_dump_json() + "\n"
+
+
+def _csv(rows: Iterable[ResultView], url: str) -> Iterator[str]:  # noqa: ARG001  # the shape of every encoder
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+
+    def line(cells: Iterable[object]) -> str:
+        writer.writerow(cells)
+        written = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        return written
+
+    yield line(_COLUMNS)
+    for row in rows:
+        yield line(_cells(row))
+
+
+def _cells(row: ResultView) -> list[object]:
+    answer = row.answer or {}
+    probabilities = answer.get("probabilities") or {}
+    quality = answer.get("quality") or {}
+    return [
+        row.ordinal,
+        ids.text("image", row.image_id),
+        safe(row.custom_id),
+        safe(row.client_name),
+        row.sha256,
+        row.bytes,
+        row.outcome,
+        safe(row.label),
+        probabilities.get(row.label, ""),
+        safe(";".join(f"{label}={value}" for label, value in probabilities.items())),
+        safe(";".join(answer.get("prediction_set") or ())),
+        safe(";".join(row.reasons)),
+        answer.get("in_distribution", ""),
+        quality.get("blur", ""),
+        quality.get("exposure", ""),
+        quality.get("size", ""),
+        ids.text("image", row.duplicate_of) if row.duplicate_of else "",
+        safe(row.model_id),
+        row.model_digest or "",
+        row.attempts,
+        row.finished_at.isoformat().replace("+00:00", "Z") if row.finished_at else "",
+        USE,
+    ]
+
+
+def safe(text: str | None) -> str:
+    """Return text that no spreadsheet takes for a formula: an apostrophe goes before what could be one."""
+    value = text or ""
+    return "'" + value if value.lstrip(" ").startswith(_FORMULA) else value

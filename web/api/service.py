@@ -1,0 +1,153 @@
+"""What the service says about itself: its limits, the model it serves, and its own description."""
+
+from typing import Any, Final
+
+from flask import Blueprint, Response, current_app, json
+from pydantic import Field
+
+from shared.bundle import RESEARCH_USE
+from shared.ledger.idempotency import KEPT
+from shared.webhooks import KINDS
+from web.api.jobs import LONGEST_WAIT
+from web.asking import NoQuery, read_query
+from web.openapi import Answer, document, operation
+from web.problems import MODEL_AWAY
+from web.services import services
+from web.wire import USE, ResearchUse, Shape, respond
+
+api = Blueprint("service", __name__)
+
+_TAG: Final = "service"
+_PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
+
+
+class Limits(Shape):
+    """What a request may ask for; sizes in bytes, times in seconds."""
+
+    max_photos: int = Field(description="Photos of one job; more are refused whole")
+    max_photo_bytes: int = Field(description="A larger photo is answered `rejected`, alone")
+    max_photo_pixels: int = Field(description="A photo of more pixels is answered `rejected`, alone")
+    max_request_bytes: int
+    photo_types: list[str]
+    max_wait: int = Field(description="Of `Prefer: wait=N`")
+    idempotency_kept: int
+
+
+class ModelBody(Shape):
+    """A model as it is served."""
+
+    id: str
+    digest: str
+    live: bool
+    labels: list[str]
+    clinical: bool
+    synthetic: bool = Field(description="Trained on synthetic photos: it shows how the service works and nothing else")
+    card: dict[str, Any]
+
+
+class ModelList(Shape):
+    """The models there are."""
+
+    models: list[ModelBody]
+    notice: str = RESEARCH_USE
+    use: ResearchUse = USE
+
+
+@api.get("/v1/limits")
+@operation("Read the limits", {200: Answer("The limits.", {"application/json": Limits})}, tag=_TAG)
+def limits() -> Response:
+    """Return the limits as they are set."""
+    settings = services().settings
+    return respond(
+        Limits(
+            max_photos=settings.max_photos,
+            max_photo_bytes=settings.max_photo_bytes,
+            max_photo_pixels=settings.max_photo_pixels,
+            max_request_bytes=settings.max_request_bytes,
+            photo_types=list(_PHOTO_TYPES),
+            max_wait=LONGEST_WAIT,
+            idempotency_kept=int(KEPT.total_seconds()),
+        )
+    )
+
+
+@api.get("/v1/models")
+@operation(
+    "List models",
+    {200: Answer("The one model that is served, with its card.", {"application/json": ModelList})},
+    tag=_TAG,
+    scope="jobs:read",
+    query=NoQuery,
+    problems=(MODEL_AWAY,),
+)
+def models() -> Response:
+    """Return the served bundle; 503 where it is missing or altered."""
+    read_query(NoQuery)
+    bundle = services().model.bundle()
+    served = ModelBody(
+        id=bundle.id,
+        digest=bundle.digest,
+        live=True,
+        labels=list(bundle.labels),
+        clinical=bundle.clinical,
+        synthetic=bundle.synthetic,
+        card=dict(bundle.card),
+    )
+    return respond(ModelList(models=[served]))
+
+
+@api.get("/openapi.json")
+@operation(
+    "Read this document",
+    {200: Answer("OpenAPI 3.1.", {"application/json": {"type": "object"}})},
+    tag=_TAG,
+)
+def openapi() -> Response:
+    """Return the description of every route, made from the routes."""
+    described = document(current_app, services().settings.public_url, _webhooks())
+    answer = Response(json.dumps(described, ensure_ascii=False) + "\n", mimetype="application/json")
+    answer.headers["Cache-Control"] = "public, max-age=300"
+    return answer
+
+
+def _webhooks() -> dict[str, Any]:
+    """Return what we send to others: one path item a kind of event (Standard Webhooks 1.0.0)."""
+    return {kind: {"post": _webhook(kind)} for kind in KINDS}
+
+
+def _webhook(kind: str) -> dict[str, Any]:
+    headers = {
+        "webhook-id": "The event's id, the same on every attempt.",
+        "webhook-timestamp": "Unix seconds of this attempt.",
+        "webhook-signature": "`v1,` and HMAC-SHA256 in base64; a space between several.",
+    }
+    body = {
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"const": kind},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {
+                "type": "object",
+                "required": ["id", "sequence", "previous_id"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "sequence": {"type": "integer"},
+                    "previous_id": {"type": ["string", "null"]},
+                },
+            },
+        },
+    }
+    return {
+        "summary": f"`{kind}` happened",
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "2XX": {"description": "Received."},
+            "410": {"description": "Never again: disables the endpoint."},
+        },
+    }

@@ -1,0 +1,213 @@
+"""What goes in and out at ``/v1/webhooks``."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from shared import ids, signing
+from shared.endpoints import AttemptView, DeliveryView
+from shared.errors import Refused
+from shared.tables import Endpoint
+from shared.webhooks import KINDS
+from web.asking import Strict, Text
+from web.intake.options import Instant
+from web.wire import Shape
+
+
+def _kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"there is no such event; there are {', '.join(KINDS)}")
+    return value
+
+
+def _secret(value: str) -> str:
+    try:
+        signing.secret_bytes(value)
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Kind = Annotated[str, AfterValidator(_kind), Field(json_schema_extra={"enum": list(KINDS)})]
+Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
+Url = Annotated[str, Field(min_length=1, max_length=2048)]
+Description = Annotated[Text, Field(max_length=500)]
+
+
+class EndpointRequest(Strict):
+    """The endpoint to make."""
+
+    url: Url = Field(description="https, port 443 or 8443")
+    events: Annotated[list[Kind], Field(max_length=len(KINDS))] = Field(
+        default_factory=list, description="Kinds to hear of; none means every kind"
+    )
+    description: Description = ""
+    secret: Secret | None = Field(
+        default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
+    )
+
+
+class EndpointChange(Strict):
+    """What to change; the rest stays."""
+
+    url: Url | None = None
+    events: Annotated[list[Kind], Field(max_length=len(KINDS))] | None = None
+    description: Description | None = None
+    state: Literal["enabled", "disabled"] | None = None
+
+
+class SecretRequest(Strict):
+    """The new secret, or none: one is made then."""
+
+    secret: Secret | None = None
+
+
+class SinceRequest(Strict):
+    """From when on; ``preview`` only counts."""
+
+    since: Instant
+    preview: bool = False
+
+
+class EndpointBody(Shape):
+    """An endpoint, without its secret."""
+
+    id: str
+    url: str
+    description: str
+    events: list[str] = Field(description="Kinds it hears of; empty: every kind")
+    job: str | None = Field(description="The one job it hears of")
+    state: Literal["enabled", "disabled"]
+    state_reason: str | None
+    failing_since: datetime | None
+    created_at: datetime
+
+
+class NewEndpointBody(EndpointBody):
+    """An endpoint with its secret, which is shown this once."""
+
+    secret: str
+
+
+class EndpointList(Shape):
+    """The tenant's endpoints, oldest first."""
+
+    webhooks: list[EndpointBody]
+
+
+class SecretBody(Shape):
+    """A new secret, shown this once."""
+
+    id: str
+    secret: str
+    previous_until: datetime | None = Field(description="Until then the old secret signs too")
+
+
+class AttemptBody(Shape):
+    """One try of a delivery."""
+
+    number: int
+    started_at: datetime
+    duration_ms: int
+    status: int | None
+    error: str | None
+
+
+class AttemptDetail(AttemptBody):
+    """One try of a delivery with the beginning of the answer."""
+
+    response: str = Field(description="The first 64 KiB, as text")
+
+
+class DeliveryBody(Shape):
+    """An event owed to an endpoint."""
+
+    id: str
+    webhook: str
+    event: str
+    sequence: int
+    type: str
+    job: str | None
+    previous_id: str | None
+    state: Literal["waiting", "leased", "delivered", "dead"]
+    next_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    attempts: list[AttemptBody]
+
+
+class DeliveryDetail(DeliveryBody):
+    """An event owed to an endpoint, with what its receiver answered."""
+
+    attempts: list[AttemptDetail]  # type: ignore[assignment]  # each attempt says more
+
+
+class DeliveryList(Shape):
+    """A page of deliveries, newest first."""
+
+    deliveries: list[DeliveryBody]
+    next: str | None
+
+
+class CountBody(Shape):
+    """How many there are."""
+
+    count: int
+    preview: bool = Field(description="They were only counted")
+
+
+def endpoint_body(endpoint: Endpoint) -> EndpointBody:
+    """Return an endpoint as it goes out."""
+    return EndpointBody(
+        id=ids.text("endpoint", endpoint.id),
+        url=endpoint.url,
+        description=endpoint.description or "",
+        events=list(endpoint.kinds),
+        job=ids.text("job", endpoint.job_id) if endpoint.job_id else None,
+        state=endpoint.state,  # type: ignore[arg-type]  # the database holds no other
+        state_reason=endpoint.state_reason,
+        failing_since=endpoint.failing_since,
+        created_at=endpoint.created_at,
+    )
+
+
+def delivery_body(view: DeliveryView) -> DeliveryBody:
+    """Return a delivery as it goes out, without what was answered."""
+    attempts = [AttemptBody(**_attempt(attempt)) for attempt in view.attempts]
+    return DeliveryBody(**_delivery(view), attempts=attempts)
+
+
+def delivery_detail(view: DeliveryView) -> DeliveryDetail:
+    """Return a delivery as it goes out, with what was answered."""
+    attempts = [
+        AttemptDetail(**_attempt(attempt), response=attempt.response.decode("utf-8", "replace"))
+        for attempt in view.attempts
+    ]
+    return DeliveryDetail(**_delivery(view), attempts=attempts)
+
+
+def _attempt(attempt: AttemptView) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "started_at": attempt.started_at,
+        "duration_ms": attempt.duration_ms,
+        "status": attempt.status,
+        "error": attempt.error,
+    }
+
+
+def _delivery(view: DeliveryView) -> dict[str, Any]:
+    return {
+        "id": ids.text("delivery", view.id),
+        "webhook": ids.text("endpoint", view.endpoint_id),
+        "event": ids.text("event", view.event_id),
+        "sequence": view.sequence,
+        "type": view.kind,
+        "job": ids.text("job", view.job_id) if view.job_id else None,
+        "previous_id": ids.text("event", view.previous_id) if view.previous_id else None,
+        "state": view.state,
+        "next_at": view.next_at,
+        "created_at": view.created_at,
+        "finished_at": view.finished_at,
+    }

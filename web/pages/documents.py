@@ -1,0 +1,79 @@
+"""The pages: the one people work with, the one a problem's address leads to, and the files they load."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from flask import Blueprint, Response, render_template, request, send_from_directory
+
+from shared.bundle import RESEARCH_USE
+from web.access import PAGE_POLICY
+from web.openapi import Answer, operation
+from web.problems import KINDS, NOT_FOUND, not_found
+from web.wire import Shape, respond
+
+pages = Blueprint("pages", __name__)
+
+_STATIC: Final = Path(__file__).resolve().parent.parent / "static"
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_HTML: Final = {"type": "string"}
+_TAG: Final = "pages"
+
+
+class KindBody(Shape):
+    """A type of problem."""
+
+    type: str
+    status: int
+    title: str
+    meaning: str
+
+
+@pages.get("/")
+@operation("The page people work with", {200: Answer("A page.", {"text/html": _HTML})}, tag=_TAG)
+def home() -> Response:
+    """Show the page; it holds no data, which it fetches with the reader's key."""
+    return _page(render_template("home.html", notice=RESEARCH_USE, asset=asset))
+
+
+@pages.get("/problems/<name>")
+@operation(
+    "What a problem means",
+    {200: Answer("The meaning of this type of problem.", {"text/html": _HTML, "application/json": KindBody})},
+    tag=_TAG,
+    problems=(NOT_FOUND,),
+)
+def problem(name: str) -> Response:
+    """Explain a type of problem, to people or to programs."""
+    kind = KINDS.get(name)
+    if kind is None:
+        raise not_found()
+    if request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json":
+        return respond(KindBody(type=request.base_url, status=kind.status, title=kind.title, meaning=kind.meaning))
+    return _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
+
+
+@pages.get("/static/<path:name>")
+@operation("A file of the pages", {200: Answer("The file.", {"*/*": {}})}, tag=_TAG, problems=(NOT_FOUND,))
+def static(name: str) -> Response:
+    """Send a style sheet, script or picture; its address changes with its contents."""
+    answer = send_from_directory(_STATIC, name)
+    answer.headers["Cache-Control"] = _FOR_EVER if request.args.get("v") == _mark(name) else "no-cache"
+    return answer
+
+
+def asset(name: str) -> str:
+    """Return the address of a file of ours, with its contents' hash in it."""
+    return f"/static/{name}?v={_mark(name)}"
+
+
+@cache
+def _mark(name: str) -> str:
+    return hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:16]
+
+
+def _page(html: str) -> Response:
+    answer = Response(html, mimetype="text/html")
+    answer.headers["Content-Security-Policy"] = PAGE_POLICY
+    return answer
