@@ -21,10 +21,15 @@ _SERVER_SECONDS = 15.0
 
 
 class Guard:
-    """The supervisor's end of the pipe. ``kept_open`` are descriptors the guard holds as long as it has work."""
+    """The supervisor's end of the pipe.
 
-    def __init__(self, kept_open: Sequence[int] = ()) -> None:
-        self._kept_open = tuple(kept_open)
+    ``holds`` are descriptors the guard keeps open as long as it has work, ``removes`` files that are wrong once the
+    supervisor is gone.
+    """
+
+    def __init__(self, holds: Sequence[int] = (), removes: Sequence[Path] = ()) -> None:
+        self._holds = tuple(holds)
+        self._removes = tuple(removes)
         self._process: subprocess.Popen[bytes] | None = None
         self._orders = b""
 
@@ -54,10 +59,8 @@ class Guard:
             self._process = None
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-I", str(Path(__file__).resolve())]
-        return subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, pass_fds=self._kept_open, start_new_session=True
-        )
+        command = [sys.executable, "-I", str(Path(__file__).resolve()), *map(str, self._removes)]
+        return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, pass_fds=self._holds, start_new_session=True)
 
     def _close(self, process: "subprocess.Popen[bytes]") -> None:
         if process.stdin:
@@ -66,7 +69,10 @@ class Guard:
 
 
 def main() -> None:
-    """Read orders until the supervisor is gone, then end what it left: programs first, then servers."""
+    """Read orders until the supervisor is gone, then end what it left: programs first, then servers.
+
+    The arguments are files to remove before that.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: list[int] = []
@@ -75,6 +81,8 @@ def main() -> None:
         if line.endswith("\n"):  # a supervisor killed while it wrote leaves half a line
             orders = json.loads(line)
             groups, servers = orders["groups"], orders["servers"]
+    for path in sys.argv[1:]:
+        Path(path).unlink(missing_ok=True)
     end_groups(groups)
     end_servers(servers)
 

@@ -28,8 +28,7 @@ class Supervisor:
 
     ``on_worker_death(name)`` is called at once when a worker is dead with its whole group; if it raises a
     ``PoxVisioError`` it is called again before the worker's successor starts. ``on_change(pids)`` is called whenever a
-    process was replaced. ``guard_holds`` are descriptors that stay open, after a kill of this process, until the guard
-    has ended everything.
+    process was replaced. ``guard`` ends everything should this process be killed.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Supervisor:
         on_worker_death: Callable[[str], None],
         on_change: Callable[[Pids], None] = lambda _: None,
         say: Callable[[str], None] = print,
-        guard_holds: Sequence[int] = (),
+        guard: Guard | None = None,
     ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
@@ -50,7 +49,7 @@ class Supervisor:
         self._on_worker_death = on_worker_death
         self._on_change = on_change
         self._say = say
-        self._guard = Guard(guard_holds)
+        self._guard = guard or Guard()
         self._unreleased: set[str] = set()
 
     def serve(self, name: str, server: Server) -> str:

@@ -12,6 +12,7 @@ from cli.embedded.ports import HOST, free_port, is_free
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.processes import tail
 from cli.embedded.valkey import EmbeddedValkey
+from cli.guard import Guard
 from cli.instance import Instance, write_private
 from cli.migrate import LOGINS, migrate
 from cli.options import example
@@ -96,7 +97,7 @@ class _Run:
             on_worker_death=self._on_worker_death,
             on_change=self._write_ready,
             say=say,
-            guard_holds=[lock],
+            guard=Guard(holds=[lock], removes=[ready_file.resolve()] if ready_file else []),
         )
 
     def start(self, port: int, workers: int, settings: Mapping[str, str]) -> None:

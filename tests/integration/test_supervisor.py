@@ -185,6 +185,7 @@ def lonely(tmp_path: Path, services_dir: Path) -> Iterator[subprocess.Popen[byte
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_supervisor import OBEDIENT, PARENT, STUBBORN, program
         from cli.embedded.valkey import EmbeddedValkey
+        from cli.guard import Guard
         from cli.stopping import StopRequests
         from cli.supervisor import Supervisor
         folder = Path({str(tmp_path)!r})
@@ -194,7 +195,7 @@ def lonely(tmp_path: Path, services_dir: Path) -> Iterator[subprocess.Popen[byte
             (folder / "pids.new").write_text(json.dumps(pids))
             (folder / "pids.new").rename(folder / "pids")
         with StopRequests() as requests:
-            calls = {{"on_worker_death": print, "on_change": tell, "guard_holds": [held]}}
+            calls = {{"on_worker_death": print, "on_change": tell, "guard": Guard([held], [folder / "web"])}}
             made = Supervisor(folder / "logs", requests, **calls)
             made.serve("valkey", EmbeddedValkey(Path({str(services_dir)!r})))
             made.start([program(folder, "web"), program(folder, "worker", PARENT), program(folder, "sweep", STUBBORN)])
@@ -227,6 +228,7 @@ def test_nothing_is_left_behind_when_the_supervisor_itself_is_killed(
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the guard holds it on
         fcntl.flock(held, fcntl.LOCK_EX)
     assert wait_until(lambda: not any(map(alive, left)), 5)
+    assert not (tmp_path / "web").exists()
     assert lines(tmp_path / "finished") == ["web"]  # it was asked before it was killed
 
 
