@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -51,12 +51,15 @@ class Completion:
     closed: tuple[UUID, ...]
 
 
+# Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
 _DONE = sa.text("""
+    WITH held AS MATERIALIZED (
+      SELECT u.id FROM unit u, unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
+      WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' ORDER BY u.id FOR UPDATE OF u)
     UPDATE unit u SET state = CASE WHEN u.id = ANY (CAST(:split AS uuid[])) THEN 'split' ELSE 'done' END,
       leased_by = NULL, lease_until = NULL
-    FROM unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
-    WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased'
-    RETURNING u.id
+    FROM held WHERE u.id = held.id
+    RETURNING u.id, u.n
 """)
 
 _RESULTS = sa.text("""
@@ -93,21 +96,25 @@ def complete(
     2. Results of those units are inserted; an image that has one keeps it.
     3. Deferred images become waiting units of one image.
     4. The jobs' counters move by the results really inserted, last and in the order of job ids.
+
+    Raises ``ValueError`` unless every photo of such a unit has an outcome or is deferred: a unit closed without one of
+    its photos would leave the job open for ever.
     """
-    held = frozenset(
-        session.execute(
-            _DONE,
-            {
-                "units": [str(lease.unit_id) for lease in leases],
-                "fences": [lease.fence for lease in leases],
-                "split": sorted({str(item.unit_id) for item in deferred}),
-            },
-        ).scalars()
+    given = {
+        "units": [str(lease.unit_id) for lease in leases],
+        "fences": [lease.fence for lease in leases],
+        "split": sorted({str(item.unit_id) for item in deferred}),
+    }
+    held = {row.id: row.n for row in session.execute(_DONE, given)}
+    outcomes = [outcome for outcome in outcomes if outcome.unit_id in held]
+    deferred = [item for item in deferred if item.unit_id in held]
+    _check_whole(
+        held, [(item.unit_id, item.ordinal) for item in outcomes] + [(item.unit_id, item.ordinal) for item in deferred]
     )
-    tally = write_results(session, [outcome for outcome in outcomes if outcome.unit_id in held])
-    _insert_singles(session, [item for item in deferred if item.unit_id in held])
+    tally = write_results(session, outcomes)
+    _insert_singles(session, deferred)
     closed = closing.count(session, tally)
-    return Completion(held, sum(written.total() for written in tally.values()), tuple(closed))
+    return Completion(frozenset(held), sum(written.total() for written in tally.values()), tuple(closed))
 
 
 def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, Counter[str]]:
@@ -135,6 +142,13 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
     for row in rows:
         tally[row.job_id][row.outcome] += 1
     return tally
+
+
+def _check_whole(held: Mapping[UUID, int], places: Sequence[tuple[UUID, int]]) -> None:
+    known = Counter(unit for unit, _ in set(places))
+    for unit, photos in held.items():
+        if known[unit] != photos or len(places) != known.total():
+            raise ValueError(f"unit {unit} has {photos} photos; each must be answered or deferred, and once")
 
 
 def _insert_singles(session: Session, deferred: Sequence[Deferred]) -> None:

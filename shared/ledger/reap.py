@@ -52,10 +52,13 @@ _SPLIT = sa.text("""
     JOIN unit u ON u.id = x.parent
 """)
 
+# Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
 _GIVE_BACK = sa.text("""
+    WITH held AS MATERIALIZED (
+      SELECT u.id FROM unit u, unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
+      WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' ORDER BY u.id FOR UPDATE OF u)
     UPDATE unit u SET state = 'ready', attempt = attempt - 1, leased_by = NULL, lease_until = NULL
-    FROM unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
-    WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased'
+    FROM held WHERE u.id = held.id
     RETURNING u.id
 """)
 

@@ -1,0 +1,135 @@
+"""Taking a job in: everything in one transaction, in as many statements whatever the number of photos."""
+
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from shared.database import Database, new_id
+from shared.ledger.submit import submit
+from tests.integration.ledger.factories import (
+    check_invariants,
+    job_row,
+    new_image,
+    new_job,
+    rows,
+    submit_job,
+    take,
+    unit_rows,
+)
+
+
+def test_a_job_is_written_with_its_photos_units_and_event(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    job = submit_job(app_db, tenant, 70, model="demo", details={"metadata": {"ward": "7"}}, max_failure_rate=0.5)
+
+    row = job_row(owner_db, job.id)
+    assert (row.state, row.lane, row.total, row.remaining, row.round) == ("queued", "normal", 70, 70, 0)
+    assert (row.model, row.details, row.max_failure_rate) == ("demo", {"metadata": {"ward": "7"}}, 0.5)
+    assert row.started_at is None
+    assert row.closed_at is None
+    photos = rows(owner_db, "SELECT * FROM image WHERE job_id = :job ORDER BY ordinal", job=job.id)
+    assert [
+        (row.id, row.ordinal, row.client_name, row.storage_key, bytes(row.sha256), row.bytes) for row in photos
+    ] == [
+        (image.id, image.ordinal, image.client_name, image.storage_key, image.sha256, image.bytes)
+        for image in job.images
+    ]
+    assert {row.tenant_id for row in photos} == {tenant}
+    units = unit_rows(owner_db, job.id)
+    assert [(unit.first, unit.n, unit.state, unit.kind, unit.lane) for unit in units] == [
+        (0, 32, "ready", "images", "normal"),
+        (32, 32, "ready", "images", "normal"),
+        (64, 6, "ready", "images", "normal"),
+    ]
+    assert {(unit.attempt, unit.crashes, unit.fence, unit.leased_by) for unit in units} == {(0, 0, 0, None)}
+    events = rows(owner_db, "SELECT tenant_id, seq, kind, round, body FROM event")
+    assert events == [(tenant, 1, "job.accepted", 0, {"total": 70, "lane": "normal"})]
+    check_invariants(owner_db)
+
+
+def test_a_photo_with_bytes_seen_before_in_the_job_names_the_first(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    once, twice = b"1" * 32, b"2" * 32
+    images = [new_image(place, sha256=digest) for place, digest in enumerate([once, twice, once, twice, once])]
+    job = submit_job(app_db, tenant, 5, images=images)
+    submit_job(app_db, tenant, 1, images=[new_image(0, sha256=once)])
+
+    found = rows(owner_db, "SELECT job_id, duplicate_of FROM image ORDER BY job_id, ordinal")
+    first, second = images[0].id, images[1].id
+    assert [row.duplicate_of for row in found] == [None, None, first, second, first, None]
+    assert found[0].job_id == job.id
+
+
+def test_a_job_that_breaks_a_rule_leaves_nothing_behind(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    images = [new_image(0, custom_id="a"), new_image(1, custom_id="b"), new_image(2, custom_id="a")]
+    with pytest.raises(IntegrityError, match="uq_image_custom_id"), app_db.transaction(tenant) as session:
+        submit(session, new_job(tenant, 3, images=images))
+    for table in ("job", "image", "unit", "flow", "event", "event_counter"):
+        assert rows(owner_db, f"SELECT 1 FROM {table}") == [], table
+
+    submit_job(app_db, tenant, 2, images=images[:2])
+    other = [new_image(0, custom_id="a")]  # another job's ids are its own
+    submit_job(app_db, tenant, 1, images=other)
+    assert [row.seq for row in rows(owner_db, "SELECT seq FROM event ORDER BY seq")] == [1, 2]
+
+
+def test_a_job_without_photos_is_refused(app_db: Database, tenant: UUID) -> None:
+    with pytest.raises(ValueError, match="at least one photo"), app_db.transaction(tenant) as session:
+        submit(session, new_job(tenant, 0, "normal"))
+
+
+def test_any_number_of_photos_goes_in_with_one_statement_a_table(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    def inserted(photos: int) -> list[str]:
+        statements: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            statements.append(" ".join(statement.split()[:3]))
+
+        job = new_job(tenant, photos)
+        with app_db.transaction(tenant) as session:
+            connection = session.connection()
+            sa.event.listen(connection, "before_cursor_execute", note)
+            submit(session, job)
+            sa.event.remove(connection, "before_cursor_execute", note)
+        return statements
+
+    many = inserted(5000)
+    assert many.count("INSERT INTO image") == 1
+    assert many.count("INSERT INTO unit") == 1
+    assert many.count("INSERT INTO job") == 1
+    assert len(inserted(1)) == len(many)
+    assert rows(owner_db, "SELECT count(*) FROM image")[0][0] == 5001
+
+
+def test_tags_go_on_where_the_tenants_last_job_of_the_lane_ended(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    submit_job(app_db, tenant, 40, "bulk")
+    submit_job(app_db, tenant, 40, "bulk")
+    submit_job(app_db, tenant, 8, "normal")
+    found = rows(owner_db, "SELECT lane, first, vft FROM unit ORDER BY id")
+    # bulk: 32, 40, then 40 + 32, 40 + 40; normal begins at the first ready tag: 32 + 8 / 4
+    assert [row.vft for row in found] == [32, 40, 72, 80, 34]
+    assert dict(rows(owner_db, "SELECT lane, last_vft FROM flow")) == {"bulk": 80, "normal": 34}
+
+
+def test_a_tenants_weight_moves_its_tags(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    submit_job(app_db, tenant, 64, "bulk", weight=4.0)
+    assert [row.vft for row in rows(owner_db, "SELECT vft FROM unit ORDER BY first")] == [8, 16]
+
+
+def test_a_tenant_that_was_idle_starts_from_now(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    submit_job(app_db, tenant, 320, "bulk")
+    take(worker_db, 5)
+    idle = new_id()
+    with owner_db.transaction() as session:
+        session.execute(sa.text("INSERT INTO tenant (id, name) VALUES (:id, 'idle')"), {"id": idle})
+    job = submit_job(app_db, idle, 1)
+    # five of ten units are gone, so the first ready tag is 6 * 32
+    assert unit_rows(owner_db, job.id)[0].vft == 6 * 32 + 1 / 8
