@@ -36,7 +36,7 @@ PHOTOS: Final = Path(__file__).resolve().parent.parent / "models" / "demo" / "ph
 _READY_SECONDS: Final = 300.0
 _JOB_SECONDS: Final = 300.0
 _WEBHOOK_SECONDS: Final = 30.0
-_WIDTHS: Final = (18, 7, 10, 6, 11, 26)
+_WIDTHS: Final = (18, 6, 10, 17, 11, 25)
 
 
 @dataclass

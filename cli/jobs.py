@@ -18,7 +18,9 @@ _STATES = ("receiving", "queued", "running", *sorted(CLOSED))
 def jobs(ctx: click.Context) -> None:
     """List, show, wait for and cancel jobs."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_jobs)
+        # Not ctx.invoke: that would leave out what the environment says.
+        with list_jobs.make_context("list", [], parent=ctx) as listing:
+            list_jobs.invoke(listing)
 
 
 @jobs.command("list", epilog=example("poxvisio jobs list --state running"))

@@ -12,12 +12,13 @@ OUTCOMES: Final = ("classified", "abstained", "rejected", "failed", "cancelled",
 UNANSWERED: Final = ("rejected", "failed", "cancelled", "expired")
 _WIDEST: Final = 48
 _HEADS: Final = ("photo", "outcome", "label", "probability", "reasons")
-_WIDTHS: Final = (5, 10, 12, 11)
+# The labels of the demo bundle are the longest there are.
+_WIDTHS: Final = (10, 17, 11)
 
 
 def result_table(results: Iterable[Mapping[str, Any]], names: Iterable[str]) -> Iterator[str]:
     """Yield one line for each result, under a line of column names; ``names`` are the photos' for the width."""
-    widths = (min(_WIDEST, max((_cells(name) for name in names), default=5)), *_WIDTHS[1:])
+    widths = (min(_WIDEST, max((_cells(name) for name in names), default=5)), *_WIDTHS)
     yield line(_HEADS, widths)
     for result in results:
         yield line(result_cells(result), widths)
@@ -37,9 +38,10 @@ def result_cells(result: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return cells as columns; the last one is as wide as it is. A name that is too long loses its beginning."""
-    padded = [_fit(cell, width) for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join([*padded, *map(printable, cells[len(widths) :])]).rstrip()
+    """Return cells as columns; those without a width are as wide as they are. Only a name, the first, is cut to fit."""
+    first = _fit(cells[0], widths[0])
+    others = [_padded(printable(cell), width) for cell, width in zip(cells[1:], widths[1:], strict=False)]
+    return "  ".join([first, *others, *map(printable, cells[len(widths) :])]).rstrip()
 
 
 def printable(text: str) -> str:
@@ -81,11 +83,16 @@ def size_text(photos: Sequence[Photo]) -> str:
     return f"{len(photos):,} photo{'s' * (len(photos) != 1)}, {size:.{0 if unit == 'B' else 1}f} {unit}"
 
 
-def _fit(cell: str, width: int) -> str:
-    cell = printable(cell)
-    while _cells(cell) > width:
-        cell = "…" + cell[2:]
-    return cell + " " * (width - _cells(cell))
+def _fit(name: str, width: int) -> str:
+    """A name that is too long loses its beginning: what tells photos apart is mostly at the end."""
+    name = printable(name)
+    while _cells(name) > width:
+        name = "…" + name[2:]
+    return _padded(name, width)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _cells(text))
 
 
 def _cells(text: str) -> int:

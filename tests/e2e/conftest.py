@@ -50,7 +50,7 @@ class Running:
         variables = {"POXVISIO_URL": self.url, "POXVISIO_KEY": self.key, "DATABASE_URL": self.database_url}
         return subprocess.run(
             [*COMMAND, *arguments],
-            env=environment(**variables, **more),
+            env=environment(**(variables | more)),
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -34,9 +34,9 @@ def test_results_stand_in_columns() -> None:
         },
     ]
     assert list(result_table(results, ["a.jpg", "long.jpg"])) == [
-        "photo     outcome     label         probability  reasons",
-        "a.jpg     classified  mpox          0.973",
-        "long.jpg  rejected                               damaged; small",
+        "photo     outcome     label              probability  reasons",
+        "a.jpg     classified  mpox               0.973",
+        "long.jpg  rejected                                    damaged; small",
     ]
 
 
