@@ -7,8 +7,10 @@ killed at any point, and what it held goes out again, under the same id, when it
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from shared import ids, logs, signing, webhooks
 from shared.database import Database
-from shared.errors import DatabaseAway, Refused
+from shared.errors import DatabaseAway, InvalidSetting, Refused
 from shared.logs import logger
 from shared.settings import Settings
 from shared.signing import Keyring
@@ -200,10 +202,17 @@ async def deliver(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Start the process with the environment's settings."""
-    settings = Settings.load()
+    """Run a deliverer with the environment's settings until it is told to stop."""
+    try:
+        settings = Settings.load()
+    except InvalidSetting as error:
+        print(f"poxvisio deliverer: {error}", file=sys.stderr)
+        sys.exit(2)
     logs.configure(settings.log_level)
     asyncio.run(deliver(settings))
+    sys.stderr.flush()
+    # Everything is settled; a look-up of a name with dead DNS may still hold its thread, and must not hold the exit.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ Lookup = Callable[[str, int], list[AddressInfo]]
 _CONNECT_SECONDS: Final = 5.0
 # Once the status has come the attempt is decided; the rest is for the log and not worth waiting long for.
 _BODY_SECONDS: Final = 3.0
-_LOOKUP_THREADS: Final = 16
+_LOOKUP_THREADS: Final = 128
 
 
 class DeniedError(OSError):
@@ -148,19 +148,23 @@ class Egress:
 
 
 class _Resolver(AbstractResolver):
-    """Names to addresses; one address that is not public among the answers denies the name."""
+    """Names to addresses; one address that is not public among the answers denies the name.
+
+    A look-up cannot be cancelled, and one of a name with dead DNS holds its thread for long. So a name is looked up
+    once at a time, whoever asks meanwhile: such names take a thread each and leave the rest to the others.
+    """
 
     def __init__(self, lookup: Lookup, loopback: Collection[str], threads: ThreadPoolExecutor) -> None:
         self._lookup = lookup
         self._loopback = loopback
         self._threads = threads
+        self._asked: dict[tuple[str, int], asyncio.Future[list[AddressInfo]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Resolve a name for aiohttp; ``DeniedError`` where any of its addresses is not allowed."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._lookup, host, port)
+        found = await asyncio.shield(self._ask(host, port))
         allowed = addresses.is_loopback if is_loopback_pair(host, port, self._loopback) else addresses.is_public
         if not all(allowed(str(info[4][0])) for info in found):
             raise DeniedError
@@ -176,6 +180,20 @@ class _Resolver(AbstractResolver):
             for info in found
             if family in (socket.AF_UNSPEC, info[0])
         ]
+
+    def _ask(self, host: str, port: int) -> "asyncio.Future[list[AddressInfo]]":
+        asked = self._asked.get((host, port))
+        if asked is None:
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
+            asked.add_done_callback(lambda answered: self._answered(host, port, answered))
+            self._asked[host, port] = asked
+        return asked
+
+    def _answered(self, host: str, port: int, answered: "asyncio.Future[list[AddressInfo]]") -> None:
+        del self._asked[host, port]
+        # Where nobody waits any more the error is nobody's; asking for it keeps asyncio from complaining.
+        if not answered.cancelled():
+            answered.exception()
 
     async def close(self) -> None:
         """Nothing is kept open."""

@@ -513,6 +513,13 @@ def test_the_deliverer_outlives_the_database_going_away(
     assert process.poll() is None
 
 
+def test_a_wrong_setting_stops_the_deliverer_with_one_line_that_names_it(deliverer: Start, tmp_path: Path) -> None:
+    assert deliverer(SECRET_KEY="short").wait(60) == 2
+    assert (tmp_path / "deliverer-0.log").read_text() == (
+        "poxvisio deliverer: SECRET_KEY must have at least 32 characters\n"
+    )
+
+
 # The ledger's own rules, without a process.
 
 NOTHING = Tried(datetime(2026, 11, 23, tzinfo=UTC), 0.1, 500, None, b"")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -191,6 +192,39 @@ def test_a_name_that_changes_its_mind_is_asked_at_every_connect(dialled: list[An
 def test_a_public_address_is_dialled_as_it_was_resolved(address: str, dialled: list[Any]) -> None:
     assert send("https://clinic.example:8443/", lookup=lookup_of(address)).error == "connection refused"
     assert [seen[:2] for seen in dialled] == [(address, 8443)]
+
+
+def test_a_name_that_is_never_answered_holds_one_thread_and_nobody_else(dialled: list[Any]) -> None:
+    answered, asked = threading.Event(), []
+
+    def lookup(host: str, port: int) -> list[AddressInfo]:
+        asked.append(host)
+        if host == "dead.example":
+            answered.wait(60)
+        return lookup_of("1.1.1.1")(host, port)
+
+    async def many() -> tuple[list[Answer], Answer]:
+        async with Egress(seconds=0.5, lookup=lookup) as out:
+            dead = [asyncio.create_task(out.post("https://dead.example/", b"{}", {})) for _ in range(200)]
+            await asyncio.sleep(0)
+            well = await out.post("https://clinic.example/", b"{}", {})
+            answers = await asyncio.gather(*dead)
+            answered.set()
+            return answers, well
+
+    answers, well = asyncio.run(many())
+    assert {answer.error for answer in answers} == {"timeout"}
+    assert well.error == "connection refused"
+    assert sorted(asked) == ["clinic.example", "dead.example"]
+    assert dialled == [("1.1.1.1", 443)]
+
+
+def test_a_name_without_an_address_is_told_apart(dialled: list[Any]) -> None:
+    def lookup(_host: str, _port: int) -> list[AddressInfo]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    assert send("https://clinic.example/", lookup=lookup).error == "name not found"
+    assert dialled == []
 
 
 def test_other_ports_and_schemes_are_not_dialled(dialled: list[Any]) -> None:
