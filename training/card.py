@@ -28,7 +28,8 @@ def demo_card(
             "input": "uint8 RGB [n, 224, 224, 3], the whole photo squashed by one antialiased resize",
             "outputs": {"logits": "[n, 2]", "evidence": "[n, 7, 7], for the first label", "features": "[n, 2048]"},
             "preprocessing": "caffe (BGR, means subtracted), inside the graph",
-            "storage": "kernels float16, biases and BatchNorm vectors float32; all figures are measured on these",
+            "storage": "BatchNorm folded, kernels rounded to bfloat16 and stored as float16, the rest float32; "
+            "all figures are measured on these",
         },
         "data": {
             "source": "training/synthetic.py: drawn skin and lesions, no photograph of any person",

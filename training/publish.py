@@ -12,23 +12,41 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from shared.bundle import CALIBRATION, CARD, GATE, PARITY, RESEARCH_USE, SEALED, WEIGHTS, digest_of, sha256_of
+from worker.inference.weights import NORM_EPSILON
 
 
 def rounded(model: Any) -> dict[str, NDArray[Any]]:
     """A trained network's weights by Keras name, as stored.
 
-    Kernels, nine hundred and ninety-five of a thousand bytes, are float16. Biases and BatchNorm vectors stay float32:
-    they cost 0.3 MB, and a small moving variance would fall among float16's subnormals and be divided by.
+    1. Folds each BatchNorm into the convolution before it and leaves an identity in its place: engines fold it
+       anyway, and what they would round afterwards could not be rounded beforehand.
+    2. Rounds kernels to bfloat16 and stores them as float16, which holds these values exactly: then an engine in bf16
+       strays by its activations alone, a quarter of what it strays otherwise.
+    3. Keeps biases, BatchNorm vectors and the head in float32: they cost 0.3 MB.
     """
     base = next(layer for layer in model.layers if layer.name == "resnet50")
-    head = model.get_layer("head")
-    stored: dict[str, NDArray[Any]] = {}
-    for layer in [*base.layers, head]:
-        for variable in layer.weights:
-            exact = np.asarray(variable, dtype=np.float32)
-            kind = np.float16 if variable.name == "kernel" and layer is not head else np.float32
-            stored[f"{layer.name}/{variable.name}"] = np.ascontiguousarray(exact, dtype=kind)
-    return stored
+    exact = {
+        f"{layer.name}/{variable.name}": np.asarray(variable, dtype=np.float32)
+        for layer in [*base.layers, model.get_layer("head")]
+        for variable in layer.weights
+    }
+    stored: dict[str, NDArray[Any]] = {**exact}
+    for name in (key.removesuffix("_conv/kernel") for key in exact if key.endswith("_conv/kernel")):
+        variance, mean = exact[f"{name}_bn/moving_variance"], exact[f"{name}_bn/moving_mean"]
+        scale = exact[f"{name}_bn/gamma"] / np.sqrt(variance + NORM_EPSILON)
+        stored[f"{name}_conv/kernel"] = to_bfloat16(exact[f"{name}_conv/kernel"] * scale).astype(np.float16)
+        stored[f"{name}_conv/bias"] = (exact[f"{name}_conv/bias"] - mean) * scale + exact[f"{name}_bn/beta"]
+        stored[f"{name}_bn/gamma"] = np.ones_like(scale)
+        stored[f"{name}_bn/beta"] = stored[f"{name}_bn/moving_mean"] = np.zeros_like(scale)
+        stored[f"{name}_bn/moving_variance"] = np.full_like(scale, 1.0 - NORM_EPSILON)
+    return {name: np.ascontiguousarray(value) for name, value in stored.items()}
+
+
+def to_bfloat16(exact: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rounds to the nearest value of 8 significant bits, ties to even, still held as float32."""
+    bits = np.ascontiguousarray(exact, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    kept = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
+    return kept.astype(np.uint32).view(np.float32)
 
 
 def widened(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

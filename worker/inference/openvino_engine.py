@@ -53,9 +53,7 @@ class OpenVinoEngine:
 def resnet50(weights: Weights) -> ov.Model:
     """uint8 RGB [n, 224, 224, 3] -> logits [n, classes], evidence [n, 7, 7], features [n, 2048]."""
     photo = ops.parameter([-1, SIDE, SIDE, 3], np.uint8, name="photo")
-    planes = ops.transpose(ops.convert(photo, np.float32), ops.constant(np.array([0, 3, 1, 2], dtype=np.int64)))
-    x = ops.subtract(planes, ops.constant(np.array(MEANS, dtype=np.float32).reshape(1, 3, 1, 1)))
-    x = ops.relu(_convolution(weights, "conv1", x, stride=2, pad=3, reverse=True))
+    x = ops.relu(_first(weights, photo))
     # Keras pads with zeros, not with minus infinity; after a ReLU the two maxima are equal.
     x = ops.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
     for block in blocks():
@@ -77,13 +75,37 @@ def resnet50(weights: Weights) -> ov.Model:
     return ov.Model(results, [photo], "poxvisio")
 
 
-def _convolution(weights: Weights, name: str, x: Any, *, stride: int = 1, pad: int = 0, reverse: bool = False) -> Any:
-    """A convolution with its BatchNorm folded in; `reverse` turns BGR kernels to read RGB."""
+def _first(weights: Weights, photo: Any) -> Any:
+    """Caffe preprocessing and the first convolution, exact in bf16 up to the convolution itself.
+
+    A byte less a fractional mean would be rounded to 8 bits, the largest error of the whole network in bf16. So whole
+    numbers are subtracted, which bf16 holds exactly, and a plane of ones carries what the means have beyond them; its
+    padding is zero as theirs is, so the border comes out as Keras has it.
+    """
+    kernel, shift = _folded(weights, "conv1")
+    kernel = kernel[:, ::-1]  # from BGR to RGB
+    whole = np.round(MEANS).astype(np.float32)
+    rest = np.einsum("oihw,i->ohw", kernel, whole - np.array(MEANS, dtype=np.float32))[:, None]
+    planes = ops.transpose(ops.convert(photo, np.float32), ops.constant(np.array([0, 3, 1, 2], dtype=np.int64)))
+    centred = ops.subtract(planes, ops.constant(whole.reshape(1, 3, 1, 1)))
+    before, after = (ops.constant(np.array(pads, dtype=np.int64)) for pads in ([0, 0, 0, 0], [0, 1, 0, 0]))
+    x = ops.pad(centred, before, after, "constant", ops.constant(np.float32(1.0)))
+    return _applied(np.concatenate([kernel, rest], axis=1), shift, x, stride=2, pad=3)
+
+
+def _convolution(weights: Weights, name: str, x: Any, *, stride: int = 1, pad: int = 0) -> Any:
+    kernel, shift = _folded(weights, name)
+    return _applied(kernel, shift, x, stride=stride, pad=pad)
+
+
+def _folded(weights: Weights, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel [out, in, height, width] and bias [out] of a convolution with its BatchNorm."""
     scale = weights[f"{name}_bn/gamma"] / np.sqrt(weights[f"{name}_bn/moving_variance"] + NORM_EPSILON)
     kernel = np.transpose(weights[f"{name}_conv/kernel"] * scale, (3, 2, 0, 1))
-    if reverse:
-        kernel = kernel[:, ::-1]
     shift = (weights[f"{name}_conv/bias"] - weights[f"{name}_bn/moving_mean"]) * scale + weights[f"{name}_bn/beta"]
-    folded = ops.constant(np.ascontiguousarray(kernel, dtype=np.float32))
-    plane = ops.convolution(x, folded, [stride, stride], [pad, pad], [pad, pad], [1, 1])
-    return ops.add(plane, ops.constant(shift.astype(np.float32).reshape(1, -1, 1, 1)))
+    return kernel.astype(np.float32), shift.astype(np.float32)
+
+
+def _applied(kernel: NDArray[np.float32], shift: NDArray[np.float32], x: Any, *, stride: int, pad: int) -> Any:
+    plane = ops.convolution(x, ops.constant(np.ascontiguousarray(kernel)), [stride] * 2, [pad] * 2, [pad] * 2, [1, 1])
+    return ops.add(plane, ops.constant(shift.reshape(1, -1, 1, 1)))

@@ -1,0 +1,31 @@
+"""Rounding before anything is measured: values that both bf16 and float16 hold exactly."""
+
+import numpy as np
+import pytest
+
+from training.publish import to_bfloat16
+
+
+@pytest.mark.parametrize(
+    ("exact", "rounded"),
+    [
+        (1.0, 1.0),
+        (1.0 + 2**-7, 1.0 + 2**-7),  # the last of 8 significant bits
+        (1.0 + 2**-8, 1.0),  # halfway: to even
+        (1.0 + 3 * 2**-8, 1.0 + 2**-6),  # halfway: to even, upwards
+        (1.0 + 2**-8 + 2**-20, 1.0 + 2**-7),
+        (-0.1, -0.10009765625),
+        (0.0, 0.0),
+    ],
+)
+def test_rounding_keeps_eight_bits_with_ties_to_even(exact: float, rounded: float) -> None:
+    assert to_bfloat16(np.array([exact], dtype=np.float32))[0] == rounded
+
+
+def test_what_float16_stores_is_still_exact_in_bf16_even_among_its_subnormals() -> None:
+    draws = np.random.default_rng(1)
+    kernels = (draws.normal(size=100_000) * 10.0 ** draws.uniform(-9, 1, 100_000)).astype(np.float32)
+    stored = to_bfloat16(kernels).astype(np.float16).astype(np.float32)
+    assert np.array_equal(to_bfloat16(stored), stored)
+    large = np.abs(kernels) > 2.0**-14
+    assert np.array_equal(stored[large], to_bfloat16(kernels)[large])
