@@ -68,6 +68,7 @@ class FileStorage:
                     if os.fstat(file.fileno()).st_size <= limit:
                         return file.read()
             except _NO_FILE:
+                (self._root / _PARTS).stat()  # else it is the folder that went away, and every photo with it for now
                 raise ObjectMissing("The photo storage has no such object.") from None
         raise ObjectTooLarge(f"The object has more than {limit} bytes.")
 

@@ -225,6 +225,7 @@ def test_a_folder_that_went_away_is_storage_away(tmp_path: Path) -> None:
     for act in (
         storage.check,
         lambda: storage.create("a/c", limit=1),
+        lambda: storage.read("a/b", limit=1),
         lambda: storage.settle(["a/b"]),
         lambda: storage.write("a/c", b""),
     ):

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     """Serve until the pipe of requests ends."""
     limits = Limits(**json.loads(arguments[0]))
     requests, answers = _take_pipes()
-    _load_codecs(limits)
+    _load_codecs()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
     _silence(2)  # nothing a file brings about may reach the logs
@@ -78,7 +78,7 @@ def _silence(*standard: int) -> None:
     os.close(nowhere)
 
 
-def _load_codecs(limits: Limits) -> None:
+def _load_codecs() -> None:
     """Use every codec once: they load lazily, and no file can be opened later."""
     small = Image.new("RGBA", (16, 16))
     files = [simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))]
@@ -87,7 +87,7 @@ def _load_codecs(limits: Limits) -> None:
         (Image.new(mode, (16, 16)) if mode == "I;16" else small.convert(mode)).save(file, kind)
         files.append(file.getvalue())
     for data in files:
-        head, _ = answer(data, limits)
+        head, _ = answer(data, Limits(max_bytes=1 << 20, max_pixels=1 << 20, copy_side=512))
         if "reason" in head:
             raise RuntimeError("a codec does not work on this machine")
 

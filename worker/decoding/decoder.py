@@ -62,10 +62,13 @@ class Decoder:
 
         A second death is the file's doing. Raises ``DecoderAway`` if no child can be started.
         """
-        for _ in range(_TRIES):
-            self._start()
+        for tries_left in reversed(range(_TRIES)):
             try:
+                self._start()
                 return self._ask(data)
+            except DecoderAway:
+                if not tries_left:
+                    raise
             except TimeoutError:
                 self.close()
                 return Rejected("timed_out", f"The decoder took more than {self._seconds:g} seconds over this file.")
@@ -105,7 +108,7 @@ class Decoder:
                     with suppress(OSError):  # an account may hold only so much; photos then take more turns
                         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
             self._await_ready()
-        except (OSError, _ChildDied) as error:
+        except (OSError, _ChildDied) as error:  # a start that takes too long is an OSError too
             self.close()
             raise DecoderAway("A decoding child could not be started.") from error
 
@@ -185,13 +188,18 @@ def _outcome(head: dict[str, Any], body: bytes) -> Decoded | Rejected:
         if head["reason"] not in REASONS or body:
             raise ValueError("no reason of ours")
         return Rejected(head["reason"], str(head["detail"])[:500])
-    quality = {name: _number(value) for name, value in head["quality"].items()}
+    quality = head["quality"]
     if head["format"] not in _FORMATS or len(body) <= _PIXELS or body[_PIXELS : _PIXELS + 2] != b"\xff\xd8":
         raise ValueError("no picture of ours")
     return Decoded(
         pixels=np.frombuffer(body, np.uint8, _PIXELS).reshape(SIDE, SIDE, 3),
         copy=body[_PIXELS:],
-        quality=Quality(quality["blur"], quality["exposure"], int(quality["size"]), quality["flat"]),
+        quality=Quality(
+            blur=_number(quality["blur"]),
+            exposure=_number(quality["exposure"]),
+            size=int(_number(quality["size"])),
+            flat=_number(quality["flat"]),
+        ),
         width=int(_number(head["width"])),
         height=int(_number(head["height"])),
         format=head["format"],

@@ -2,6 +2,9 @@
 
 A JPEG is decoded once, at the smallest scale that still holds twice the network's input and the working copy; the
 other kinds are decoded whole and reduced to about that scale, so that a photo gets the same answer as JPEG and as PNG.
+
+What no reader can see: JPEG and WebP carry no sums, so a few altered bits may still make a picture, only another one.
+What is cut off, missing or zeroed in a JPEG is seen, and in a PNG everything.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from worker.decoding.headers import Header, check_size, read_header
+from worker.decoding.holes import has_hole
 from worker.decoding.outcomes import Limits, Unusable
 from worker.inference.preprocess import SIDE
 
@@ -84,6 +88,8 @@ def _needed(width: int, height: int, copy_side: int) -> tuple[int, int]:
 def _decode_jpeg(data: bytes, header: Header, copy_side: int) -> Image.Image:
     min_width, min_height = _needed(header.width, header.height, copy_side)
     ink = header.components == _CMYK
+    if has_hole(data):
+        raise Unusable("damaged", "Part of the JPEG is zeros.")
     try:
         # Pillow would fill what is missing with grey; libjpeg's every warning is an error here.
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(

@@ -1,0 +1,277 @@
+"""One decoding child and the worker's side of it: death, silence, lies, confinement."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.unit.worker import photo_files as files
+from worker.decoding import child, decoder
+from worker.decoding.decoder import Decoder, DecoderAway
+from worker.decoding.outcomes import Decoded, Limits, Rejected
+
+LIMITS = Limits(max_bytes=20 << 20, max_pixels=40_000_000, copy_side=768)
+ROOT = Path(child.__file__).parents[2]
+GOOD = files.encoded(files.photo())
+SLOW = files.png_bomb(6000, 6000)  # takes a few hundred milliseconds, and memory that can be watched
+LARGE = GOOD + bytes(4 << 20)  # more than a pipe holds
+
+
+@pytest.fixture
+def one() -> Iterator[Decoder]:
+    made = Decoder(LIMITS, seconds=60)
+    yield made
+    made.close()
+
+
+def _until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+def _process(of: Decoder) -> psutil.Process:
+    assert of.pid
+    return psutil.Process(of.pid)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _kill_at_work(of: Decoder, times: int) -> threading.Thread:
+    """Kill the next children one after the other, each while it decodes ``SLOW``."""
+
+    def is_at_work(seen: set[int]) -> bool:
+        try:
+            return bool(of.pid) and of.pid not in seen and _process(of).memory_info().rss > 100 << 20
+        except psutil.NoSuchProcess:
+            return False
+
+    def act() -> None:
+        seen: set[int] = set()
+        for _ in range(times):
+            _until(lambda: is_at_work(seen))
+            pid = _process(of).pid
+            os.kill(pid, signal.SIGKILL)
+            seen.add(pid)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_a_child_decodes_many_files_one_after_the_other(one: Decoder) -> None:
+    assert one.pid is None
+    first = one.decode(GOOD)
+    pid = one.pid
+    assert isinstance(first, Decoded)
+    assert (first.pixels.shape, first.pixels.dtype.name) == ((224, 224, 3), "uint8")
+    assert (first.width, first.height, first.format, first.quality.size) == (800, 600, "JPEG", 600)
+    assert first.copy.startswith(b"\xff\xd8")
+    assert first.seconds > 0
+    assert one.decode(b"no photo") == Rejected("unknown_type", "The file is no JPEG, PNG or WebP picture.")
+    again = one.decode(LARGE)
+    assert isinstance(again, Decoded)
+    assert (again.pixels == first.pixels).all()
+    assert again.copy == first.copy
+    assert one.pid == pid
+
+
+def test_a_file_over_which_a_child_was_killed_once_is_tried_again(one: Decoder) -> None:
+    killer = _kill_at_work(one, 1)
+    assert isinstance(one.decode(SLOW), Decoded)
+    killer.join()
+
+
+def test_a_file_that_kills_two_children_is_rejected_and_the_next_one_is_fine(one: Decoder) -> None:
+    killer = _kill_at_work(one, 2)
+    answer = one.decode(SLOW)
+    killer.join()
+    assert isinstance(answer, Rejected)
+    assert answer.reason == "decoder_died"
+    assert isinstance(one.decode(GOOD), Decoded)
+
+
+def test_a_child_that_died_while_idle_costs_no_photo(one: Decoder) -> None:
+    one.decode(GOOD)
+    process = _process(one)
+    process.kill()
+    _until(lambda: _is_gone(process.pid))
+    assert isinstance(one.decode(GOOD), Decoded)
+    assert one.pid != process.pid
+
+
+@pytest.mark.parametrize("data", [GOOD, LARGE])
+def test_a_child_that_hangs_is_replaced_when_its_time_is_up(data: bytes) -> None:
+    one = Decoder(LIMITS, seconds=1.5)
+    try:
+        _until(lambda: isinstance(one.decode(GOOD), Decoded))
+        process = _process(one)
+        process.suspend()
+        answer = one.decode(data)
+        assert answer == Rejected("timed_out", "The decoder took more than 1.5 seconds over this file.")
+        assert _is_gone(process.pid)
+        _until(lambda: isinstance(one.decode(GOOD), Decoded))
+    finally:
+        one.close()
+
+
+def test_running_out_of_memory_is_the_files_fault_and_the_child_lives_on(one: Decoder) -> None:
+    one.decode(GOOD)
+    process = _process(one)
+    room = process.memory_info().vms + (60 << 20)
+    process.rlimit(psutil.RLIMIT_AS, (room, room))
+    answer = one.decode(SLOW)
+    assert isinstance(answer, Rejected)
+    assert answer.reason == "decoder_died"
+    assert isinstance(one.decode(GOOD), Decoded)
+    assert one.pid == process.pid
+
+
+def test_closing_ends_the_child_and_may_be_done_twice(one: Decoder) -> None:
+    one.decode(GOOD)
+    pid = _process(one).pid
+    one.close()
+    one.close()
+    assert _is_gone(pid)
+    assert one.pid is None
+
+
+def test_signals_for_the_whole_group_leave_the_child_at_work(one: Decoder) -> None:
+    one.decode(GOOD)
+    pid = _process(one).pid
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    assert isinstance(one.decode(GOOD), Decoded)
+    assert one.pid == pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_is_confined_before_its_first_file(one: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "the worker's own")
+    one.decode(GOOD)
+    process = _process(one)
+    assert process.rlimit(psutil.RLIMIT_AS)[1] == LIMITS.memory < 2 << 30
+    assert process.rlimit(psutil.RLIMIT_NOFILE) == (16, 16)
+    assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+    assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    assert set(process.environ()) <= {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_ALL", "LC_CTYPE"}
+    opened = {str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+    assert {name.split(":")[0] for name in opened} == {"/dev/null", "pipe"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the child")
+def test_a_child_ends_with_a_worker_that_is_killed() -> None:
+    program = (
+        "import sys, time\n"
+        "from worker.decoding.decoder import Decoder\n"
+        "from worker.decoding.outcomes import Limits\n"
+        "one = Decoder(Limits(1 << 20, 1000, 768), seconds=60)\n"
+        "one.decode(b'x')\n"
+        "print(one.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert worker.stdout
+    pid = int(worker.stdout.readline())
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot notice the end of its pipe
+    worker.kill()
+    worker.wait()
+    worker.stdout.close()
+    _until(lambda: _is_gone(pid))
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    arguments = ['{"max_bytes": 1, "max_pixels": 1000, "copy_side": 768}', "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.decoding.child", *arguments], capture_output=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_child_imports_neither_an_engine_nor_a_service() -> None:
+    program = "import sys, worker.decoding.child; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    heavy = {"tensorflow", "keras", "openvino", "celery", "kombu", "sqlalchemy", "psycopg2", "boto3", "botocore"}
+    heavy |= {"flask", "pydantic", "multiprocessing", "structlog", "redis"}
+    assert not heavy & set(done.stdout.split())
+
+
+def _child_that(monkeypatch: pytest.MonkeyPatch, folder: Path, says: str) -> Decoder:
+    """A decoder whose child is the program ``says`` instead."""
+    program = folder / "worker/decoding/child.py"
+    program.parent.mkdir(parents=True)
+    (folder / "worker/__init__.py").touch()
+    (program.parent / "__init__.py").touch()
+    program.write_text(f"import json, os, struct, sys, time\n{says}\n")
+    monkeypatch.setattr(decoder, "_ROOT", folder)
+    return Decoder(LIMITS, seconds=60)
+
+
+@pytest.mark.parametrize("says", ["sys.exit(3)", "os.write(1, bytes(8))", "os.write(1, b'Traceback (most recent')"])
+def test_a_child_that_cannot_start_is_the_machines_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str
+) -> None:
+    one = _child_that(monkeypatch, tmp_path, says)
+    with pytest.raises(DecoderAway):
+        one.decode(GOOD)
+    assert one.pid is None
+
+
+_READY = """
+def say(head, body=b""):
+    head = json.dumps(head).encode()
+    os.write(1, struct.pack("!II", len(head), len(body)) + head + body)
+say({"ready": True})
+os.read(0, 1)
+good = {"format": "JPEG", "width": 1, "height": 1, "seconds": 1,
+        "quality": {"blur": 1, "exposure": 1, "size": 1, "flat": 1}}
+picture = bytes(224 * 224 * 3) + bytes([255, 216])
+"""
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "os.write(1, struct.pack('!II', 1 << 31, 0))",
+        "os.write(1, struct.pack('!II', 10, 1 << 31))",
+        "os.write(1, struct.pack('!II', 4, 0) + b'\\xff{}}')",
+        "say([])",
+        "say({})",
+        "say({'reason': 'because', 'detail': ''})",
+        "say({'reason': 'damaged', 'detail': ''}, b'more')",
+        "say(good, b'')",
+        "say(good, picture[:-1])",
+        "say({**good, 'format': '<script>'}, picture)",
+        "say({**good, 'width': 'wide'}, picture)",
+        "say({**good, 'seconds': float('nan')}, picture)",
+        "say({**good, 'quality': {'blur': 1}}, picture)",
+        "say({**good, 'quality': None}, picture)",
+    ],
+)
+def test_a_child_that_lies_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lie: str) -> None:
+    one = _child_that(monkeypatch, tmp_path, f"{_READY}\n{lie}\ntime.sleep(600)")
+    answer = one.decode(GOOD)
+    assert isinstance(answer, Rejected)
+    assert answer.reason == "decoder_died"
+    assert one.pid is None
+
+
+def test_a_child_that_tells_the_truth_is_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = _child_that(monkeypatch, tmp_path, f"{_READY}\nsay(good, picture)\ntime.sleep(600)")
+    answer = one.decode(GOOD)
+    one.close()
+    assert isinstance(answer, Decoded)
+    assert answer.copy == b"\xff\xd8"
