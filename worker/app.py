@@ -1,13 +1,8 @@
-"""The Celery application of the workers: settings with their reasons, and what a pool child does when it starts.
-
-The parent of the pool imports neither an engine nor TensorFlow: the network lives in the child, which may die and be
-replaced. ``celery -A worker.app`` finds ``app`` here.
-"""
+"""The Celery application of the workers: settings with their reasons. ``celery -A worker.app`` finds ``app`` here."""
 
 import logging
 import os
 import signal
-from types import FrameType
 from typing import Any
 
 from celery import Celery, signals
@@ -67,26 +62,3 @@ def _tell_children(**_: Any) -> None:
     pool = getattr(_parent.get("worker"), "pool", None)
     for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
         os.kill(process.pid, signal.SIGUSR2)
-
-
-@signals.worker_process_init.connect
-def _start_child(**_: Any) -> None:
-    from worker import tasks  # noqa: PLC0415  # only a child may load what this brings along
-    from worker.process import WorkerProcess  # noqa: PLC0415
-
-    configure(settings.log_level)
-    here = tasks.here = WorkerProcess(settings)
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        here.stop()
-
-    signal.signal(signal.SIGUSR2, stop)
-    here.start()
-
-
-@signals.worker_process_shutdown.connect
-def _stop_child(**_: Any) -> None:
-    from worker import tasks  # noqa: PLC0415
-
-    if tasks.here is not None:
-        tasks.here.close()
