@@ -139,7 +139,8 @@ def deliveries(
     if state is not None:
         wanted.append(Delivery.state == state)
     if after is not None:
-        wanted.append(Delivery.id < after)
+        # By number and not by id, so that the unique index on (endpoint, number) serves every page.
+        wanted.append(Delivery.event_seq < sa.select(Delivery.event_seq).where(Delivery.id == after).scalar_subquery())
     return _views(session, wanted, limit)
 
 
@@ -240,7 +241,7 @@ def _views(session: Session, wanted: Sequence[sa.ColumnElement[bool]], limit: in
         sa.select(Delivery, Event.id.label("event_id"), Event.kind, Event.job_id)
         .join(Event, (Event.tenant_id == Delivery.tenant_id) & (Event.seq == Delivery.event_seq))
         .where(*wanted)
-        .order_by(Delivery.id.desc())
+        .order_by(Delivery.event_seq.desc())
         .limit(limit)
         .execution_options(populate_existing=True)
     ).all()
