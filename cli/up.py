@@ -1,6 +1,5 @@
 """``poxvisio up``: everything on this machine, from the databases to the sweep, until somebody asks to stop."""
 
-import http.client
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from cli.instance import Instance, write_private
 from cli.migrate import LOGINS, migrate
 from cli.options import example
 from cli.programs import KINDS, ROOT, programs
+from cli.readiness import look
 from cli.stopping import Stopping, StopRequests
 from cli.supervisor import Pids, Supervisor
 from shared.database import Database
@@ -142,33 +142,27 @@ class _Run:
             release_dead(self._database)
 
     def _await_ready(self, port: int, workers: int) -> None:
+        told = ""
+
         def ready() -> bool:
+            nonlocal told
             hopeless = [child for child in self.supervisor.children if child.deaths >= _HOPELESS]
             if hopeless:
                 log = hopeless[0].log
                 raise Unavailable(f"{hopeless[0].program.name} does not start; {log} ends with:\n{tail(log)}")
-            return live_workers(port) >= workers
+            found = look(port)
+            if found.problem != told:
+                told = found.problem
+                self._say(f"waiting, for this is wrong: {told}" if told else "it is right now")
+            return found.ready and found.workers >= workers
 
         if not self.supervisor.run_until(ready, _READY_SECONDS):
-            raise Unavailable(f"not ready after {_READY_SECONDS:.0f} s; the logs are in {self._instance.logs}")
+            logs = self._instance.logs
+            raise Unavailable(f"not ready after {_READY_SECONDS:.0f} s: {told or 'no worker reports'}; see {logs}")
 
     def _write_ready(self, pids: Pids) -> None:
         if self._ready_file and self._facts:
             write_private(self._ready_file, json.dumps({**self._facts, "pids": pids}, indent=2) + "\n")
-
-
-def live_workers(port: int) -> int:
-    """Return how many workers a ready web process counts; -1 while it is not ready."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        body = response.read()
-        return int(json.loads(body).get("workers", -1)) if response.status == http.HTTPStatus.OK else -1
-    except (OSError, http.client.HTTPException, ValueError):
-        return -1
-    finally:
-        connection.close()
 
 
 def _administrator_key(instance: Instance, database_url: str) -> str:
