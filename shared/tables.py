@@ -288,6 +288,7 @@ class Endpoint(Base):
     __table_args__ = (
         sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
         sa.UniqueConstraint("tenant_id", "id"),
+        sa.Index("ix_endpoint_job", "tenant_id", "job_id"),
         sa.CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
     )
 

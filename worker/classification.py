@@ -6,73 +6,44 @@ whose photos all have their outcome. A bad photo is rejected alone; a batch that
 that breaks it is found; a photo that cannot be fetched now waits and is tried again.
 """
 
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
-from shared.ledger.claim import LANES, Claimed, ClaimedImage, claim
-from shared.ledger.complete import Deferred, Outcome, complete
+from shared.ledger.claim import LANES, ClaimedImage, claim
+from shared.ledger.complete import complete
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage
-from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
-from worker.photos import Decoded, PhotoReader, Rejected, Request, Unreadable
+from worker.photos import Decoded, PhotoReader, Request
+from worker.work import Work
 
 log = logger(__name__)
-
-# With the backoff below, some 40 minutes of storage faults before a photo is given up.
-MAX_ATTEMPTS = 12
-NETWORK_FAILED = "network_failed"
-STORAGE_UNREACHABLE = "storage_unreachable"
-PHOTO_MISSING = "photo_missing"
 
 _COPY_LIMIT = 4 * 1024 * 1024
 _UNFINISHED = 2
 _FIRST_GUESS = 20.0
 
 
-@dataclass(slots=True)
-class _Work:
-    """A claimed unit and what is known of its images so far."""
-
-    unit: Claimed
-    outcomes: list[Outcome] = field(default_factory=list)
-    deferred: list[Deferred] = field(default_factory=list)
-    copies: dict[UUID, bytes] = field(default_factory=dict)
-
-    @property
-    def is_whole(self) -> bool:
-        return len(self.outcomes) + len(self.deferred) == self.unit.n
-
-
 @dataclass(frozen=True, slots=True)
 class _Photo:
     """A decoded photo on its way into the network."""
 
-    work: _Work
+    work: Work
     image: ClaimedImage
     decoded: Decoded
-
-
-def backoff_seconds(attempt: int, chance: float) -> float:
-    """Return how long a photo that cannot be fetched waits: 2 s doubling up to 5 minutes, with 20 % jitter.
-
-    ``attempt`` counts from 1, ``chance`` is uniform in [0, 1).
-    """
-    return min(300.0, float(2**attempt)) * (0.8 + 0.4 * chance)
 
 
 def copy_key(job_id: UUID, image_id: UUID) -> str:
@@ -102,7 +73,7 @@ class Classification:
         self._keeper = LeaseKeeper(database, settings.lease_floor)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
         self._unfinished: deque[Future[None]] = deque()
-        self._open: dict[UUID, _Work] = {}
+        self._open: dict[UUID, Work] = {}
         self._stopping = threading.Event()
         self.images_per_second = _FIRST_GUESS
         self.answered = 0
@@ -147,9 +118,9 @@ class Classification:
                 return
             self._keeper.add(units, claimed_at)
             for unit in units:
-                work = self._open[unit.id] = _Work(unit)
+                work = self._open[unit.id] = Work(unit)
                 for image in unit.images:
-                    yield Request(image.storage_key, image.bytes, (work, image))
+                    yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
 
     def _batches(self) -> Iterator[list[_Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
@@ -159,22 +130,11 @@ class Classification:
             if isinstance(photo, Decoded):
                 batch.append(_Photo(work, image, photo))
             else:
-                self._settle_unclassified(work, image, photo)
+                work.settle_unclassified(image, photo)
             if len(batch) >= self._settings.micro_batch or work.is_whole:
                 yield batch
                 batch = []
         yield batch
-
-    def _settle_unclassified(self, work: _Work, image: ClaimedImage, photo: Rejected | Unreadable) -> None:
-        attempt = work.unit.attempt
-        if isinstance(photo, Rejected):
-            work.outcomes.append(self._outcome(work, image, "rejected", (photo.reason,)))
-        elif photo.is_missing:
-            work.outcomes.append(self._outcome(work, image, "failed", (PHOTO_MISSING,)))
-        elif attempt >= MAX_ATTEMPTS:
-            work.outcomes.append(self._outcome(work, image, "failed", (STORAGE_UNREACHABLE,)))
-        else:
-            work.deferred.append(Deferred(work.unit.id, image.ordinal, backoff_seconds(attempt, random.random())))  # noqa: S311  # jitter
 
     def _work_off(self, batch: Sequence[_Photo]) -> None:
         held = [photo for photo in batch if self._keeper.holds(photo.work.unit.id)]
@@ -204,64 +164,27 @@ class Classification:
                 self._classify(photos[:middle])
                 self._classify(photos[middle:])
             else:
-                self._settle_broken(photos[0], error)
+                log.error("network_failed", job=str(photos[0].work.unit.job_id), error=type(error).__name__)
+                photos[0].work.settle_broken(photos[0].image, error)
             return
         each = round((time.monotonic() - started) * 1000 / len(photos), 2)
         for photo, answer in zip(photos, answers, strict=True):
-            self._settle_answered(photo, answer, each)
+            photo.work.settle_answered(photo.image, photo.decoded, answer, self._classifier.bundle, each)
 
-    def _settle_broken(self, photo: _Photo, error: Exception) -> None:
-        unit = photo.work.unit
-        log.error("network_failed", job=str(unit.job_id), error=type(error).__name__)
-        if isinstance(error, MemoryError) and unit.attempt < MAX_ATTEMPTS:
-            delay = backoff_seconds(unit.attempt, random.random())  # noqa: S311  # jitter
-            photo.work.deferred.append(Deferred(unit.id, photo.image.ordinal, delay))
-            return
-        photo.work.outcomes.append(self._outcome(photo.work, photo.image, "failed", (NETWORK_FAILED,)))
-
-    def _settle_answered(self, photo: _Photo, answer: Answer, network_ms: float) -> None:
-        photo.work.copies[photo.image.id] = photo.decoded.copy
-        photo.work.outcomes.append(
-            Outcome(
-                image_id=photo.image.id,
-                unit_id=photo.work.unit.id,
-                ordinal=photo.image.ordinal,
-                outcome=answer.outcome,
-                label=answer.label,
-                answer={
-                    "probabilities": answer.probabilities,
-                    "thresholds": answer.thresholds,
-                    "prediction_set": answer.prediction_set,
-                    "quality": answer.quality,
-                    "in_distribution": answer.in_distribution,
-                    "evidence": answer.evidence,
-                },
-                reasons=tuple(answer.reasons),
-                model_id=self._classifier.bundle.id,
-                model_digest=self._classifier.bundle.digest,
-                attempts=photo.work.unit.attempt,
-                has_copy=True,
-                timings={"decode_ms": round(photo.decoded.seconds * 1000, 2), "network_ms": network_ms},
-            )
-        )
-
-    def _outcome(self, work: _Work, image: ClaimedImage, outcome: str, reasons: tuple[str, ...]) -> Outcome:
-        return Outcome(image.id, work.unit.id, image.ordinal, outcome, reasons=reasons, attempts=work.unit.attempt)
-
-    def _finish(self, works: Sequence[_Work]) -> None:
+    def _finish(self, works: Sequence[Work]) -> None:
         """Store working copies, then complete the units that are still ours; runs in the finisher's thread."""
         ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit.id)]
         try:
             self._store_copies(ours)
         except StorageAway as error:
             log.warning("copies_not_stored", error=str(error))
-            ours = [self._postponed(work) for work in ours]
+            ours = [work.without_copies() for work in ours]
         try:
             self._complete(ours)
         finally:
             self._keeper.drop(work.unit.id for work in works)
 
-    def _store_copies(self, works: Sequence[_Work]) -> None:
+    def _store_copies(self, works: Sequence[Work]) -> None:
         keys = []
         for work in works:
             for image_id, copy in work.copies.items():
@@ -272,13 +195,7 @@ class Classification:
                 keys.append(key)
         self._storage.settle(keys)
 
-    def _postponed(self, work: _Work) -> _Work:
-        """Return the unit with every photo that needs a working copy put off until the storage is back."""
-        delay = backoff_seconds(work.unit.attempt, random.random())  # noqa: S311  # jitter
-        late = [Deferred(item.unit_id, item.ordinal, delay) for item in work.outcomes if item.has_copy]
-        return _Work(work.unit, [item for item in work.outcomes if not item.has_copy], [*work.deferred, *late])
-
-    def _complete(self, works: Sequence[_Work]) -> None:
+    def _complete(self, works: Sequence[Work]) -> None:
         """Complete the units, again and again while the database is away and the leases hold."""
         while works:
             leases = self._keeper.leases(work.unit.id for work in works)

@@ -227,6 +227,7 @@ STATEMENTS = (
       CONSTRAINT ck_endpoint_state CHECK (state IN ('enabled', 'disabled'))
     )
     """,
+    "CREATE INDEX ix_endpoint_job ON endpoint (tenant_id, job_id)",
     """
     CREATE TABLE delivery (
       id UUID NOT NULL,

@@ -18,11 +18,12 @@ LANES = ("interactive", "normal", "bulk")
 
 @dataclass(frozen=True, slots=True)
 class ClaimedImage:
-    """A photo to answer: its id, its place in the job and where its bytes lie."""
+    """A photo to answer: its id, its place in the job, where its bytes lie and what they must be."""
 
     id: UUID
     ordinal: int
     storage_key: str
+    sha256: bytes
     bytes: int
 
 
@@ -68,7 +69,7 @@ _CLAIM_HEALTHY = sa.text(_CLAIM.format(suspicion="= 0"))
 _CLAIM_SUSPECT = sa.text(_CLAIM.format(suspicion="> 0"))
 
 _IMAGES = sa.text("""
-    SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes
+    SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes, i.sha256
     FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS int[]))
       AS u(id, job_id, first, n)
     JOIN image i ON i.job_id = u.job_id AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
@@ -158,8 +159,8 @@ def _images(session: Session, rows: Sequence[sa.Row[tuple[object, ...]]]) -> dic
         },
     )
     images: dict[UUID, list[ClaimedImage]] = {row.id: [] for row in rows}
-    for image in found:
-        images[image.unit_id].append(ClaimedImage(image.id, image.ordinal, image.storage_key, image.bytes))
+    for unit_id, image_id, ordinal, storage_key, size, sha256 in found:
+        images[unit_id].append(ClaimedImage(image_id, ordinal, storage_key, bytes(sha256), size))
     return images
 
 

@@ -19,10 +19,11 @@ from shared.errors import StorageAway
 from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
 from tests.integration.worker.conftest import Submit, Worker, photo
-from worker.classification import MAX_ATTEMPTS, backoff_seconds, copy_key
+from worker.classification import copy_key
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
+from worker.work import MAX_ATTEMPTS, backoff_seconds
 
 
 def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[history.JobView, list[history.ResultView]]:

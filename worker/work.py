@@ -1,0 +1,106 @@
+"""A claimed unit and what becomes of its images: each ends as an outcome, or is put off because a part is away."""
+
+import random
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from shared.bundle import Bundle
+from shared.ledger.claim import Claimed, ClaimedImage
+from shared.ledger.complete import Deferred, Outcome
+from worker.inference.answers import Answer
+from worker.photos import Decoded, Rejected, Unreadable
+
+# With the backoff below, some 40 minutes of faults before a photo is given up.
+MAX_ATTEMPTS = 12
+NETWORK_FAILED = "network_failed"
+STORAGE_UNREACHABLE = "storage_unreachable"
+PHOTO_MISSING = "photo_missing"
+
+
+def backoff_seconds(attempt: int, chance: float) -> float:
+    """Return how long a photo waits whose storage or memory failed: 2 s doubling up to 5 minutes, with 20 % jitter.
+
+    ``attempt`` counts from 1, ``chance`` is uniform in [0, 1).
+    """
+    return min(300.0, float(2**attempt)) * (0.8 + 0.4 * chance)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One unit under way. It is whole when every image has an outcome or is deferred."""
+
+    unit: Claimed
+    outcomes: list[Outcome] = field(default_factory=list)
+    deferred: list[Deferred] = field(default_factory=list)
+    copies: dict[UUID, bytes] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether nothing of the unit is left to do."""
+        return len(self.outcomes) + len(self.deferred) == self.unit.n
+
+    def settle_unclassified(self, image: ClaimedImage, photo: Rejected | Unreadable) -> None:
+        """Settle a photo that never reached the network."""
+        if isinstance(photo, Rejected):
+            self._add(image, "rejected", photo.reason)
+        elif photo.is_missing:
+            self._add(image, "failed", PHOTO_MISSING)
+        else:
+            self._put_off(image, STORAGE_UNREACHABLE)
+
+    def settle_broken(self, image: ClaimedImage, error: Exception) -> None:
+        """Settle a photo that broke the network, alone. Want of memory may pass; everything else is the photo."""
+        if isinstance(error, MemoryError):
+            self._put_off(image, NETWORK_FAILED)
+        else:
+            self._add(image, "failed", NETWORK_FAILED)
+
+    def settle_answered(
+        self, image: ClaimedImage, decoded: Decoded, answer: Answer, bundle: Bundle, network_ms: float
+    ) -> None:
+        """Settle a photo that has its answer, and keep its working copy until the unit is completed."""
+        self.copies[image.id] = decoded.copy
+        self.outcomes.append(
+            Outcome(
+                image_id=image.id,
+                unit_id=self.unit.id,
+                ordinal=image.ordinal,
+                outcome=answer.outcome,
+                label=answer.label,
+                answer={
+                    "probabilities": answer.probabilities,
+                    "thresholds": answer.thresholds,
+                    "prediction_set": answer.prediction_set,
+                    "quality": answer.quality,
+                    "in_distribution": answer.in_distribution,
+                    "evidence": answer.evidence,
+                },
+                reasons=tuple(answer.reasons),
+                model_id=bundle.id,
+                model_digest=bundle.digest,
+                attempts=self.unit.attempt,
+                has_copy=True,
+                timings={"decode_ms": round(decoded.seconds * 1000, 2), "network_ms": network_ms},
+            )
+        )
+
+    def without_copies(self) -> "Work":
+        """Return the unit with every photo that needs a working copy put off until the storage is back."""
+        delay = self._delay()
+        late = [Deferred(item.unit_id, item.ordinal, delay) for item in self.outcomes if item.has_copy]
+        return Work(self.unit, [item for item in self.outcomes if not item.has_copy], [*self.deferred, *late])
+
+    def _add(self, image: ClaimedImage, outcome: str, reason: str) -> None:
+        attempts = self.unit.attempt
+        self.outcomes.append(
+            Outcome(image.id, self.unit.id, image.ordinal, outcome, reasons=(reason,), attempts=attempts)
+        )
+
+    def _put_off(self, image: ClaimedImage, reason: str) -> None:
+        if self.unit.attempt >= MAX_ATTEMPTS:
+            self._add(image, "failed", reason)
+        else:
+            self.deferred.append(Deferred(self.unit.id, image.ordinal, self._delay()))
+
+    def _delay(self) -> float:
+        return backoff_seconds(self.unit.attempt, random.random())  # noqa: S311  # jitter
