@@ -2,5 +2,5 @@
 
 import sys
 
-# OpenVINO reports every import of itself to a statistics server. Where this module cannot be imported it reports nothing.
+# OpenVINO reports each import of itself to a statistics server; where this module cannot be imported, it does not.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's documented way to block an import
