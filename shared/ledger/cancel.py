@@ -18,6 +18,10 @@ _OPEN_UNITS = sa.text("""
     SELECT id FROM unit WHERE job_id = :job AND state IN ('waiting', 'ready', 'leased') ORDER BY id FOR UPDATE
 """)
 
+_ANY_OPEN = sa.text("""
+    SELECT EXISTS (SELECT FROM unit WHERE job_id = :job AND state IN ('waiting', 'ready', 'leased'))
+""")
+
 _END_UNITS = sa.text("""
     UPDATE unit SET state = 'cancelled', leased_by = NULL, lease_until = NULL WHERE id = ANY (CAST(:units AS uuid[]))
 """)
@@ -56,9 +60,9 @@ def expire(session: Session, job_id: UUID) -> None:
 
 def _end(session: Session, job_id: UUID, *, outcome: str, state: str) -> None:
     written = 0
-    # A split that was under way hides its new units from the first look; the second look sees them.
-    while units := list(session.execute(_OPEN_UNITS, {"job": job_id}).scalars()):
-        ids = [str(unit) for unit in units]
+    # A lock that waited for a split finds the old unit closed and cannot see its pieces; the next look does.
+    while session.execute(_ANY_OPEN, {"job": job_id}).scalar_one():
+        ids = [str(unit) for unit in session.execute(_OPEN_UNITS, {"job": job_id}).scalars()]
         session.execute(_END_UNITS, {"units": ids})
         written += len(session.execute(_END_IMAGES, {"units": ids, "outcome": outcome}).all())
     closing.count(session, {job_id: Counter({outcome: written})}, closing=state)
