@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +57,27 @@ class ServedModel:
         self._seen = seen
 
 
+class Seats:
+    """Places for clients that wait; whoever finds none goes on at once."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    def take(self) -> bool:
+        """Take a place if there is one."""
+        with self._lock:
+            free = self.taken < self._places
+            self.taken += free
+            return free
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._lock:
+            self.taken -= 1
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a request may need. Threads share it."""
@@ -67,7 +88,7 @@ class Services:
     broker: Broker
     keyring: Keyring
     model: ServedModel
-    waiting: threading.BoundedSemaphore = field(repr=False)
+    waiting: Seats
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":
@@ -79,7 +100,7 @@ class Services:
             broker=Broker(settings),
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
-            waiting=threading.BoundedSemaphore(max(settings.max_waiting_clients, 1)),
+            waiting=Seats(settings.max_waiting_clients),
         )
 
     def close(self) -> None:

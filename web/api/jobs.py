@@ -215,7 +215,7 @@ def _wait(view: JobView, known: set[str], seconds: int) -> tuple[JobView, bool]:
     Returns at once, and says that nobody waited, where too many clients wait already.
     """
     here = services()
-    if not here.settings.max_waiting_clients or not here.waiting.acquire(blocking=False):
+    if not here.waiting.take():
         return view, False
     try:
         end = time.monotonic() + seconds
@@ -224,7 +224,7 @@ def _wait(view: JobView, known: set[str], seconds: int) -> tuple[JobView, bool]:
             view = _load(view.id)
         return view, True
     finally:
-        here.waiting.release()
+        here.waiting.leave()
 
 
 def _load(job_id: UUID) -> JobView:

@@ -1,0 +1,155 @@
+"""Following a job: ETag, waiting, history and cancelling."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from shared.database import Database
+from shared.settings import Settings
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import Caller
+from web.app import create_app
+
+PHOTOS = [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]
+
+
+def sent(clinic: Caller, photos: list[tuple[str, bytes]] = PHOTOS) -> dict[str, Any]:
+    job = clinic.send(photos).json
+    assert job is not None
+    return dict(job)
+
+
+def test_an_unchanged_job_is_not_sent_again(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    first = clinic.get(f"/v1/jobs/{job['id']}")
+    assert int(first.headers["Retry-After"]) > 0
+    etag = first.headers["ETag"]
+    unchanged = clinic.get(f"/v1/jobs/{job['id']}", If_None_Match=etag)
+    assert (unchanged.status_code, unchanged.data, unchanged.headers["ETag"]) == (304, b"", etag)
+    answer_all(worker_db)
+    changed = clinic.get(f"/v1/jobs/{job['id']}", If_None_Match=etag)
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != etag
+    assert "Retry-After" not in changed.headers
+
+
+def test_counts_always_sum_to_the_total(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic, [(f"{n}.jpg", b"%d" % n) for n in range(70)])
+    now: dict[str, Any] = {}
+    for units in (1, 1, 1):
+        answer_all(worker_db, ("classified", "abstained", "rejected", "failed"), units=units)
+        now = clinic.get(f"/v1/jobs/{job['id']}").json or {}
+        assert sum(now["counts"].values()) == now["total"] == 70
+        assert now["progress"] == pytest.approx(1 - now["counts"]["waiting"] / 70)
+    assert (now["state"], now["progress"], now["eta"]) == ("completed", 1, None)
+    assert now["images_per_second"] > 0
+
+
+def test_waiting_returns_when_the_job_changes(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(clinic.get, f"/v1/jobs/{job['id']}", Prefer="wait=60")
+        answer_all(worker_db)
+        answer = waiting.result(30)
+    assert answer.status_code == 200
+    assert answer.json is not None
+    # Claiming and completing are two changes, and the first may be the one that is seen.
+    assert answer.json["state"] in ("running", "completed")
+
+
+def test_waiting_ends_with_304_where_nothing_changes(clinic: Caller) -> None:
+    job = sent(clinic)
+    etag = clinic.get(f"/v1/jobs/{job['id']}").headers["ETag"]
+    answer = clinic.get(f"/v1/jobs/{job['id']}", Prefer="respond-async, wait=1", If_None_Match=etag)
+    assert answer.status_code == 304
+    assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+def test_what_changed_since_is_answered_at_once(clinic: Caller) -> None:
+    job = sent(clinic)
+    answer = clinic.get(f"/v1/jobs/{job['id']}", Prefer="wait=60", If_None_Match='W/"another"')
+    assert answer.status_code == 200
+    assert "Preference-Applied" not in answer.headers
+
+
+def test_a_closed_job_is_not_waited_for(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    answer_all(worker_db)
+    answer = clinic.get(f"/v1/jobs/{job['id']}", Prefer="wait=60")
+    assert "Preference-Applied" not in answer.headers
+
+
+@pytest.fixture
+def one_waiter(environment: dict[str, str]) -> Iterator[Flask]:
+    app = create_app(Settings.load({**environment, "POXVISIO_MAX_WAITING_CLIENTS": "1", "POXVISIO_DATABASE_POOL": "1"}))
+    yield app
+    app.extensions["poxvisio"].close()
+
+
+def test_further_clients_are_answered_at_once_and_nobody_holds_a_connection(one_waiter: Flask, clinic: Caller) -> None:
+    job = sent(clinic)
+    path = f"/v1/jobs/{job['id']}"
+    first = Caller(one_waiter.test_client(), clinic.key, clinic.tenant)
+    second = Caller(one_waiter.test_client(), clinic.key, clinic.tenant)
+    waiting = one_waiter.extensions["poxvisio"].waiting
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(first.get, path, Prefer="wait=60")
+        while not waiting.taken and not held.done():
+            time.sleep(0.01)
+        # The pool's one connection must be free while the first client waits.
+        answer = second.get(path, Prefer="wait=60")
+        assert answer.status_code == 200
+        assert "Preference-Applied" not in answer.headers
+        assert second.post(f"{path}/cancel").status_code == 200
+        released = held.result(30)
+    assert released.json is not None
+    assert released.json["state"] == "cancelled"
+
+
+def test_history_pages_from_the_newest(clinic: Caller) -> None:
+    made = [sent(clinic, [("a.jpg", b"%d" % n)])["id"] for n in range(5)]
+    path: str | None = "/v1/jobs?limit=2"
+    seen = []
+    while path:
+        page = clinic.get(path)
+        assert page.json is not None
+        seen += [job["id"] for job in page.json["jobs"]]
+        link = page.headers.get("Link")
+        assert (link is None) == (page.json["next"] is None)
+        path = link.partition(">")[0].removeprefix("<http://127.0.0.1:8000") if link else None
+    assert seen == made[::-1]
+
+
+def test_history_filters_by_state(clinic: Caller, worker_db: Database) -> None:
+    closed = sent(clinic)
+    answer_all(worker_db)
+    opened = sent(clinic)
+    for state, expected in (("completed", closed), ("queued", opened)):
+        page = clinic.get(f"/v1/jobs?state={state}").json
+        assert page is not None
+        assert [job["id"] for job in page["jobs"]] == [expected["id"]]
+    assert clinic.get("/v1/jobs?state=lost").status_code == 422
+    assert clinic.get("/v1/jobs?cursor=bad").status_code == 422
+
+
+def test_cancelling_keeps_what_is_done(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic, [(f"{n}.jpg", b"%d" % n) for n in range(40)])
+    answer_all(worker_db, units=1)
+    cancelled = clinic.post(f"/v1/jobs/{job['id']}/cancel")
+    assert cancelled.json is not None
+    assert cancelled.json["state"] == "cancelled"
+    assert cancelled.json["counts"]["classified"] == 32
+    assert cancelled.json["counts"]["cancelled"] == 8
+    assert clinic.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+
+
+def test_a_completed_job_cannot_be_cancelled(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    answer_all(worker_db)
+    answer = clinic.post(f"/v1/jobs/{job['id']}/cancel")
+    assert answer.status_code == 409
+    assert "completed" in answer.text
