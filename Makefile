@@ -9,6 +9,9 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 UV := uv==0.13.9
+# For 3.11.0, because packages differ by its patch level; without addresses, because everyone has an index of their own.
+COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes --python-version 3.11.0 \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 # pip would otherwise obey a user's PIP_USER and install outside of .venv.
 export PIP_USER := 0
@@ -41,11 +44,11 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@$(BIN)/python -m venv build/lock
-	@build/lock/bin/python -m pip --quiet --quiet --disable-pip-version-check install $(UV)
-	@for extra in demo dev; do \
-	  build/lock/bin/uv --quiet pip compile pyproject.toml --extra "$$extra" --generate-hashes --python-version 3.11.0 \
-	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "requirements/$$extra.txt" || exit 1; \
-	done
+	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install $(UV)
+	@$(COMPILE) --extra demo -o requirements/demo.txt
+	@$(COMPILE) --extra dev -o requirements/dev.txt
+	@$(COMPILE) requirements/server.in -c requirements/demo.txt -o requirements/server.txt
+	@$(COMPILE) requirements/gpu.in -c requirements/demo.txt --python-platform linux -o requirements/gpu.txt
 
 .PHONY: clean
 clean: ## Remove the environment and every cache; data/ stays
