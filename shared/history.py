@@ -20,6 +20,8 @@ from shared.tables import Image, Job, Result, WorkerNode
 OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
 
 _STREAM_ROWS = 500
+# The cursor before the first result of an open job.
+_BEGINNING = f"w0-{UUID(int=0).hex}"
 
 
 class BadCursor(Refused):
@@ -133,8 +135,8 @@ def image(session: Session, image_id: UUID) -> ResultView:
 def results(session: Session, view: JobView, *, after: str | None = None, limit: int = 200) -> Page:
     """Return a page of the job's results behind the cursor ``after``.
 
-    While the job is open the last page may have no next cursor though photos still wait: poll the job. A cursor stays
-    good when the job closes: what it has not shown yet follows in the order of completion.
+    While the job is open there is always a next cursor, though nothing may stand behind it yet. A cursor stays good
+    when the job closes: what it has not shown yet follows in the order of completion.
     """
     query = _rows(outer=False).where(Image.job_id == view.id).limit(limit + 1)
     by_ordinal = view.is_closed if after is None else after.startswith("o")
@@ -151,8 +153,10 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
             query = query.where(sa.tuple_(Result.written_in, Result.image_id) > (_number(written), _uuid(last)))
     found = session.execute(query).all()
     rows = found[:limit]
-    if not rows or (len(found) <= limit and view.is_closed):
-        return Page([_result_view(row) for row in rows], None if view.is_closed else after)
+    if len(found) <= limit and view.is_closed:
+        return Page([_result_view(row) for row in rows], None)
+    if not rows:
+        return Page([], after or _BEGINNING)
     last_row = rows[-1]
     cursor = f"o{last_row.ordinal}" if by_ordinal else f"w{last_row.written_in}-{last_row.image_id.hex}"
     return Page([_result_view(row) for row in rows], cursor)
