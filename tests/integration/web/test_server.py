@@ -1,0 +1,189 @@
+"""The same application behind the real server: streams, broken bodies on raw sockets, headers and log lines."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli.embedded.ports import free_port
+from shared.database import Database
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import JPEG, make_key
+
+ROOT = Path(__file__).parents[3]
+BOUNDARY = "xxBOUNDARYxx"
+HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photos"; filename="a.jpg"\r\n\r\n'.encode()
+END = f"\r\n--{BOUNDARY}--\r\n".encode()
+TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+@dataclass
+class Server:
+    """A running granian, and its log."""
+
+    port: int
+    log: Path
+    key: str
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, {"Authorization": f"Bearer {self.key}", **named})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    def raw(self, head: str, *pieces: bytes, close: bool = False) -> bytes:
+        """Send bytes as they are; with ``close`` hang up after the last one."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+            for piece in pieces:
+                connection.sendall(piece)
+            if close:
+                return b""
+            connection.shutdown(socket.SHUT_WR)
+            received = bytearray()
+            while piece := connection.recv(65536):
+                received += piece
+            return bytes(received)
+
+
+@pytest.fixture
+def server(environment: dict[str, str], owner_db: Database, tenant: object, tmp_path: Path) -> Iterator[Server]:
+    port = free_port()
+    log = tmp_path / "web.log"
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--host", "127.0.0.1"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--blocking-threads", "4", "web.wsgi:app"],
+            cwd=ROOT,
+            env={**environment, "PATH": os.environ["PATH"], "POXVISIO_MAX_REQUEST_BYTES": str(8 * 1024 * 1024)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    served = Server(port, log, make_key(owner_db, tenant))  # type: ignore[arg-type]  # the fixture is a UUID
+    end = time.monotonic() + 90
+    while True:
+        try:
+            served.ask("GET", "/livez")
+            break
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+    yield served
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+
+
+def test_photos_go_in_and_answers_come_out(server: Server, worker_db: Database) -> None:
+    photos = b"".join((b"\r\n" if n else b"") + HEAD + b"%d" % n + os.urandom(200_000) for n in range(20))
+    status, headers, body = server.ask("POST", "/v1/jobs", photos + END, Content_Type=TYPE)
+    assert status == 202, body
+    job = json.loads(body)
+    assert job["total"] == 20
+    assert headers["Location"] == job["links"]["self"]
+    answer_all(worker_db)
+    status, headers, body = server.ask("GET", f"/v1/jobs/{job['id']}/results?format=ndjson")
+    assert (status, len(body.splitlines())) == (200, 20)
+    for name, value in {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "private, no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    }.items():
+        assert headers[name] == value
+    assert headers["X-Request-Id"]
+
+
+def test_a_chunked_photo_is_taken_in(server: Server) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
+    head += "Content-Type: image/jpeg\nTransfer-Encoding: chunked"
+    answer = server.raw(head, b"%x\r\n" % len(JPEG), JPEG, b"\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 202"), answer
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "pieces", "missing"),
+    [
+        ("multipart", (HEAD, JPEG), 1000),
+        ("multipart", (HEAD, b"x" * 300_000), 1),
+        ("multipart", (HEAD[:20],), 500),
+        ("photo", (JPEG,), 10),
+        ("photo", (), 10),
+    ],
+)
+def test_a_body_that_breaks_off_leaves_nothing(
+    server: Server,
+    kind: str,
+    pieces: tuple[bytes, ...],
+    missing: int,
+    close: bool,
+    nothing_half_done: Callable[[], None],
+) -> None:
+    length = sum(map(len, pieces)) + missing
+    media = TYPE if kind == "multipart" else "image/jpeg"
+    head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
+    head += f"Idempotency-Key: once\nContent-Type: {media}\nContent-Length: {length}"
+    answer = server.raw(head, *pieces, close=close)
+    assert not answer.startswith(b"HTTP/1.1 2")
+    # The server answers every request that follows, and has put the broken one away.
+    end = time.monotonic() + 30
+    while True:
+        try:
+            nothing_half_done()
+            break
+        except AssertionError:
+            assert time.monotonic() < end, server.log.read_text()
+            time.sleep(0.1)
+    assert server.ask("POST", "/v1/jobs", JPEG, Content_Type="image/jpeg", Idempotency_Key="once")[0] == 202
+
+
+def test_a_chunked_body_that_breaks_off_leaves_nothing(server: Server, nothing_half_done: Callable[[], None]) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
+    head += f"Content-Type: {TYPE}\nTransfer-Encoding: chunked"
+    server.raw(head, b"%x\r\n" % len(HEAD), HEAD, b"\r\n")
+    assert server.ask("GET", "/livez")[0] == 200
+    nothing_half_done()
+
+
+def test_a_body_without_length_is_no_photo(server: Server, nothing_half_done: Callable[[], None]) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
+    answer = server.raw(head + "Content-Type: image/jpeg")
+    assert answer.startswith(b"HTTP/1.1 400"), answer
+    nothing_half_done()
+
+
+def test_a_refused_upload_hears_why(server: Server) -> None:
+    """A client that sends its whole body first must find the answer, not a reset connection."""
+    status, _, body = server.ask("POST", "/v1/jobs?priority=urgent", b"x" * 4_000_000, Content_Type="image/jpeg")
+    assert status == 422, body
+
+
+def test_the_log_names_routes_and_no_secrets(server: Server, worker_db: Database) -> None:
+    head = HEAD.replace(b"a.jpg", b"Jane-Doe.jpg")
+    _, _, body = server.ask("POST", "/v1/jobs", head + JPEG + END, Content_Type=TYPE)
+    job = json.loads(body)["id"]
+    server.ask("GET", f"/v1/jobs/{job}?token=hush")
+    log = server.log.read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    told = [line for line in lines if line.get("event") == "request"]
+    assert {"POST", "GET"} <= {line["method"] for line in told}
+    assert "/v1/jobs/<job>" in {line["route"] for line in told}
+    assert all(line["request_id"] and line["status"] for line in told)
+    for secret in ("Jane-Doe", job, "hush", server.key):
+        assert secret not in log
