@@ -78,7 +78,8 @@ _IMAGES = sa.text("""
 
 _START = sa.text("""
     WITH j AS MATERIALIZED (
-      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE)
+      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND state = 'queued' ORDER BY id
+      FOR NO KEY UPDATE)
     UPDATE job SET state = 'running', started_at = coalesce(started_at, now()) FROM j WHERE job.id = j.id
     RETURNING job.id, job.tenant_id, job.round, job.total
 """)

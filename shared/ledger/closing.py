@@ -13,7 +13,9 @@ from shared import events
 
 OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
 
-_LOCK = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER BY id FOR UPDATE")
+# Results inserted before hold their job by its key already, as foreign keys do; the stronger FOR UPDATE would make two
+# transactions that both have results of a job wait for each other.
+_LOCK = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER BY id FOR NO KEY UPDATE")
 
 _COUNT = sa.text(f"""
     UPDATE job j SET

@@ -204,6 +204,21 @@ def test_a_completion_locks_units_in_the_order_of_their_ids(
         assert len(free) == 1, "it took the second lock before the first"
 
 
+def test_two_completions_of_one_job_at_once_do_not_wait_in_a_circle(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    """Both have inserted results, which hold the job by its foreign key, before either of them counts."""
+    job = submit_job(app_db, tenant, 64)
+    units = take(worker_db, 2)
+    with ThreadPoolExecutor(2) as pool:
+        with owner_db.transaction() as session:
+            session.execute(sa.text("SELECT 1 FROM job FOR NO KEY UPDATE"))
+            running = [pool.submit(finish, worker_db, [unit]) for unit in units]
+            wait_for_waiters(owner_db, 2)
+        assert sorted(done.result(20).closed for done in running) == [(), (job.id,)]
+    check_invariants(owner_db)
+
+
 # The zombie: a worker that slept past its lease and wakes up when another has the unit
 
 
