@@ -1,0 +1,100 @@
+"""A pool child: it serves what the bundle says, or says why it cannot; nothing is ever made up."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from shared import history
+from shared.database import Database
+from shared.settings import Settings
+from tests.integration.worker.conftest import BUNDLE, Submit, photo
+from worker import process
+from worker.process import WorkerProcess
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Path:
+    """Return a copy of the demo bundle without its weights; they can be put in place later."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("photos", "weights.safetensors"))
+    return folder
+
+
+@pytest.fixture
+def child(
+    settings: Settings, worker_url: str, own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WorkerProcess]:
+    monkeypatch.setattr(process, "_RELOAD_SECONDS", 0.0)
+    own = settings.model_copy(
+        update={
+            "model": own_bundle,
+            "database_url": type(settings.database_url)(worker_url),
+            "cache_dir": tmp_path / "cache",
+            "precision": "f32",
+        }
+    )
+    child = WorkerProcess(own)
+    yield child
+    child.close()
+
+
+def put_weights(bundle: Path) -> None:
+    os.link(BUNDLE / "weights.safetensors", bundle / "weights.safetensors")
+
+
+def node(owner_db: Database) -> tuple[str, str | None]:
+    with owner_db.transaction() as session:
+        row = session.execute(sa.text("SELECT state, problem FROM worker_node")).one()
+    return row.state, row.problem
+
+
+def job_of(app_db: Database, tenant: UUID, job: UUID) -> history.JobView:
+    with app_db.transaction(tenant) as session:
+        return history.job(session, job)
+
+
+def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there(
+    child: WorkerProcess, own_bundle: Path, submit_photos: Submit, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1), b"no photo"])
+    child.start()
+    child.drain()
+    waiting = job_of(app_db, tenant, job)
+    assert (waiting.state, waiting.counts["waiting"]) == ("queued", 2)
+    state, problem = node(owner_db)
+    assert state == "setup failed"
+    assert problem is not None
+    assert "weights.safetensors" in problem
+
+    put_weights(own_bundle)
+    child.drain()
+    assert job_of(app_db, tenant, job).state == "completed"
+    assert node(owner_db) == ("ready", None)
+
+
+def test_an_altered_bundle_answers_nothing(
+    child: WorkerProcess, own_bundle: Path, submit_photos: Submit, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    altered = bytearray((BUNDLE / "weights.safetensors").read_bytes())
+    altered[-1] ^= 1
+    (own_bundle / "weights.safetensors").write_bytes(altered)
+    job = submit_photos([photo(1)])
+    child.start()
+    child.drain()
+    assert job_of(app_db, tenant, job).counts["waiting"] == 1
+    assert node(owner_db)[0] == "setup failed"
+
+
+def test_a_child_that_ends_takes_its_row_along(child: WorkerProcess, own_bundle: Path, owner_db: Database) -> None:
+    put_weights(own_bundle)
+    child.start()
+    child.drain()
+    assert node(owner_db) == ("ready", None)
+    child.close()
+    with owner_db.transaction() as session:
+        assert session.execute(sa.text("SELECT count(*) FROM worker_node")).scalar_one() == 0
