@@ -90,7 +90,7 @@ def key() -> None:
     ),
 )
 @click.option("--tenant", "tenant_name", required=True, help="Name of the tenant.")
-@click.option("--name", required=True, help="What the key is for.")
+@click.option("--name", default="key", show_default=True, help="What the key is for.")
 @click.option(
     "--scopes",
     default="jobs:read,jobs:write",

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli.demo import PHOTOS
 from cli.photos import find_photos
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import ROOT, Running
 
 COUNT = len(find_photos([str(PHOTOS)]))
 
@@ -80,3 +83,22 @@ def test_the_owner_makes_tenants_and_keys_and_ends_them(running: Running) -> Non
 def test_migrating_a_database_at_the_present_schema_changes_nothing(running: Running) -> None:
     assert running.run("migrate").returncode == 0
     assert running.run("jobs").returncode == 0
+
+
+def test_the_python_of_the_readme_does_what_it_says(running: Running, tmp_path: Path) -> None:
+    program = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/admin.key").write_text(running.key)
+    (tmp_path / "photos").mkdir()
+    for name in ("photo-01.jpg", "photo-02.jpg"):
+        shutil.copy(PHOTOS / name, tmp_path / "photos")
+    shown = subprocess.run(
+        [sys.executable, "-c", program.replace("http://127.0.0.1:8000", running.url)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["photo-01.jpg", "photo-02.jpg"]
+    verified = running.run("verify", str(tmp_path / "photos"), str(tmp_path / "receipt.json"), "--url", running.url)
+    assert verified.stdout.splitlines()[0] == "2 of 2 accounted for"
