@@ -116,11 +116,11 @@ class Settings(BaseSettings):
         description="Work a claim should hold, in seconds at the measured rate",
     )
     micro_batch: int = Field(
-        default=8,
+        default=64,
         ge=1,
         le=256,
         validation_alias="POXVISIO_MICRO_BATCH",
-        description="Photos that go through the network at once",
+        description="Photos that go through the network at once, at most; about 100 ms of work sets the number",
     )
     sweep_seconds: float = Field(
         default=1.0, gt=0, validation_alias="POXVISIO_SWEEP_SECONDS", description="Pause between two sweeps"

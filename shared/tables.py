@@ -162,6 +162,10 @@ class Unit(Base):
     __table_args__ = (
         _job_key(),
         sa.Index("ix_unit_ready", "vft", "id", postgresql_where=sa.text("state = 'ready'")),
+        # The look for waiting people passes over everything else that is ready, however much that is.
+        sa.Index(
+            "ix_unit_interactive", "vft", "id", postgresql_where=sa.text("state = 'ready' AND lane = 'interactive'")
+        ),
         sa.Index("ix_unit_leased", "lease_until", postgresql_where=sa.text("state = 'leased'")),
         sa.Index("ix_unit_waiting", "available_at", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_unit_job", "job_id"),

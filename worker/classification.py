@@ -9,7 +9,7 @@ that breaks it is found; a photo that cannot be fetched now waits and is tried a
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -28,6 +28,7 @@ from shared.storage import Storage
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
 from worker.photos import Decoded, PhotoReader, Request
+from worker.photos import Outcome as Read
 from worker.work import Work
 
 log = logger(__name__)
@@ -35,6 +36,8 @@ log = logger(__name__)
 _COPY_LIMIT = 4 * 1024 * 1024
 _UNFINISHED = 2
 _FIRST_GUESS = 20.0
+_BATCH_SECONDS = 0.1
+_WAITING_PEOPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class _Photo:
 def copy_key(job_id: UUID, image_id: UUID) -> str:
     """Return where an image's working copy is stored."""
     return f"copies/{job_id.hex}/{image_id.hex}.jpg"
+
+
+def _requests(works: Iterable[Work]) -> Iterator[Request]:
+    for work in works:
+        for image in work.unit.images:
+            yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
 
 
 class Classification:
@@ -75,6 +84,7 @@ class Classification:
         self._unfinished: deque[Future[None]] = deque()
         self._open: dict[UUID, Work] = {}
         self._stopping = threading.Event()
+        self._looked_at = 0.0
         self.images_per_second = _FIRST_GUESS
         self.answered = 0
 
@@ -96,7 +106,8 @@ class Classification:
         """
         before = self.answered
         try:
-            for batch in self._batches():
+            for batch in self._batches(self._photos.read(self._claims())):
+                self._serve_waiting_people()
                 self._work_off(batch)
                 if self._stopping.is_set():
                     break
@@ -107,31 +118,49 @@ class Classification:
             self._give_back()
         return self.answered - before
 
+    @property
+    def _batch_size(self) -> int:
+        """Photos that take the network about 100 ms: longer batches only make others wait."""
+        return max(1, min(self._settings.micro_batch, round(self.images_per_second * _BATCH_SECONDS)))
+
     def _claims(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
         while not self._stopping.is_set():
             wanted = max(1, round(self.images_per_second * self._settings.claim_seconds / UNIT_IMAGES))
-            claimed_at = time.monotonic()
-            with self._database.transaction() as session:
-                units = claim(session, self._holder, units=wanted, lease_seconds=self._keeper.seconds, lanes=LANES)
+            units = self._claim(wanted, LANES)
             if not units:
                 return
-            self._keeper.add(units, claimed_at)
-            for unit in units:
-                work = self._open[unit.id] = Work(unit)
-                for image in unit.images:
-                    yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
+            yield from _requests(units)
 
-    def _batches(self) -> Iterator[list[_Photo]]:
+    def _claim(self, wanted: int, lanes: Iterable[str]) -> list[Work]:
+        claimed_at = time.monotonic()
+        with self._database.transaction() as session:
+            units = claim(session, self._holder, units=wanted, lease_seconds=self._keeper.seconds, lanes=lanes)
+        self._keeper.add(units, claimed_at)
+        works = [Work(unit) for unit in units]
+        self._open.update((work.unit.id, work) for work in works)
+        return works
+
+    def _serve_waiting_people(self) -> None:
+        """Answer interactive photos between two micro-batches, before what is claimed already."""
+        if time.monotonic() - self._looked_at < _BATCH_SECONDS:
+            return
+        while not self._stopping.is_set() and (works := self._claim(_WAITING_PEOPLE, ("interactive",))):
+            requests = list(_requests(works))
+            for batch in self._batches(self._photos.read(requests, urgent=True), len(requests)):
+                self._work_off(batch)
+        self._looked_at = time.monotonic()
+
+    def _batches(self, photos: Iterable[tuple[Request, Read]], size: int | None = None) -> Iterator[list[_Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
         batch: list[_Photo] = []
-        for request, photo in self._photos.read(self._claims()):
+        for request, photo in photos:
             work, image = request.context
             if isinstance(photo, Decoded):
                 batch.append(_Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)
-            if len(batch) >= self._settings.micro_batch or work.is_whole:
+            if len(batch) >= (size or self._batch_size) or work.is_whole:
                 yield batch
                 batch = []
         yield batch
@@ -144,6 +173,7 @@ class Classification:
             took = time.monotonic() - started
             self._keeper.lengthen(4 * took)
             self.images_per_second += 0.2 * (len(held) / max(took, 1e-6) - self.images_per_second)
+            self._photos.batch = self._batch_size
         whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit.id)]
         for work in whole:
             del self._open[work.unit.id]

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from itertools import count as counting
+from queue import PriorityQueue, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,8 @@ __all__ = ["REASONS", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request"
 
 _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
+_END = 2
+_FIRST_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,16 +48,24 @@ class _Reading:
     """One call of ``read``: where its outcomes go, and whether anyone still wants them."""
 
     answers: SimpleQueue[tuple[Request, Outcome | BaseException]] = field(default_factory=SimpleQueue)
+    is_urgent: bool = False
     is_over: bool = False
 
 
-_Job = tuple[_Reading, Request, bytes]
+@dataclass(order=True, slots=True)
+class _Job:
+    """A fetched photo for the decoding children: urgent ones first, the others in turn, the end last of all."""
+
+    rank: int
+    turn: int
+    what: tuple[_Reading, Request, bytes] | None = field(compare=False)
 
 
 class PhotoReader:
     """Reads photos through long-lived decoding children; one for a process, threads may share it.
 
-    ``seconds`` is the time a child may take over one file. Children are started when first needed.
+    ``seconds`` is the time a child may take over one file. ``batch``, which the caller may change at any time, is how
+    many photos it takes at once: reading runs two of these ahead. Children are started when first needed.
     """
 
     def __init__(self, settings: Settings, storage: Storage, *, seconds: float = 10.0) -> None:
@@ -62,9 +73,11 @@ class PhotoReader:
         self._seconds = seconds
         self._limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.copy_side)
         children = settings.decoders or _cores()
-        self._ahead = 2 * (settings.micro_batch + children)
+        self._children = children
+        self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
-        self._fetched: SimpleQueue[_Job | None] = SimpleQueue()
+        self._fetched: PriorityQueue[_Job] = PriorityQueue()
+        self._turns = counting()
         self._decoders = [Decoder(self._limits, seconds=seconds) for _ in range(children)]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -75,20 +88,21 @@ class PhotoReader:
         """The decoding children that run now."""
         return [pid for decoder in self._decoders if (pid := decoder.pid)]
 
-    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
-        """Yield every request with its outcome, whichever is done first.
+    def read(self, requests: Iterable[Request], *, urgent: bool = False) -> Iterator[tuple[Request, Outcome]]:
+        """Yield every request with its outcome, whichever is done first; urgent ones are decoded before all others.
 
         ``requests`` is drawn from as there is room, in the caller's thread. A caller that stops early should close
         the iterator; what is still under way is then dropped.
         """
         self._begin()
-        reading = _Reading()
+        reading = _Reading(is_urgent=urgent)
         coming = iter(requests)
         following = next(coming, None)
         count = size = 0
         try:
             while following or count:
-                while following and count < self._ahead and (not count or size + following.size <= _BYTES_AHEAD):
+                ahead = 2 * (self.batch + self._children)
+                while following and count < ahead and (not count or size + following.size <= _BYTES_AHEAD):
                     count, size = count + 1, size + following.size
                     self._fetchers.submit(self._fetch, reading, following)
                     following = next(coming, None)
@@ -106,7 +120,7 @@ class PhotoReader:
             self._is_closed = True
         self._fetchers.shutdown(cancel_futures=True)
         for _ in self._threads:
-            self._fetched.put(None)
+            self._fetched.put(_Job(_END, next(self._turns), None))
         for thread in self._threads:
             thread.join()
 
@@ -137,7 +151,7 @@ class PhotoReader:
         except BaseException as error:  # noqa: BLE001 -- the edge of a thread: the reader of the photo must hear of it
             got = error
         if isinstance(got, bytes):
-            self._fetched.put((reading, request, got))
+            self._fetched.put(_Job(int(not reading.is_urgent), next(self._turns), (reading, request, got)))
         else:
             reading.answers.put((request, got))
 
@@ -159,7 +173,7 @@ class PhotoReader:
 
     def _decode(self, decoder: Decoder) -> None:
         try:
-            while job := self._fetched.get():
+            while (job := self._fetched.get().what) is not None:
                 reading, request, data = job
                 del job
                 if reading.is_over:

@@ -136,6 +136,10 @@ STATEMENTS = (
     )
      WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
     """,
+    """
+    CREATE INDEX ix_unit_interactive ON unit (vft, id)
+    WHERE state = 'ready' AND lane = 'interactive'
+    """,
     "CREATE INDEX ix_unit_job ON unit (job_id)",
     "CREATE INDEX ix_unit_leased ON unit (lease_until) WHERE state = 'leased'",
     "CREATE INDEX ix_unit_ready ON unit (vft, id) WHERE state = 'ready'",

@@ -51,22 +51,42 @@ class Lease:
     fence: int
 
 
-_HEAD = sa.text("""
-    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND lane = ANY (:lanes) ORDER BY vft, id LIMIT 1
-""")
+_HEAD = """
+    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND {lanes} ORDER BY vft, id LIMIT 1
+"""
 
 # A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not.
 _CLAIM = """
     WITH c AS MATERIALIZED (
-      SELECT id FROM unit WHERE state = 'ready' AND lane = ANY (:lanes) AND crashes {suspicion}
+      SELECT id FROM unit WHERE state = 'ready' AND {lanes} AND crashes {suspicion}
       ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED)
     UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
       leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
     FROM c WHERE u.id = c.id
     RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft
 """
-_CLAIM_HEALTHY = sa.text(_CLAIM.format(suspicion="= 0"))
-_CLAIM_SUSPECT = sa.text(_CLAIM.format(suspicion="> 0"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The statements of one kind of look: what is first, and the claim of suspects or of the others."""
+
+    head: sa.TextClause
+    suspect: sa.TextClause
+    healthy: sa.TextClause
+
+    @classmethod
+    def at(cls, lanes: str) -> "_Look":
+        return cls(
+            sa.text(_HEAD.format(lanes=lanes)),
+            sa.text(_CLAIM.format(lanes=lanes, suspicion="> 0")),
+            sa.text(_CLAIM.format(lanes=lanes, suspicion="= 0")),
+        )
+
+
+_ANY = _Look.at("lane = ANY (:lanes)")
+# Spelled out, so that the index of interactive units answers it, however much else is ready.
+_INTERACTIVE = _Look.at("lane = 'interactive'")
 
 _IMAGES = sa.text("""
     SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes, i.sha256
@@ -105,15 +125,16 @@ def claim(
     """
     asked = {"worker": worker, "units": units, "lease": lease_seconds, "lanes": list(lanes)}
     rows: Sequence[sa.Row[tuple[object, ...]]] = []
-    suspect_first = session.execute(_HEAD, asked).scalar_one_or_none()
+    look = _INTERACTIVE if asked["lanes"] == ["interactive"] else _ANY
+    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
     if suspect_first is None:
         return []
     # The other kind comes second: all of the first may be in other hands by now.
     for suspect in (suspect_first, not suspect_first):
         if not rows and suspect:
-            rows = session.execute(_CLAIM_SUSPECT, {**asked, "units": 1}).all()
+            rows = session.execute(look.suspect, {**asked, "units": 1}).all()
         elif not rows:
-            rows = session.execute(_CLAIM_HEALTHY, asked).all()
+            rows = session.execute(look.healthy, asked).all()
     if not rows:
         return []
     rows = sorted(rows, key=lambda row: (row.vft, row.id))

@@ -41,14 +41,14 @@ def photo(seed: int, side: int = 256) -> bytes:
     return buffer.getvalue()
 
 
-Submit = Callable[[Sequence[bytes]], UUID]
+Submit = Callable[..., UUID]
 
 
 @pytest.fixture
 def submit_photos(app_db: Database, storage: Storage, tenant: UUID) -> Submit:
     """Return a function that stores photos and submits them as one job."""
 
-    def run(photos: Sequence[bytes]) -> UUID:
+    def run(photos: Sequence[bytes], lane: str = "normal") -> UUID:
         job = new_id()
         images = []
         for ordinal, data in enumerate(photos):
@@ -59,7 +59,7 @@ def submit_photos(app_db: Database, storage: Storage, tenant: UUID) -> Submit:
             images.append(NewImage(new_id(), ordinal, f"{ordinal}.jpg", None, key, stored.sha256, stored.size))
         storage.settle([image.storage_key for image in images])
         with app_db.transaction(tenant) as session:
-            submit(session, NewJob(job, tenant, None, "normal", images))
+            submit(session, NewJob(job, tenant, None, lane, images))
         return job
 
     return run

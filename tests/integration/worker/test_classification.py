@@ -279,3 +279,35 @@ def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
     [after] = results_of(app_db, tenant, job)[1]
     assert (after.finished_at, after.attempts) == (before.finished_at, before.attempts)
     assert frozen.answered == 0
+
+
+class Watching:
+    """A network that notes what it sees and, at its second batch, does something once."""
+
+    def __init__(self, classifier: Classifier, then: Callable[[], object]) -> None:
+        self.bundle = classifier.bundle
+        self.batches: list[NDArray[np.uint8]] = []
+        self._classifier = classifier
+        self._then = then
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        self.batches.append(pixels)
+        if len(self.batches) == 2:
+            self._then()
+        return self._classifier.classify(pixels, quality)
+
+
+def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+) -> None:
+    submit_photos([photo(seed) for seed in range(96)])
+    urgent: list[UUID] = []
+    watching = Watching(classifier, lambda: urgent.append(submit_photos([photo_of(255)], "interactive")))
+
+    make_worker(network=watching).drain()
+
+    white = [number for number, batch in enumerate(watching.batches) if batch.min() > 250]
+    assert white, "the photo never reached the network alone"
+    assert white[0] <= 5
+    assert len(watching.batches) > 20
+    assert results_of(app_db, tenant, urgent[0])[0].state == "completed"
