@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask, Response, g, request
 
@@ -25,6 +25,9 @@ _HEADERS: Final = {
     "Cache-Control": "private, no-store",
     "Content-Security-Policy": _DATA_POLICY,
 }
+_ERRORS: Final = 400
+_PIECE: Final = 128 * 1024
+_DRAINED: Final = 16 * 1024 * 1024
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -48,7 +51,24 @@ def install(app: Flask) -> None:
             answer.headers["Strict-Transport-Security"] = f"max-age={_YEAR}; includeSubDomains"
         answer.headers["X-Request-Id"] = g.request_id
         _log(answer)
+        if answer.status_code >= _ERRORS and g.get("caller") is not None:
+            _drain(request.environ)
         return answer
+
+
+def _drain(environ: dict[str, Any]) -> None:
+    """Read on after a refusal, 16 MiB at most: a client that is still sending would meet a reset, not the answer.
+
+    Only for callers who showed a key, since reading is work; and only where the server knows where a body ends.
+    """
+    if not environ.get("wsgi.input_terminated"):
+        return
+    left = _DRAINED
+    try:
+        while left > 0 and (piece := environ["wsgi.input"].read(_PIECE)):
+            left -= len(piece)
+    except OSError:
+        return  # the client is gone, and hears nothing anyway
 
 
 def _log(answer: Response) -> None:

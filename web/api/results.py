@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -12,18 +14,25 @@ from pydantic import Field
 
 from shared import history, ids
 from shared.database import Database
-from shared.history import JobView, ResultView
+from shared.errors import DatabaseAway
+from shared.history import JobView, Page, ResultView
+from shared.logs import logger
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
 from web.openapi import LINK, Answer, operation
-from web.problems import INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Problem
+from web.problems import DATABASE_AWAY, INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Problem
 from web.services import services
 from web.wire import USE, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
 
 api = Blueprint("results", __name__)
 
+log = logger(__name__)
+
 _CURSOR: Final = re.compile(r"o\d{1,9}|w\d{1,18}-[0-9a-f]{32}")
 _STREAMED: Final = 500
+# Seconds between tries while a stream waits for its database.
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+_CUT_OFF: Final = "INCOMPLETE: the database went away; ask again"
 # A spreadsheet takes what begins with one of these for a formula (OWASP, CSV Injection).
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 _MEDIA: Final = {"application/json": "json", "application/x-ndjson": "ndjson", "text/csv": "csv"}
@@ -117,22 +126,41 @@ def _page(job_id: UUID, query: ResultsQuery) -> Response:
 
 
 def _all_rows(database: Database, tenant: UUID, view: JobView, after: str | None) -> Iterator[ResultView]:
-    """Return every result there is now, in short transactions: a slow reader must not hold a connection."""
+    """Return every result there is now, in short transactions: a slow reader must not hold a connection.
+
+    A database that goes away in between is waited for; raises ``DatabaseAway`` where it stays away.
+    """
     while True:
-        with database.transaction(tenant) as session:
-            page = history.results(session, view, after=after, limit=_STREAMED)
+        page = _patiently(database, tenant, view, after)
         yield from page.rows
         if len(page.rows) < _STREAMED or page.next is None:
             return
         after = page.next
 
 
+def _patiently(database: Database, tenant: UUID, view: JobView, after: str | None) -> Page:
+    for pause in (*_PAUSES, None):
+        try:
+            with database.transaction(tenant) as session:
+                return history.results(session, view, after=after, limit=_STREAMED)
+        except DatabaseAway:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
 def _ndjson(rows: Iterable[ResultView], url: str) -> Iterator[str]:
-    for row in rows:
-        yield result_body(row, url).model_dump_json() + "\n"
+    try:
+        for row in rows:
+            yield result_body(row, url).model_dump_json() + "\n"
+    except DatabaseAway:
+        # Servers end a broken stream like a whole one, so its last line says that it is not.
+        log.warning("results_cut_off")
+        yield json.dumps({"type": f"{url}/problems/{DATABASE_AWAY.name}", "status": 503, "detail": _CUT_OFF}) + "\n"
 
 
-def _csv(rows: Iterable[ResultView], url: str) -> Iterator[str]:  # noqa: ARG001  # the shape of every encoder
+def _csv(rows: Iterable[ResultView], _: str) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
 
@@ -144,8 +172,12 @@ def _csv(rows: Iterable[ResultView], url: str) -> Iterator[str]:  # noqa: ARG001
         return written
 
     yield line(_COLUMNS)
-    for row in rows:
-        yield line(_cells(row))
+    try:
+        for row in rows:
+            yield line(_cells(row))
+    except DatabaseAway:
+        log.warning("results_cut_off")
+        yield line([_CUT_OFF])
 
 
 def _cells(row: ResultView) -> list[object]:

@@ -1,11 +1,12 @@
 """The pages: the one people work with, the one a problem's address leads to, and the files they load."""
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from flask import Blueprint, Response, render_template, request, send_from_directory
+from flask import Blueprint, Response, render_template, request
 
 from shared.bundle import RESEARCH_USE
 from web.access import PAGE_POLICY
@@ -16,6 +17,7 @@ from web.wire import Shape, respond
 pages = Blueprint("pages", __name__)
 
 _STATIC: Final = Path(__file__).resolve().parent.parent / "static"
+_MEDIA: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _HTML: Final = {"type": "string"}
 _TAG: Final = "pages"
@@ -54,23 +56,38 @@ def problem(name: str) -> Response:
     return _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
 
 
-@pages.get("/static/<path:name>")
+@pages.get("/static/<name>")
 @operation("A file of the pages", {200: Answer("The file.", {"*/*": {}})}, tag=_TAG, problems=(NOT_FOUND,))
 def static(name: str) -> Response:
     """Send a style sheet, script or picture; its address changes with its contents."""
-    answer = send_from_directory(_STATIC, name)
-    answer.headers["Cache-Control"] = _FOR_EVER if request.args.get("v") == _mark(name) else "no-cache"
+    file = _files().get(name)
+    if file is None:
+        raise not_found()
+    answer = Response(file.data, mimetype=file.media)
+    answer.headers["Cache-Control"] = _FOR_EVER if request.args.get("v") == file.mark else "no-cache"
     return answer
 
 
 def asset(name: str) -> str:
     """Return the address of a file of ours, with its contents' hash in it."""
-    return f"/static/{name}?v={_mark(name)}"
+    return f"/static/{name}?v={_files()[name].mark}"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    data: bytes
+    media: str
+    mark: str
 
 
 @cache
-def _mark(name: str) -> str:
-    return hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:16]
+def _files() -> dict[str, _File]:
+    return {path.name: _read(path) for path in _STATIC.iterdir() if path.suffix in _MEDIA}
+
+
+def _read(path: Path) -> _File:
+    data = path.read_bytes()
+    return _File(data, _MEDIA[path.suffix], hashlib.sha256(data).hexdigest()[:16])
 
 
 def _page(html: str) -> Response:

@@ -51,7 +51,7 @@ def test_only_what_must_be_open_needs_no_key(app: Flask) -> None:
         "/openapi.json",
         "/problems/<name>",
         "/readyz",
-        "/static/<path:name>",
+        "/static/<name>",
         "/v1/limits",
     }
 

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import threading
 from typing import Any
 
+import psycopg2
 import pytest
 from PIL import Image
 
@@ -58,9 +60,9 @@ def test_results_of_an_open_job_come_as_they_are_completed(clinic: Caller, worke
     path = f"/v1/jobs/{made['id']}/results"
     empty = clinic.get(path).json
     assert empty is not None
-    assert (empty["results"], empty["next"]) == ([], None)
+    assert empty["results"] == []
     answer_all(worker_db, units=1)
-    first = clinic.get(path).json
+    first = clinic.get(f"{path}?cursor={empty['next']}").json
     assert first is not None
     assert len(first["results"]) == 32
     answer_all(worker_db)
@@ -158,3 +160,32 @@ def test_one_photo_can_be_asked_for(clinic: Caller, job: dict[str, Any]) -> None
     assert page is not None
     (row,) = page["results"]
     assert clinic.get(f"/v1/images/{row['image']}").json == row
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_a_stream_waits_for_a_database_that_comes_back(
+    form: str, clinic: Caller, worker_db: Database, owner_url: str
+) -> None:
+    made = clinic.send([(f"{n}.jpg", b"%d" % n) for n in range(600)]).json
+    assert made is not None
+    answer_all(worker_db)
+    superuser = psycopg2.connect(owner_url)
+    superuser.autocommit = True
+    with superuser.cursor() as cursor:
+        path = f"/v1/jobs/{made['id']}/results?format={form}"
+        answer = clinic.client.get(path, headers={"Authorization": f"Bearer {clinic.key}"}, buffered=False)
+        stream = iter(answer.response)
+        lines = [next(stream)]
+        cursor.execute("ALTER ROLE poxvisio_web_login NOLOGIN")
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poxvisio_web_login'")
+        threading.Timer(1, lambda: _let_in(owner_url)).start()
+        lines += list(stream)
+    superuser.close()
+    assert len(lines) == 600 + (form == "csv")
+
+
+def _let_in(owner_url: str) -> None:
+    connection = psycopg2.connect(owner_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("ALTER ROLE poxvisio_web_login LOGIN")
+    connection.close()

@@ -1,0 +1,90 @@
+"""What the service says about itself, its errors of routing, and its page."""
+
+import re
+
+import pytest
+from flask import Flask
+
+from tests.integration.web.conftest import Caller
+
+
+def test_ready_when_database_storage_and_bundle_are(clinic: Caller) -> None:
+    ready = clinic.client.get("/readyz")
+    assert ready.status_code == 200, ready.text
+    found = ready.json
+    assert found is not None
+    assert (found["database"]["status"], found["storage"]["status"], found["broker"]["status"]) == ("ok", "ok", "ok")
+    assert found["migrations"]["database"] == found["migrations"]["program"]
+    assert (found["workers"], found["status"]) == (0, "degraded")
+
+
+def test_limits_are_published_to_everybody(clinic: Caller) -> None:
+    limits = clinic.client.get("/v1/limits").json
+    assert limits is not None
+    assert (limits["max_photos"], limits["max_photo_bytes"]) == (50_000, 50 * 1024 * 1024)
+
+
+def test_the_served_model_shows_its_card(clinic: Caller) -> None:
+    found = clinic.get("/v1/models").json
+    assert found is not None
+    (model,) = found["models"]
+    assert (model["live"], model["clinical"], model["synthetic"]) == (True, False, True)
+    assert model["card"]["digest"] == model["digest"]
+    assert found["use"] == "research-only"
+    job = clinic.send([("a.jpg", b"x")], {"model": model["id"]})
+    assert job.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/jobs", 405),
+        ("GET", "/static/../app.py", 404),
+    ],
+)
+def test_errors_of_routing_are_problems_too(clinic: Caller, method: str, path: str, status: int) -> None:
+    answer = clinic.client.open(path, method=method)
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
+    if status == 405:
+        assert "POST" in answer.headers["Allow"]
+
+
+def test_the_unexpected_is_a_problem_without_details(app: Flask, clinic: Caller) -> None:
+    def broken() -> str:
+        raise RuntimeError("the secret reason")
+
+    app.view_functions["service.limits"] = broken
+    answer = clinic.client.get("/v1/limits")
+    assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
+    assert "secret reason" not in answer.text
+    assert answer.headers["X-Request-Id"]
+
+
+def test_every_answer_carries_the_security_headers(clinic: Caller) -> None:
+    for path in ("/", "/livez", "/v1/jobs", "/nothing", "/v1/limits", "/static/app.css", "/problems/not-found"):
+        headers = clinic.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"], path
+        assert headers["Referrer-Policy"] == "no-referrer", path
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin", path
+        assert "Strict-Transport-Security" not in headers  # over plain http it must not be sent
+    assert clinic.get("/v1/jobs").headers["Cache-Control"] == "private, no-store"
+
+
+def test_the_page_needs_nothing_inline_and_nothing_from_elsewhere(clinic: Caller) -> None:
+    page = clinic.client.get("/")
+    assert page.status_code == 200
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|https?://", page.text)
+    assert "Research use only. Not a medical device." in page.text
+    for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+        file = clinic.client.get(path)
+        assert file.status_code == 200
+        assert file.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+def test_a_request_id_is_taken_over_where_it_is_harmless(clinic: Caller) -> None:
+    assert clinic.get("/livez", X_Request_Id="trace-12345").headers["X-Request-Id"] == "trace-12345"
+    assert clinic.get("/livez", X_Request_Id="<b>" * 10).headers["X-Request-Id"] != "<b>" * 10

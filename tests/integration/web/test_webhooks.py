@@ -1,0 +1,123 @@
+"""Managing webhooks over HTTP: making, changing, testing, reading the log, sending again."""
+
+from typing import Any
+
+import pytest
+
+from shared.database import Database
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import JPEG, Caller
+
+URL = "https://example.org/hook"
+
+
+@pytest.fixture
+def hook(clinic: Caller) -> dict[str, Any]:
+    made = clinic.post("/v1/webhooks", {"url": URL, "events": ["job.completed"], "description": "ward 7"})
+    assert made.status_code == 201
+    assert made.json is not None
+    assert made.headers["Location"].endswith(f"/v1/webhooks/{made.json['id']}")
+    return dict(made.json)
+
+
+def test_the_secret_is_shown_once(clinic: Caller, hook: dict[str, Any]) -> None:
+    assert hook["secret"].startswith("whsec_")
+    read = clinic.get(f"/v1/webhooks/{hook['id']}").json
+    assert read == {name: value for name, value in hook.items() if name != "secret"}
+    listed = clinic.get("/v1/webhooks").json
+    assert listed == {"webhooks": [read]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "pointer"),
+    [
+        ({"url": "http://example.org/"}, "#/url"),
+        ({"url": "https://127.0.0.1/"}, "#/url"),
+        ({"url": "https://user:pass@example.org/"}, "#/url"),
+        ({"url": "https://example.org:22/"}, "#/url"),
+        ({"url": URL, "events": ["job.vanished"]}, "#/events/0"),
+        ({"url": URL, "secret": "whsec_short"}, "#/secret"),
+        ({"url": URL, "urls": []}, "#/urls"),
+        ({}, "#/url"),
+    ],
+)
+def test_a_wrong_webhook_is_refused(clinic: Caller, wrong: dict[str, Any], pointer: str) -> None:
+    answer = clinic.post("/v1/webhooks", wrong)
+    assert answer.status_code == 422
+    assert answer.json is not None
+    assert answer.json["errors"][0]["pointer"] == pointer
+    assert clinic.get("/v1/webhooks").json == {"webhooks": []}
+
+
+def test_making_a_webhook_replays_with_its_secret(clinic: Caller) -> None:
+    first = clinic.post("/v1/webhooks", {"url": URL}, Idempotency_Key="h")
+    second = clinic.post("/v1/webhooks", {"url": URL}, Idempotency_Key="h")
+    assert second.data == first.data
+    assert second.headers["Location"] == first.headers["Location"]
+    listed = clinic.get("/v1/webhooks").json
+    assert listed is not None
+    assert len(listed["webhooks"]) == 1
+
+
+def test_changing_and_deleting(clinic: Caller, hook: dict[str, Any]) -> None:
+    path = f"/v1/webhooks/{hook['id']}"
+    changed = clinic.open(path, "PATCH", json={"state": "disabled", "events": []}).json
+    assert changed is not None
+    assert (changed["state"], changed["events"], changed["description"]) == ("disabled", [], "ward 7")
+    assert clinic.post(f"{path}/test").status_code == 409
+    assert clinic.open(path, "PATCH", json={"url": "https://10.0.0.1/"}).status_code == 422
+    assert clinic.open(path, "DELETE").status_code == 204
+    assert clinic.get(path).status_code == 404
+
+
+def test_rotating_keeps_the_old_secret_for_a_while(clinic: Caller, hook: dict[str, Any]) -> None:
+    bodies: list[dict[str, str] | None] = [None, {}]
+    for body in bodies:
+        rotated = clinic.post(f"/v1/webhooks/{hook['id']}/rotate-secret", body).json
+        assert rotated is not None
+        assert rotated["secret"].startswith("whsec_")
+        assert rotated["secret"] != hook["secret"]
+        assert rotated["previous_until"] is not None
+
+
+def test_the_log_shows_what_is_owed_and_sends_it_again(
+    clinic: Caller, hook: dict[str, Any], worker_db: Database
+) -> None:
+    path = f"/v1/webhooks/{hook['id']}"
+    ping = clinic.post(f"{path}/test")
+    assert ping.status_code == 202
+    for n in range(3):
+        clinic.send([("a.jpg", JPEG + b"%d" % n)])
+        answer_all(worker_db)
+    first = clinic.get(f"{path}/deliveries?limit=2")
+    assert first.json is not None
+    second = clinic.get(f"{path}/deliveries?limit=2&cursor={first.json['next']}").json
+    assert second is not None
+    assert 'rel="next"' in first.headers["Link"]
+    kinds = [delivery["type"] for delivery in first.json["deliveries"] + second["deliveries"]]
+    assert kinds == ["job.completed"] * 3 + ["ping"]
+    assert second["next"] is None
+    newest, before = first.json["deliveries"]
+    assert newest["previous_id"] == before["event"]
+
+    one = clinic.get(f"{path}/deliveries/{newest['id']}").json
+    assert one is not None
+    assert (one["event"], one["attempts"]) == (newest["event"], [])
+    again = clinic.post(f"{path}/deliveries/{newest['id']}/redeliver")
+    assert again.status_code == 202
+    assert again.json is not None
+    assert (again.json["state"], again.json["event"]) == ("waiting", newest["event"])
+
+
+def test_replay_counts_before_it_sends(clinic: Caller, worker_db: Database) -> None:
+    clinic.send([("a.jpg", JPEG)])
+    answer_all(worker_db)
+    made = clinic.post("/v1/webhooks", {"url": URL, "events": ["job.completed"]}).json
+    assert made is not None
+    path = f"/v1/webhooks/{made['id']}"
+    since = {"since": "2020-01-01T00:00:00Z"}
+    assert clinic.post(f"{path}/replay", {**since, "preview": True}).json == {"count": 1, "preview": True}
+    assert clinic.post(f"{path}/replay", since).json == {"count": 1, "preview": False}
+    assert clinic.post(f"{path}/replay", {**since, "preview": True}).json == {"count": 0, "preview": True}
+    assert clinic.post(f"{path}/recover", {**since, "preview": True}).json == {"count": 0, "preview": True}
+    assert clinic.post(f"{path}/recover", {"since": "yesterday"}).status_code == 422
