@@ -5,6 +5,7 @@ older than every transaction still running, so that nothing can appear behind a 
 job come by ordinal.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expir
 
 _STREAM_ROWS = 500
 # The cursor before the first result of an open job.
+_CURSOR = re.compile(r"o([0-9]{1,9})|w([0-9]{1,19})-([0-9a-f]{32})")
 _BEGINNING = f"w0-{UUID(int=0).hex}"
 
 
@@ -139,18 +141,18 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
     when the job closes: what it has not shown yet follows in the order of completion.
     """
     query = _rows(outer=False).where(Image.job_id == view.id).limit(limit + 1)
-    by_ordinal = view.is_closed if after is None else after.startswith("o")
+    place = _place(after)
+    by_ordinal = view.is_closed if place is None else isinstance(place, int)
     if by_ordinal:
         query = query.order_by(Image.ordinal)
-        if after is not None:
-            query = query.where(Image.ordinal > _number(after[1:]))
+        if place is not None:
+            query = query.where(Image.ordinal > place)
     else:
         query = query.order_by(Result.written_in, Result.image_id)
         if not view.is_closed:
             query = query.where(sa.text("result.written_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
-        if after is not None:
-            written, _, last = after[1:].partition("-")
-            query = query.where(sa.tuple_(Result.written_in, Result.image_id) > (_number(written), _uuid(last)))
+        if place is not None:
+            query = query.where(sa.tuple_(Result.written_in, Result.image_id) > place)
     found = session.execute(query).all()
     rows = found[:limit]
     if len(found) <= limit and view.is_closed:
@@ -266,15 +268,12 @@ def _result_view(row: Any) -> ResultView:
     )
 
 
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise BadCursor("the cursor is not one that this list gave out") from None
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(hex=text)
-    except ValueError:
-        raise BadCursor("the cursor is not one that this list gave out") from None
+def _place(cursor: str | None) -> int | tuple[int, UUID] | None:
+    """Return where a cursor stands: behind an ordinal, or behind a result of a writing transaction."""
+    if cursor is None:
+        return None
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise BadCursor("the cursor is not one that this list gave out")
+    ordinal, written, image = found.groups()
+    return int(ordinal) if ordinal else (int(written), UUID(hex=image))
