@@ -9,6 +9,7 @@ import click
 from cli.listing import RESEARCH_USE, UNANSWERED, added, counts_line, result_table, size_text
 from cli.options import example, json_option, print_json, service_options
 from cli.photos import NoPhotos, find_photos
+from cli.progress import tell
 from cli.sending import Sent, account, await_all, save, send
 from cli.service import Service
 
@@ -76,11 +77,6 @@ def classify(
     tell(f"{counts_line(counts)}\n{RESEARCH_USE}")
     if not accounted or any(counts.get(name) for name in UNANSWERED):
         raise click.exceptions.Exit(1)
-
-
-def tell(text: str) -> None:
-    """Say something to the person; stdout is for results alone."""
-    click.echo(text, err=True)
 
 
 def _leave(service: Service, jobs: Sequence[Sent], receipt: Path | None, *, as_json: bool) -> None:

@@ -98,7 +98,7 @@ def _visit(visit: Visit, photos: Sequence[Photo], ready: Path, receiver: Receive
     try:
         facts = _await_services(ready, visit.over)
         click.echo(f"ready at {facts['url']} after {time.monotonic() - began:.1f} s")
-        with Service(facts["url"], facts["api_key"], pauses=(0.2, 0.5, 1.0)) as service:
+        with Service(facts["url"], facts["api_key"], patience=30) as service:
             _follow(visit, photos, service, receiver)
         visit.through = True
     except Exception as error:  # noqa: BLE001 - the end of the thread: the main one raises it

@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
+
+
+def tell(text: str) -> None:
+    """Say something to the person, above a bar that moves.
+
+    With ``print``, because a bar takes ``sys.stderr`` over, which ``click.echo`` goes around.
+    """
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -50,7 +57,4 @@ class _Lines:
         if (ended and not self._ended) or time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
             self._ended = ended
-            click.echo(f"{self._what}: {self._size(done)} of {self._size(self._total)} {self._unit}", err=True)
-
-    def _size(self, count: int) -> str:
-        return f"{count:,}"
+            tell(f"{self._what}: {done:,} of {self._total:,} {self._unit}")

@@ -5,6 +5,7 @@ A request that may be sent again is sent again, with growing pauses: GETs always
 """
 
 import ipaddress
+import itertools
 import json
 import random
 import time
@@ -19,13 +20,14 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from cli.multipart import PhotoForm
+from cli.progress import tell
 from shared.errors import Refused, Unavailable
 
 CLOSED: Final = frozenset({"completed", "stopped", "cancelled", "expired"})
 _AGAIN: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-_PAUSES: Final = (0.3, 1.0, 2.0, 5.0, 10.0)
+_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _TRIES_UNREACHED: Final = 2
-_LONGEST_PAUSE: Final = 120.0
+_TOLD_FROM: Final = 2.0
 _HOLD_SECONDS: Final = 20
 
 
@@ -46,11 +48,15 @@ class WaitedTooLong(Unavailable):
 
 
 class Service:
-    """A PoxVisio service at ``url``, spoken to with one API key."""
+    """A PoxVisio service at ``url``, spoken to with one API key.
 
-    def __init__(self, url: str, key: str, *, pauses: tuple[float, ...] = _PAUSES) -> None:
+    ``patience`` is for how many seconds a request may be tried again; the default outlasts the lease of a submission
+    whose web process was killed.
+    """
+
+    def __init__(self, url: str, key: str, *, patience: float = 600.0) -> None:
         self.url = url.rstrip("/")
-        self._pauses = pauses
+        self._patience = patience
         self._reached = False
         self._http = httpx.Client(
             base_url=self.url,
@@ -152,21 +158,25 @@ class Service:
     def _send(
         self, method: str, path: str, *, content: Callable[[], PhotoForm] | None = None, **request: Any
     ) -> httpx.Response:
-        for number, pause in enumerate((*self._pauses, None)):
+        end = time.monotonic() + self._patience
+        for number in itertools.count():
             try:
                 answer = self._http.request(method, path, content=content() if content else None, **request)
-                self._reached = True
             except httpx.TransportError as error:
+                why = f"{self.url} is out of reach: {str(error) or type(error).__name__}"
+                pause = _PAUSES[min(number, len(_PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                 # A wrong address should be told at once; a service that was there may come back.
-                if pause is None or (not self._reached and number >= _TRIES_UNREACHED):
-                    raise ServiceAway(f"{self.url} is out of reach: {str(error) or type(error).__name__}") from error
-                time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-                continue
-            asked = _pause_asked_for(answer)
-            if answer.status_code in _AGAIN and asked is not None and pause is not None:
-                time.sleep(min(asked, _LONGEST_PAUSE))
-                continue
-            return _unless_refused(answer, self.url)
+                if time.monotonic() + pause > end or (not self._reached and number >= _TRIES_UNREACHED):
+                    raise ServiceAway(why) from error
+            else:
+                self._reached = True
+                asked = _pause_asked_for(answer)
+                if answer.status_code not in _AGAIN or asked is None or time.monotonic() + asked > end:
+                    return _unless_refused(answer, self.url)
+                why, pause = _message(answer), max(asked, _PAUSES[0])
+            if pause >= _TOLD_FROM:
+                tell(f"{why}; trying again in {pause:.0f} s")
+            time.sleep(pause)
         raise AssertionError("unreachable")
 
     @contextmanager

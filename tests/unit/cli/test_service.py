@@ -20,7 +20,7 @@ CLOSED = {"id": "job_1", "state": "completed", "counts": {"waiting": 0, "classif
 
 
 class Scripted:
-    """Answers requests in the order of its script, and keeps what it was asked."""
+    """Answers requests in the order of its script, the last line for ever, and keeps what it was asked."""
 
     def __init__(self) -> None:
         self.script: list[Answer] = []
@@ -32,7 +32,8 @@ class Scripted:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 scripted.asked.append((self.command, self.path, headers, body))
-                answer = scripted.script.pop(0)
+                answer = scripted.script[0]
+                del scripted.script[: len(scripted.script) > 1]
                 if answer is None:
                     self.close_connection = True
                     return
@@ -66,7 +67,7 @@ def scripted() -> Iterator[Scripted]:
 
 @pytest.fixture
 def service(scripted: Scripted) -> Iterator[Service]:
-    with Service(scripted.url, "pxv_1_2", pauses=(0.01, 0.01, 0.01)) as found:
+    with Service(scripted.url, "pxv_1_2", patience=2) as found:
         yield found
 
 
@@ -105,14 +106,28 @@ def test_a_request_that_may_be_sent_again_is(scripted: Scripted, service: Servic
     assert service.job("job_1") == JOB
 
 
+def test_a_service_that_never_was_there_is_given_up_soon(scripted: Scripted, service: Service) -> None:
+    scripted.script = [CLOSE]
+    with pytest.raises(ServiceAway, match="out of reach"):
+        service.job("job_1")
+    assert len(scripted.asked) == 3
+
+
+def test_a_pause_longer_than_all_patience_is_not_begun(scripted: Scripted, service: Service) -> None:
+    scripted.script = [(503, {"Retry-After": "3600"}, {"title": "closed"})]
+    with pytest.raises(ServiceAway, match="503 closed"):
+        service.job("job_1")
+
+
 def test_a_service_that_stays_away_is_given_up(scripted: Scripted, service: Service) -> None:
-    scripted.script = [CLOSE] * 4
+    scripted.script = [(200, {}, JOB), CLOSE]
+    service.job("job_1")
     with pytest.raises(ServiceAway, match="out of reach"):
         service.job("job_1")
 
 
 def test_a_service_without_capacity_is_given_up(scripted: Scripted, service: Service) -> None:
-    scripted.script = [(503, {"Retry-After": "0"}, {"title": "busy", "detail": "Try later."})] * 4
+    scripted.script = [(503, {"Retry-After": "1"}, {"title": "busy", "detail": "Try later."})]
     with pytest.raises(ServiceAway, match=r"503 Try later\."):
         service.job("job_1")
 
