@@ -57,6 +57,7 @@ class WorkerProcess:
         except DatabaseAway:
             log.warning("release_skipped")
         self._load()
+        self._report(self._state)
         self._reporter.start()
 
     def drain(self) -> None:
@@ -90,6 +91,7 @@ class WorkerProcess:
     def _loaded(self) -> Classification | None:
         if self._classification is None and time.monotonic() - self._tried_at > _RELOAD_SECONDS:
             self._load()
+            self._report(self._state)
         return self._classification
 
     def _load(self) -> None:
@@ -124,9 +126,8 @@ class WorkerProcess:
         log.info("network_ready", model=bundle.id, engine=self._engine, seconds=took)
 
     def _report_on(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(_REPORT_SECONDS):
             self._report(self._state)
-            self._stopping.wait(_REPORT_SECONDS)
 
     def _report(self, state: str) -> None:
         self._state = state
