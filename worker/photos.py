@@ -88,6 +88,11 @@ class PhotoReader:
         """The decoding children that run now."""
         return [pid for decoder in self._decoders if (pid := decoder.pid)]
 
+    @property
+    def confinement(self) -> str:
+        """What holds the children: ``seccomp``, or ``limits only: `` and why; empty before the first has started."""
+        return next((decoder.confinement for decoder in self._decoders if decoder.confinement), "")
+
     def read(self, requests: Iterable[Request], *, urgent: bool = False) -> Iterator[tuple[Request, Outcome]]:
         """Yield every request with its outcome, whichever is done first; urgent ones are decoded before all others.
 

@@ -28,12 +28,13 @@ def main(arguments: list[str]) -> None:
     """Serve until the pipe of requests ends."""
     limits = Limits(**json.loads(arguments[0]))
     requests, answers = _take_pipes()
-    _load_codecs()
+    _try_codecs()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
     _silence(2)  # nothing a file brings about may reach the logs
-    confine(memory=limits.memory, parent=int(arguments[1]))
-    write_frame(answers, {"ready": True})
+    confinement = confine(memory=limits.memory, parent=int(arguments[1]))
+    _try_codecs()  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
+    write_frame(answers, {"ready": True, "confinement": confinement})
     while frame := read_frame(requests):
         head, parts = answer(frame[1], limits)
         del frame
@@ -78,7 +79,7 @@ def _silence(*standard: int) -> None:
     os.close(nowhere)
 
 
-def _load_codecs() -> None:
+def _try_codecs() -> None:
     """Use every codec once: they load lazily, and no file can be opened later."""
     small = Image.new("RGBA", (16, 16))
     files = [simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))]

@@ -1,6 +1,7 @@
-"""The worker's side of one decoding child: starting it, talking to it within a time limit, replacing it.
+"""The worker's side of one decoding child: starting it, talking to it within limits of time, replacing it.
 
-The child reads hostile files, so what it says is checked like anything else from outside.
+The child reads hostile files, so what it says is checked like anything else from outside, and the processor time that a
+file may take is watched from here.
 """
 
 import dataclasses
@@ -11,17 +12,23 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from shared.errors import Unavailable
+from shared.logs import logger
+from worker.decoding.confinement import CONFINED
 from worker.decoding.frames import LENGTHS, MAX_HEAD, pack_head
 from worker.decoding.outcomes import REASONS, Decoded, Limits, Rejected
 from worker.inference.preprocess import SIDE, Quality
+
+log = logger(__name__)
 
 _ROOT = Path(__file__).parents[2]
 _PIXELS = SIDE * SIDE * 3
@@ -30,7 +37,10 @@ _PIPE = 1 << 20
 _START_SECONDS = 60.0
 _CHUNK = 1 << 20
 _TRIES = 2
+CPU_SECONDS = 2.0
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+_SHORTEST_LOOK = 0.005
+_is_told = threading.Event()
 
 
 class DecoderAway(Unavailable):
@@ -41,16 +51,50 @@ class _ChildDied(Exception):
     """The child ended, or said what no child of ours would say."""
 
 
+class _Overspent(Exception):
+    """The file took more processor time than a photo needs."""
+
+
+class _Allowance:
+    """The time that one file may take: by the clock, and of a processor."""
+
+    def __init__(self, child: int, seconds: float, cpu_seconds: float = math.inf) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._cpu_seconds = cpu_seconds
+        self._next_look = time.monotonic() + cpu_seconds
+        self._child = child
+        self._before = _cpu_time(child) if cpu_seconds < math.inf else 0.0
+
+    def wait_for(self, pipe: int, event: int) -> None:
+        """Return when the pipe is ready or broken. Raises ``TimeoutError`` and ``_Overspent``."""
+        poll = select.poll()
+        poll.register(pipe, event)
+        while not poll.poll(max(0.0, min(self._deadline, self._next_look) - time.monotonic()) * 1000):
+            now = time.monotonic()
+            if now >= self._deadline:
+                raise TimeoutError
+            if now >= self._next_look:
+                # One thread cannot spend it faster than the clock runs, so that is how long it is worth waiting.
+                left = self._cpu_seconds - (_cpu_time(self._child) - self._before)
+                if left <= 0:
+                    raise _Overspent
+                self._next_look = now + max(left, _SHORTEST_LOOK)
+
+
 class Decoder:
     """One decoding child, started when first needed and replaced when it dies or takes too long.
 
-    Belongs to the thread that uses it: Linux ends the child when the thread that started it ends.
+    ``seconds`` is the time by the clock that a file may take, ``cpu_seconds`` that of a processor. Belongs to the
+    thread that uses it: Linux ends the child when the thread that started it ends.
     """
 
-    def __init__(self, limits: Limits, *, seconds: float) -> None:
+    def __init__(self, limits: Limits, *, seconds: float, cpu_seconds: float = CPU_SECONDS) -> None:
         self._limits = limits
         self._seconds = seconds
+        self._cpu_seconds = cpu_seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self.confinement = ""
+        """What holds the child: ``seccomp``, or ``limits only: `` and why; empty before the first one has started."""
 
     @property
     def pid(self) -> int | None:
@@ -58,10 +102,11 @@ class Decoder:
         return self._child.pid if self._child else None
 
     def decode(self, data: bytes) -> Decoded | Rejected:
-        """What becomes of the file ``data``; a child that dies over it is replaced, and the file tried once more.
+        """What becomes of the file ``data``; a child that dies or hangs over it is replaced, and the file tried again.
 
-        A second death is the file's doing. Raises ``DecoderAway`` if no child can be started.
+        What happens a second time is the file's doing. Raises ``DecoderAway`` if no child can be started.
         """
+        reason = "decoder_died"
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._start()
@@ -69,12 +114,16 @@ class Decoder:
             except DecoderAway:
                 if not tries_left:
                     raise
-            except TimeoutError:
+            except _Overspent:
                 self.close()
-                return Rejected("timed_out", f"The decoder took more than {self._seconds:g} seconds over this file.")
+                return Rejected("timed_out", REASONS["timed_out"])
+            except TimeoutError:  # a child that was stopped, or a machine without a moment to spare
+                self.close()
+                reason = "timed_out"
             except _ChildDied:
                 self.close()
-        return Rejected("decoder_died", REASONS["decoder_died"])
+                reason = "decoder_died"
+        return Rejected(reason, REASONS[reason])
 
     def close(self) -> None:
         """End the child."""
@@ -113,9 +162,19 @@ class Decoder:
             raise DecoderAway("A decoding child could not be started.") from error
 
     def _await_ready(self) -> None:
-        head, _ = self._receive(time.monotonic() + _START_SECONDS)
-        if head != {"ready": True}:
+        head, _ = self._receive(_Allowance(self._pid, _START_SECONDS))
+        if head.get("ready") is not True:
             raise _ChildDied
+        self.confinement = str(head.get("confinement", "limits only: the child does not say"))
+        if self.confinement != CONFINED and not _is_told.is_set():
+            _is_told.set()
+            log.warning("sandbox_missing", reason=self.confinement)
+
+    @property
+    def _pid(self) -> int:
+        if not self._child:
+            raise _ChildDied
+        return self._child.pid
 
     @property
     def _stdin(self) -> int:
@@ -130,19 +189,19 @@ class Decoder:
         return self._child.stdout.fileno()
 
     def _ask(self, data: bytes) -> Decoded | Rejected:
-        deadline = time.monotonic() + self._seconds
-        self._send(pack_head({}, len(data)), deadline)
-        self._send(data, deadline)
-        head, body = self._receive(deadline)
+        allowance = _Allowance(self._pid, self._seconds, self._cpu_seconds)
+        self._send(pack_head({}, len(data)), allowance)
+        self._send(data, allowance)
+        head, body = self._receive(allowance)
         try:
             return _outcome(head, body)
         except (KeyError, TypeError, ValueError) as error:
             raise _ChildDied from error
 
-    def _send(self, data: bytes, deadline: float) -> None:
+    def _send(self, data: bytes, allowance: _Allowance) -> None:
         left = memoryview(data)
         while left:
-            _await(self._stdin, select.POLLOUT, deadline)
+            allowance.wait_for(self._stdin, select.POLLOUT)
             try:
                 left = left[os.write(self._stdin, left) :]
             except BlockingIOError:
@@ -150,22 +209,22 @@ class Decoder:
             except BrokenPipeError:
                 raise _ChildDied from None
 
-    def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
-        head_size, body_size = LENGTHS.unpack(self._read(LENGTHS.size, deadline))
+    def _receive(self, allowance: _Allowance) -> tuple[dict[str, Any], bytes]:
+        head_size, body_size = LENGTHS.unpack(self._read(LENGTHS.size, allowance))
         if head_size > MAX_HEAD or body_size > _PIXELS + _MAX_COPY:
             raise _ChildDied
         try:
-            head = json.loads(self._read(head_size, deadline))
+            head = json.loads(self._read(head_size, allowance))
         except ValueError:
             raise _ChildDied from None
         if not isinstance(head, dict):
             raise _ChildDied
-        return head, self._read(body_size, deadline)
+        return head, self._read(body_size, allowance)
 
-    def _read(self, size: int, deadline: float) -> bytes:
+    def _read(self, size: int, allowance: _Allowance) -> bytes:
         data = bytearray()
         while len(data) < size:
-            _await(self._stdout, select.POLLIN, deadline)
+            allowance.wait_for(self._stdout, select.POLLIN)
             with suppress(BlockingIOError):
                 piece = os.read(self._stdout, min(size - len(data), _CHUNK))
                 if not piece:
@@ -174,12 +233,13 @@ class Decoder:
         return bytes(data)
 
 
-def _await(pipe: int, event: int, deadline: float) -> None:
-    """Return when the pipe is ready or broken. Raises ``TimeoutError``."""
-    poll = select.poll()
-    poll.register(pipe, event)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError
+def _cpu_time(pid: int) -> float:
+    """Seconds of processor time that a process has taken so far. Raises ``_ChildDied``."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        raise _ChildDied from None
+    return times.user + times.system
 
 
 def _outcome(head: dict[str, Any], body: bytes) -> Decoded | Rejected:

@@ -40,8 +40,12 @@ class Limits:
 
     @property
     def memory(self) -> int:
-        """Address space for a child, in bytes: its programs, the file, and six pictures of four bytes a pixel."""
-        return (512 << 20) + 2 * self.max_bytes + 24 * self.max_pixels
+        """How many bytes a child may take over one file.
+
+        Half a gigabyte holds the largest JPEG and PNG. Pillow's reader of WebP holds four whole pictures of four bytes
+        a pixel at a time, which is more for the largest photos.
+        """
+        return max(512 << 20, 16 * self.max_pixels + 2 * self.max_bytes + (64 << 20))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from worker.inference.preprocess import SIDE
 
 _COPY_QUALITY = 85
 _CMYK = 4
+_STRIP_PIXELS = 1 << 20
 _SIDEWAYS = 5  # Exif orientations from here on swap width and height
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -111,10 +112,22 @@ def _decode_whole(data: bytes, header: Header, limits: Limits) -> Image.Image:
         if getattr(opened, "n_frames", 1) != 1:
             raise Unusable("unsupported_frames")
         opened.load()
-        image = _rgb(opened)
-    min_width, min_height = _needed(image.width, image.height, limits.copy_side)
-    factor = min(image.width // min_width, image.height // min_height)
-    return image.reduce(factor) if factor > 1 else image
+        return _reduced(opened, limits)
+
+
+def _reduced(image: Image.Image, limits: Limits) -> Image.Image:
+    """The picture as RGB at about the scale of a JPEG; made strip by strip, so that no second whole one is needed."""
+    width, height = image.size
+    min_width, min_height = _needed(width, height, limits.copy_side)
+    factor = max(1, min(width // min_width, height // min_height))
+    if factor == 1:
+        return _rgb(image)
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = factor * max(1, _STRIP_PIXELS // (width * factor))
+    for top in range(0, height, rows):
+        strip = _rgb(image.crop((0, top, width, min(top + rows, height))))
+        small.paste(strip.reduce(factor), (0, top // factor))
+    return small
 
 
 def _rgb(image: Image.Image) -> Image.Image:

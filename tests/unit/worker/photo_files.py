@@ -76,10 +76,11 @@ def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     return png[:33] + b"".join(chunk(kind, body) for kind, body in chunks) + png[33:]
 
 
-def png_bomb(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A PNG of a few kilobytes that unpacks to ``width * height`` bits."""
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
+def png_bomb(width: int = 30_000, height: int = 30_000, *, is_colour: bool = False) -> bytes:
+    """A PNG of some kilobytes that unpacks to ``width * height`` bits, or to three bytes a pixel."""
+    row = 3 * width if is_colour else (width + 7) // 8
+    header = struct.pack(">IIBBBBB", width, height, *((8, 2) if is_colour else (1, 0)), 0, 0, 0)
+    rows = zlib.compress(bytes(row + 1) * height, 1 if is_colour else 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 

@@ -20,7 +20,7 @@ from worker.decoding.outcomes import Decoded, Limits, Rejected
 LIMITS = Limits(max_bytes=20 << 20, max_pixels=40_000_000, copy_side=768)
 ROOT = Path(child.__file__).parents[2]
 GOOD = files.encoded(files.photo())
-SLOW = files.png_bomb(6000, 6000)  # takes a few hundred milliseconds, and memory that can be watched
+SLOW = files.png_bomb(6000, 6000, is_colour=True)  # takes a few hundred milliseconds, and memory that can be watched
 LARGE = GOOD + bytes(4 << 20)  # more than a pipe holds
 
 
@@ -120,8 +120,7 @@ def test_a_child_that_hangs_is_replaced_when_its_time_is_up(data: bytes) -> None
         _until(lambda: isinstance(one.decode(GOOD), Decoded))
         process = _process(one)
         process.suspend()
-        answer = one.decode(data)
-        assert answer == Rejected("timed_out", "The decoder took more than 1.5 seconds over this file.")
+        assert isinstance(one.decode(data), Decoded)  # by the next child
         assert _is_gone(process.pid)
         _until(lambda: isinstance(one.decode(GOOD), Decoded))
     finally:
@@ -163,7 +162,8 @@ def test_a_child_is_confined_before_its_first_file(one: Decoder, monkeypatch: py
     monkeypatch.setenv("SECRET_KEY", "the worker's own")
     one.decode(GOOD)
     process = _process(one)
-    assert process.rlimit(psutil.RLIMIT_AS)[1] == LIMITS.memory < 2 << 30
+    room = process.rlimit(psutil.RLIMIT_AS)[1] - process.memory_info().vms
+    assert LIMITS.memory - (64 << 20) < room <= LIMITS.memory < 800 << 20
     assert process.rlimit(psutil.RLIMIT_NOFILE) == (16, 16)
     assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
     assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
