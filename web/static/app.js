@@ -362,7 +362,7 @@ function card(row) {
 function showScore(part, row) {
   const probability = row.probabilities[row.label] ?? 0;
   part("score").hidden = false;
-  part("label").textContent = row.outcome === "abstained" ? `${row.label}, not certain` : row.label;
+  part("label").textContent = row.outcome === "abstained" ? `Not certain; closest: ${row.label}` : row.label;
   part("percent").textContent = `${(100 * probability).toFixed(1)} %`;
   const meter = part("score").querySelector("meter");
   meter.value = probability;
