@@ -15,7 +15,7 @@ LOOKUP_FUNCTIONS = {
     # An API key is found by its id before anybody knows whose it is.
     "lookup_api_key(key uuid)": """
         RETURNS TABLE (tenant_id uuid, secret_hash bytea, scopes text[], weight double precision, keep_originals boolean)
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
           SELECT k.tenant_id, k.secret_hash, k.scopes, t.weight, t.keep_originals
           FROM public.api_key k JOIN public.tenant t ON t.id = k.tenant_id
           WHERE k.id = key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
@@ -24,7 +24,7 @@ LOOKUP_FUNCTIONS = {
     # Once a minute at most, so that a busy key is no hot row.
     "touch_api_key(key uuid)": """
         RETURNS void
-        LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+        LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
           UPDATE public.api_key SET last_used_at = now()
           WHERE id = key AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
         $$
@@ -32,7 +32,7 @@ LOOKUP_FUNCTIONS = {
     # V of the fair queue: the tag of the first ready unit, else the largest tag given out.
     "lookup_virtual_time()": """
         RETURNS double precision
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
           SELECT coalesce(
             (SELECT vft FROM public.unit WHERE state = 'ready' ORDER BY vft, id LIMIT 1),
             (SELECT max(last_vft) FROM public.flow), 0)
@@ -41,7 +41,7 @@ LOOKUP_FUNCTIONS = {
     # What waits in all, for honest Retry-After and ETA.
     "lookup_backlog()": """
         RETURNS bigint
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
           SELECT coalesce(sum(n), 0) FROM public.unit WHERE state IN ('ready', 'leased', 'waiting')
         $$
     """,
@@ -49,7 +49,7 @@ LOOKUP_FUNCTIONS = {
 
 PARTITIONS = """
 CREATE FUNCTION make_attempt_partitions() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   month timestamptz := date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
   upper timestamptz;
@@ -71,7 +71,7 @@ $$
 # A UUIDv7 begins with its time as 48 bits of milliseconds (RFC 9562), so a month is a range of ids.
 FIRST_UUID = """
 CREATE FUNCTION first_uuid(at timestamptz) RETURNS uuid
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public AS $$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$
 """
