@@ -175,7 +175,7 @@ class Service:
                     return _unless_refused(answer, self.url)
                 why, pause = _message(answer), max(asked, _PAUSES[0])
             if pause >= _TOLD_FROM:
-                tell(f"{why}; trying again in {pause:.0f} s")
+                tell(f"{why.rstrip('.')}; trying again in {pause:.0f} s")
             time.sleep(pause)
         raise AssertionError("unreachable")
 
