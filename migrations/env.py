@@ -25,10 +25,10 @@ def run() -> None:
     """Make the roles, become the owner, and run what is asked for in one transaction."""
     engine = sa.create_engine(_url(), poolclass=sa.NullPool)
     with engine.begin() as connection:
+        # One migration at a time, roles and their grants included, however many nodes are started at once.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('poxvisio migrations'))")
         connection.exec_driver_sql(ROLES.read_text(encoding="utf-8").replace("%", "%%"))
         connection.exec_driver_sql("SET LOCAL ROLE poxvisio_owner")
-        # One migration at a time, however many nodes are started at once.
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('poxvisio migrations'))")
         context.configure(
             connection=connection,
             target_metadata=context.config.attributes.get("metadata"),

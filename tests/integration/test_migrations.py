@@ -1,0 +1,258 @@
+"""The schema's way up and down, on databases of its own: rows stay, and the classes say what the tables are."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.script import ScriptDirectory
+
+from cli.embedded.postgres import EmbeddedPostgres
+from cli.migrate import alembic_config, migrate
+from shared.database import Database, new_id
+from shared.ledger.submit import submit
+from shared.tables import Base
+from tests.conftest import LOGIN_PASSWORDS, make_tenant
+from tests.integration.ledger.factories import change, check_invariants, finish, new_job, rows, submit_job, take
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def execute(url: str, statement: str) -> list[tuple[object, ...]]:
+    """Run one statement as the superuser, outside any transaction."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def fresh_url(owner_url: str) -> Iterator[str]:
+    """Return the superuser's URL of an empty database."""
+    name = f"scratch_{new_id().hex}"
+    execute(owner_url, f"CREATE DATABASE {name}")
+    yield sa.make_url(owner_url).set(database=name).render_as_string(hide_password=False)
+    execute(owner_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def migrated_url(fresh_url: str) -> str:
+    """Return the superuser's URL of a migrated database."""
+    migrate(fresh_url, {})
+    return fresh_url
+
+
+@pytest.fixture
+def scratch(migrated_url: str) -> Iterator[Database]:
+    """Return the migrated database as its owner sees it."""
+    database = Database(migrated_url, role="poxvisio_owner", pool_size=2)
+    yield database
+    database.close()
+
+
+def snapshot(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """Return every row of every table of ours, as the superuser sees it."""
+    return {
+        table: execute(url, f"SELECT to_jsonb(x)::text FROM {table} x ORDER BY 1")
+        for table in sorted(Base.metadata.tables)
+    }
+
+
+def tables(url: str) -> set[str]:
+    found = execute(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    return {str(row[0]) for row in found}
+
+
+def fill(owner: Database, url: str) -> UUID:
+    """Put rows into every table; return the tenant."""
+    tenant = make_tenant(owner)
+    app, worker = Database(url, role="poxvisio_app"), Database(url, role="poxvisio_worker")
+    endpoint = new_id()
+    for statement in (
+        "INSERT INTO api_key (id, tenant_id, name, secret_hash, scopes) VALUES (:id, :tenant, 'k', 'x', '{admin}')",
+        "INSERT INTO endpoint (id, tenant_id, url, secret) VALUES (:endpoint, :tenant, 'https://a.example', 's')",
+        "INSERT INTO worker_node (name, state) VALUES ('alpha', 'ready')",
+        """
+        INSERT INTO idempotency_key (tenant_id, key, fence, lease_until, expires_at)
+        VALUES (:tenant, 'k', 1, now(), now())
+        """,
+    ):
+        change(owner, statement, id=new_id(), tenant=tenant, endpoint=endpoint)
+    submit_job(app, tenant, 40)
+    finish(worker, take(worker, 1), answer={"probabilities": {"mpox": 0.5}}, reasons=("blurred",))
+    tried = """
+        INSERT INTO attempt (id, tenant_id, delivery_id, number, duration_ms)
+        SELECT :id, tenant_id, id, 1, 5 FROM delivery LIMIT 1
+    """
+    change(owner, tried, id=new_id())
+    app.close()
+    worker.close()
+    assert all(snapshot(url).values()), "a table without rows proves nothing"
+    return tenant
+
+
+# The classes and the migrations
+
+
+def test_the_migrations_make_what_the_classes_say(migrated_url: str) -> None:
+    command.check(alembic_config(migrated_url))
+
+
+def schema(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """Return columns, constraints and indexes in PostgreSQL's own words; Alembic compares only part of these."""
+    ours = (
+        "'public'::regnamespace AND k.relname <> 'alembic_version' AND NOT k.relispartition AND k.relkind IN ('r', 'p')"
+    )
+    return {
+        "columns": execute(
+            url,
+            f"""
+            SELECT k.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+              pg_get_expr(d.adbin, d.adrelid)
+            FROM pg_class k JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum > 0 AND NOT a.attisdropped
+            LEFT JOIN pg_attrdef d ON d.adrelid = k.oid AND d.adnum = a.attnum
+            WHERE k.relnamespace = {ours} ORDER BY 1, 2
+            """,
+        ),
+        "constraints": execute(
+            url,
+            f"""
+            SELECT k.relname, c.conname, pg_get_constraintdef(c.oid)
+            FROM pg_constraint c JOIN pg_class k ON k.oid = c.conrelid
+            WHERE c.contype <> 'n' AND k.relnamespace = {ours} ORDER BY 1, 2
+            """,
+        ),
+        "indexes": execute(
+            url,
+            f"""
+            SELECT k.relname, pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class k ON k.oid = i.indrelid
+            WHERE k.relnamespace = {ours} ORDER BY 1, 2
+            """,
+        ),
+        "options": execute(
+            url,
+            f"""
+            SELECT k.relname, ARRAY(SELECT unnest(k.reloptions) ORDER BY 1), pg_get_partkeydef(k.oid)
+            FROM pg_class k WHERE k.relnamespace = {ours} ORDER BY 1
+            """,
+        ),
+    }
+
+
+def test_classes_and_migrations_agree_to_the_last_default_and_condition(fresh_url: str, owner_url: str) -> None:
+    engine = sa.create_engine(sa.make_url(fresh_url).set(drivername="postgresql+psycopg2"))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    of_classes, of_migrations = schema(fresh_url), schema(owner_url)
+    for part in of_classes:
+        assert of_migrations[part] == of_classes[part], part
+
+
+# Up and down
+
+
+def test_every_way_down_and_up_again_keeps_the_rows(migrated_url: str, scratch: Database) -> None:
+    tenant = fill(scratch, migrated_url)
+    config = alembic_config(migrated_url)
+    before = snapshot(migrated_url)
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    scratch.close()  # a pooled connection would remember what a column was
+    for target in revisions[1:]:
+        command.downgrade(config, target)
+        assert snapshot(migrated_url) == before, target
+        command.upgrade(config, "head")
+        assert snapshot(migrated_url) == before, target
+    command.check(config)
+    app = Database(migrated_url, role="poxvisio_app")
+    job = submit_job(app, tenant, 3)
+    with app.transaction() as session:
+        assert session.execute(sa.text("SELECT 1 FROM job")).all() == []
+    app.close()
+    assert job.id in {row.id for row in rows(scratch, "SELECT id FROM job")}
+    check_invariants(scratch)
+
+
+def test_down_to_the_base_and_up_gives_an_empty_database_that_works(migrated_url: str, scratch: Database) -> None:
+    fill(scratch, migrated_url)
+    scratch.close()
+    config = alembic_config(migrated_url)
+    command.downgrade(config, "base")
+    assert tables(migrated_url) == {"alembic_version"}
+    for left in (
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('S', 'v')",
+    ):
+        assert execute(migrated_url, left) == []
+    command.upgrade(config, "head")
+    assert not any(snapshot(migrated_url).values())
+    app, worker = Database(migrated_url, role="poxvisio_app"), Database(migrated_url, role="poxvisio_worker")
+    tenant = make_tenant(scratch)
+    job = new_job(tenant, 33)
+    with app.transaction(tenant) as session:
+        submit(session, job)
+    assert finish(worker, take(worker)).closed == (job.id,)
+    check_invariants(scratch)
+    app.close()
+    worker.close()
+
+
+def test_rights_are_the_same_after_a_way_down_and_up(migrated_url: str) -> None:
+    asked = """
+        SELECT c.relname, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)
+        FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') ORDER BY 1
+    """
+    policies = "SELECT tablename, policyname, roles::text, cmd, qual, with_check FROM pg_policies ORDER BY 1, 2"
+    columns = (
+        "SELECT attrelid::regclass::text, attname, attacl::text FROM pg_attribute WHERE attacl IS NOT NULL ORDER BY 1"
+    )
+    before = [execute(migrated_url, query) for query in (asked, policies, columns)]
+    config = alembic_config(migrated_url)
+    command.downgrade(config, "0001")
+    command.upgrade(config, "head")
+    assert [execute(migrated_url, query) for query in (asked, policies, columns)] == before
+
+
+# Started more than once
+
+
+def test_migrating_twice_is_harmless(migrated_url: str, scratch: Database) -> None:
+    fill(scratch, migrated_url)
+    before = snapshot(migrated_url)
+    migrate(migrated_url, LOGIN_PASSWORDS)
+    migrate(migrated_url, LOGIN_PASSWORDS)
+    assert snapshot(migrated_url) == before
+
+
+def start_migrating(url: str, *logins: str) -> subprocess.Popen[str]:
+    code = (
+        "import sys; from cli.migrate import migrate; migrate(sys.argv[1], dict.fromkeys(sys.argv[2:], 'a-password'))"
+    )
+    command_line = [sys.executable, "-c", code, url, *logins]
+    return subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_several_nodes_may_migrate_a_new_cluster_at_once(services_dir: Path) -> None:
+    """Three on one database and one on another: roles belong to the cluster that they share."""
+    server = EmbeddedPostgres(services_dir / "postgres")
+    url = server.start()
+    try:
+        execute(url, "CREATE DATABASE second")
+        second = sa.make_url(url).set(database="second").render_as_string(hide_password=False)
+        running = [start_migrating(url, *LOGIN_PASSWORDS) for _ in range(3)] + [start_migrating(second)]
+        for process in running:
+            said, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+        for target in (url, second):
+            assert tables(target) > set(Base.metadata.tables)
+            command.check(alembic_config(target))
+    finally:
+        server.stop()
