@@ -20,6 +20,7 @@ from shared.accounts import SCOPES
 from shared.database import Database
 from shared.settings import Settings
 from tests.conftest import make_tenant
+from tests.integration.web.conformance import assert_documented
 from web.app import create_app
 from web.services import Services
 
@@ -41,14 +42,14 @@ def app(settings: Settings, owner_db: Database) -> Iterator[Flask]:
 
 @dataclass
 class Caller:
-    """A client that holds a key."""
+    """A client that holds a key, and holds every answer against the published document."""
 
     client: FlaskClient
     key: str
     tenant: UUID
 
     def get(self, path: str, **headers: str) -> TestResponse:
-        return self.client.get(path, headers=self._headers(headers))
+        return self._checked(self.client.get(path, headers=self._headers(headers)))
 
     def post(
         self, path: str, json: object = None, *, data: object = None, content_type: str | None = None, **headers: str
@@ -56,10 +57,10 @@ class Caller:
         given: dict[str, Any] = (
             {"json": json} if data is None and json is not None else {"data": data, "content_type": content_type}
         )
-        return self.client.post(path, headers=self._headers(headers), **given)
+        return self._checked(self.client.post(path, headers=self._headers(headers), **given))
 
     def open(self, path: str, method: str, **more: Any) -> TestResponse:
-        return self.client.open(path, method=method, headers=self._headers({}), **more)
+        return self._checked(self.client.open(path, method=method, headers=self._headers({}), **more))
 
     def stream(
         self, body: object, length: int | None, content_type: str = "image/jpeg", **headers: str
@@ -82,6 +83,10 @@ class Caller:
         for name, data in photos:
             parts.add("photos", (io.BytesIO(data), name))
         return self.post("/v1/jobs", data=parts, content_type="multipart/form-data", **headers)
+
+    def _checked(self, answer: TestResponse) -> TestResponse:
+        assert_documented(self.client.application, answer)
+        return answer
 
     def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
         named = {name.replace("_", "-"): value for name, value in more.items()}

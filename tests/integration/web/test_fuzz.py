@@ -1,0 +1,71 @@
+"""Nonsense at every route: never a 500, never an answer that the document does not know."""
+
+import random
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from shared import ids
+from shared.database import Database, new_id
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import JPEG, Caller
+from web.openapi import described_rules, template
+
+NONSENSE = (
+    *("", "0", "-1", "1", "99999999999999999999", "1e400", "nan", "null", "[]", "{}", "'", '"', "=1", "true"),
+    *("\x00", "\u202e", "\xed\xa0\x80", "../..", "%00", "a" * 3000, "wait=1"),
+    *("2026-01-01", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"),
+    *("o1", "w1-" + "0" * 32, "w" + "9" * 40 + "-" + "0" * 32),
+)
+BODIES: tuple[bytes, ...] = (
+    *(b"", b"{", b"null", b"[]", b"0", b'"x"', b"{}", b"\xff\xfe", b"[" * 100_000),
+    *(b'{"url": "\\ud800"}', b'{"url": 1, "events": {}}', b'{"url": "https://[::1"}', b'{"secret": "whsec_!!"}'),
+    *(b'{"since": "9999-12-31T23:59:59-23:59"}', b'{"since": "0001-01-01T00:00:00Z"}', b'{"since": 1e300}'),
+    *(b'{"name": "\\u0000", "scopes": ["admin"]}', b'{"name": "n", "scopes": ["root"]}', b'{"state": "gone"}'),
+    *(b'{"description": "' + b"a" * 5000 + b'"}', b'{"events": ["job.completed", "job.completed"]}'),
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nonsense_is_always_a_documented_answer(seed: int, app: Flask, clinic: Caller, worker_db: Database) -> None:
+    chance = random.Random(seed)
+    job = clinic.send([("a.jpg", JPEG)]).json
+    hook = clinic.post("/v1/webhooks", {"url": "https://example.org/"}).json
+    answer_all(worker_db)
+    assert job is not None
+    assert hook is not None
+    known = {"job": job["id"], "webhook": hook["id"]}
+    for rule, operation in described_rules(app):
+        if rule.rule in ("/livez", "/readyz"):
+            continue
+        for method in sorted((rule.methods or set()) & {"GET", "POST", "PATCH"}):
+            for _ in range(12):
+                clinic.open(_path(rule, known, chance), method, **_request(operation, method, chance))
+
+
+def _path(rule: Any, known: dict[str, str], chance: random.Random) -> str:
+    fresh = ids.text("job", new_id())
+    return template(rule).format(**{name: known.get(name, fresh) for name in rule.arguments}) or chance.choice(["/"])
+
+
+def _request(operation: Any, method: str, chance: random.Random) -> dict[str, Any]:
+    names = [*(operation.query.model_fields if operation.query else ()), "unknown"]
+    request: dict[str, Any] = {}
+    if chance.random() < 0.7:
+        request["query_string"] = {chance.choice(names): chance.choice(NONSENSE)}
+    if method != "GET" and chance.random() < 0.9:
+        media = chance.choice(
+            ["application/json", "application/json", "image/jpeg", "multipart/form-data; boundary=x", "text/plain", ""]
+        )
+        request |= {"data": chance.choice(BODIES), "content_type": media}
+    return request
+
+
+def test_headers_of_nonsense_are_survived(clinic: Caller) -> None:
+    job = clinic.send([("a.jpg", JPEG)]).json
+    assert job is not None
+    for value in ("", "x", '"', "wait=", "wait=-1", "wait=1e9", "wait=0", ", ,;;", "\xff" * 10, "é"):
+        for header in ("Prefer", "If_None_Match", "Accept", "X_Request_Id", "Idempotency_Key"):
+            for path in (f"/v1/jobs/{job['id']}", f"/v1/jobs/{job['id']}/results", "/problems/not-found"):
+                assert clinic.get(path, **{header: value}).status_code < 500
