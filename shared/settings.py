@@ -248,11 +248,13 @@ def inherited(without: Collection[str] = ()) -> dict[str, str]:
 def _with_files(environment: Mapping[str, str]) -> dict[str, str]:
     known = dict(environment)
     for name, path in environment.items():
-        if name.endswith("_FILE") and name.removesuffix("_FILE") in _VARIABLES:
+        if path and name.endswith("_FILE") and name.removesuffix("_FILE") in _VARIABLES:
             try:
                 known[name.removesuffix("_FILE")] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise InvalidSetting(f"{name} names a file that cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise InvalidSetting(f"{name} names a file that is no text") from None
     return known
 
 
