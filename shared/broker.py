@@ -58,6 +58,8 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._app = Celery("poxvisio-sender", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
+        # Apart from retry=False, which is about publishing: connecting would be tried again for six seconds.
+        self._app.conf.broker_transport_options |= {"max_retries": 0}
 
     def wake(self, lanes: Iterable[str]) -> bool:
         """Send one token for each lane. Returns False, and only logs, where the broker is out of reach."""
