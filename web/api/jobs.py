@@ -4,7 +4,6 @@ import base64
 import binascii
 import hashlib
 import json
-import time
 from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
@@ -14,8 +13,10 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from shared import history, ids
+from shared.errors import DatabaseAway
 from shared.history import JobView
 from shared.ledger.cancel import cancel as cancel_job
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.intake import fingerprint
@@ -51,12 +52,10 @@ from web.problems import (
 )
 from web.replay import perform
 from web.services import services
-from web.wire import JobBody, Shape, State, job_body, next_link, respond
+from web.wire import JobBody, ResultBody, Shape, State, job_body, next_link, respond, result_body
 
 api = Blueprint("jobs", __name__)
 
-LONGEST_WAIT: Final = 60
-_LOOK_EVERY: Final = 0.2
 _POLL_AFTER: Final = 2
 _TAG: Final = "jobs"
 
@@ -89,11 +88,16 @@ class ListQuery(Strict):
 @operation(
     "Send photos",
     {
+        200: Answer(
+            "With `Prefer: wait=N`, for one photo: its answer, which came in time.",
+            {"application/json": ResultBody},
+            (LOCATION, CONTENT_LOCATION, REPLAYED, PREFERENCE_APPLIED),
+        ),
         202: Answer(
             "The job is taken in: its photos are stored and accounted for.",
             {"application/json": JobBody},
             (LOCATION, CONTENT_LOCATION, REPLAYED),
-        )
+        ),
     },
     tag=_TAG,
     scope="jobs:write",
@@ -102,7 +106,7 @@ class ListQuery(Strict):
     query=QueryOptions,
     body={"multipart/form-data": _MULTIPART, "image/*": {"type": "string", "format": "binary"}},
     schemas=(JobOptions,),
-    headers=(IDEMPOTENCY_KEY,),
+    headers=(IDEMPOTENCY_KEY, PREFER_WAIT),
     problems=(
         BROKEN_BODY,
         TOO_LARGE,
@@ -123,7 +127,28 @@ def create() -> Response:
     headers = {"Location": here, "Content-Location": here}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
+    seconds = preferred_wait(LONGEST_WAIT)
+    if seconds and accepted.job.total == 1 and "jobs:read" in caller().scopes:
+        answer = _answer_in_time(ids.parse("job", accepted.job.id), seconds)
+        if answer is not None:
+            headers |= {"Preference-Applied": f"wait={seconds}"}
+            headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{answer.image}"
+            return respond(answer, 200, headers)
     return respond(accepted.job, 202, headers)
+
+
+def _answer_in_time(job_id: UUID, seconds: int) -> ResultBody | None:
+    """Return the answer of a job of one photo if it comes within these seconds."""
+    tenant = caller().tenant_id
+    try:
+        view, _ = wait(_load(job_id), lambda: _load(job_id), lambda seen: seen.is_closed, seconds)
+        if not view.is_closed:
+            return None
+        with services().database.transaction(tenant) as session:
+            (row,) = history.results(session, view, limit=1).rows
+    except DatabaseAway:
+        return None  # the job is taken in all the same, and 202 says where to look
+    return result_body(row, services().settings.public_url)
 
 
 @api.get("/v1/jobs")
@@ -153,7 +178,7 @@ def index() -> Response:
 @operation(
     "Read a job",
     {
-        200: Answer("The job as it is now.", {"application/json": JobBody}, (ETAG, RETRY_AFTER)),
+        200: Answer("The job as it is now.", {"application/json": JobBody}, (ETAG, RETRY_AFTER, PREFERENCE_APPLIED)),
         304: Answer("Neither state nor counts have changed.", {}, (ETAG, RETRY_AFTER)),
     },
     tag=_TAG,
@@ -170,8 +195,10 @@ def read(job: str) -> Response:
     seconds = preferred_wait(LONGEST_WAIT)
     known = set(request.if_none_match.as_set(include_weak=True)) or {_etag(view)}
     waited = False
-    if seconds and not view.is_closed and _etag(view) in known:
-        view, waited = _wait(view, known, seconds)
+    if seconds:
+        view, waited = wait(
+            view, lambda: _load(job_id), lambda seen: seen.is_closed or _etag(seen) not in known, seconds
+        )
     headers = {"ETag": f'W/"{_etag(view)}"', "Content-Location": _url(view)}
     if not view.is_closed:
         headers["Retry-After"] = "0" if waited else str(_POLL_AFTER)
@@ -207,24 +234,6 @@ def cancel(job: str) -> Response:
         return _body(view, *outlook(session, view))
 
     return perform(fingerprint.of_request("POST", request.path, {}), JobBody, act)
-
-
-def _wait(view: JobView, known: set[str], seconds: int) -> tuple[JobView, bool]:
-    """Look again until state or counts are no longer ``known``; no connection is held in between.
-
-    Returns at once, and says that nobody waited, where too many clients wait already.
-    """
-    here = services()
-    if not here.waiting.take():
-        return view, False
-    try:
-        end = time.monotonic() + seconds
-        while _etag(view) in known and not view.is_closed and (left := end - time.monotonic()) > 0:
-            time.sleep(min(_LOOK_EVERY, left))
-            view = _load(view.id)
-        return view, True
-    finally:
-        here.waiting.leave()
 
 
 def _load(job_id: UUID) -> JobView:

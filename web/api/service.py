@@ -8,7 +8,7 @@ from pydantic import Field
 from shared.bundle import RESEARCH_USE
 from shared.ledger.idempotency import KEPT
 from shared.webhooks import KINDS
-from web.api.jobs import LONGEST_WAIT
+from web.api.waiting import LONGEST_WAIT
 from web.asking import NoQuery, read_query
 from web.openapi import Answer, document, operation
 from web.problems import MODEL_AWAY

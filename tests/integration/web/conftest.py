@@ -1,11 +1,18 @@
 """A web application in front of real services, and callers of two tenants."""
 
+import http.client
 import io
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
@@ -15,6 +22,7 @@ from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import TestResponse
 
+from cli.embedded.ports import free_port
 from shared import accounts
 from shared.accounts import SCOPES
 from shared.database import Database
@@ -24,6 +32,7 @@ from tests.integration.web.conformance import assert_documented
 from web.app import create_app
 from web.services import Services
 
+ROOT = Path(__file__).parents[3]
 JPEG = b"\xff\xd8\xff\xe0 the web side never looks further \xff\xd9"
 
 
@@ -135,3 +144,67 @@ def nothing_half_done(rows: Callable[[str], int], objects: Callable[[], list[Pat
             assert rows(table) == 0, table
 
     return check
+
+
+@dataclass
+class Server:
+    """A running granian, and its log."""
+
+    port: int
+    log: Path
+    key: str
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, {"Authorization": f"Bearer {self.key}", **named})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    def raw(self, head: str, *pieces: bytes, then: Literal["listen", "half-close", "hang up"] = "listen") -> bytes:
+        """Send bytes as they are, and return what comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+            for piece in pieces:
+                connection.sendall(piece)
+            if then == "hang up":
+                return b""
+            if then == "half-close":
+                connection.shutdown(socket.SHUT_WR)
+            received = bytearray()
+            while piece := connection.recv(65536):
+                received += piece
+            return bytes(received)
+
+
+@pytest.fixture
+def server(environment: dict[str, str], owner_db: Database, tenant: UUID, tmp_path: Path) -> Iterator[Server]:
+    port = free_port()
+    log = tmp_path / "web.log"
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--host", "127.0.0.1"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--blocking-threads", "4", "web.wsgi:app"],
+            cwd=ROOT,
+            env={**environment, "PATH": os.environ["PATH"], "POXVISIO_MAX_REQUEST_BYTES": str(8 * 1024 * 1024)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    served = Server(port, log, make_key(owner_db, tenant))
+    end = time.monotonic() + 90
+    while True:
+        try:
+            served.ask("GET", "/livez")
+            break
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+    yield served
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)

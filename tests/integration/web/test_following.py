@@ -1,7 +1,7 @@
 """Following a job: ETag, waiting, history and cancelling."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,7 @@ from flask import Flask
 from shared.database import Database
 from shared.settings import Settings
 from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import Caller
+from tests.integration.web.conftest import Caller, make_key
 from web.app import create_app
 
 PHOTOS = [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]
@@ -153,3 +153,59 @@ def test_a_completed_job_cannot_be_cancelled(clinic: Caller, worker_db: Database
     answer = clinic.post(f"/v1/jobs/{job['id']}/cancel")
     assert answer.status_code == 409
     assert "completed" in answer.text
+
+
+def test_a_single_photo_may_be_waited_for_where_it_is_sent(
+    app: Flask, clinic: Caller, owner_db: Database, worker_db: Database, rows: Callable[[str], int]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(
+            clinic.post,
+            "/v1/jobs",
+            data=b"1",
+            content_type="image/jpeg",
+            Prefer="respond-async, wait=60",
+            Idempotency_Key="k",
+        )
+        while not rows("job") and not sending.done():
+            time.sleep(0.01)
+        answer_all(worker_db)
+        answer = sending.result(30)
+    assert answer.status_code == 200
+    assert answer.json is not None
+    assert (answer.json["outcome"], answer.json["label"], answer.json["use"]) == ("classified", "mpox", "research-only")
+    assert answer.headers["Preference-Applied"] == "wait=60"
+    assert answer.headers["Location"].endswith(answer.json["job"])
+    assert answer.headers["Content-Location"].endswith(answer.json["image"])
+    again = clinic.post("/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=5", Idempotency_Key="k")
+    assert (again.status_code, again.json) == (200, answer.json)
+    # A key that may not read is answered as ever.
+    writer = Caller(app.test_client(), make_key(owner_db, clinic.tenant, ["jobs:write"]), clinic.tenant)
+    assert (
+        writer.post("/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=5", Idempotency_Key="k").status_code
+        == 202
+    )
+
+
+def test_a_single_photo_that_takes_longer_is_a_job(clinic: Caller) -> None:
+    answer = clinic.post("/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=1")
+    assert (answer.status_code, "Preference-Applied" in answer.headers) == (202, False)
+
+
+def test_the_feed_has_every_event_once_and_waits_for_the_next(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    first = clinic.get("/v1/events").json
+    assert first is not None
+    assert [event["type"] for event in first["events"]] == ["job.accepted"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(clinic.get, f"/v1/events?after={first['next']}", Prefer="wait=60")
+        answer_all(worker_db)
+        seen = waiting.result(30).json
+    assert seen is not None
+    assert seen["events"]
+    everything = clinic.get("/v1/events").json
+    assert everything is not None
+    assert [event["data"]["sequence"] for event in everything["events"]] == [1, 2, 3]
+    assert everything["events"][-1]["type"] == "job.completed"
+    assert {event["data"]["job"] for event in everything["events"]} == {job["id"]}
+    assert clinic.get(f"/v1/events?after={everything['next']}").json == {"events": [], "next": everything["next"]}

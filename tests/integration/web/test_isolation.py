@@ -86,6 +86,7 @@ def test_lists_hold_ones_own_things_only(clinic: Caller, foreign: dict[str, str]
         page = clinic.get(path).json
         assert page is not None
         assert page[name] == []
+    assert clinic.get("/v1/events").json == {"events": [], "next": 0}
 
 
 def test_row_level_security_alone_keeps_tenants_apart(
