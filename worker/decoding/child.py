@@ -15,13 +15,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image
 
 from worker.decoding.confinement import confine
 from worker.decoding.frames import read_frame, write_frame
 from worker.decoding.outcomes import REASONS, Limits, Unusable
 from worker.decoding.picture import decode_picture, working_copy
 from worker.inference.preprocess import measure_quality, network_input
+
+_KINDS = (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("WEBP", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"))
+_SMALL = Limits(max_bytes=1 << 20, max_pixels=1 << 20, copy_side=512)
 
 
 def main(arguments: list[str]) -> None:
@@ -80,17 +83,18 @@ def _silence(*standard: int) -> None:
 
 
 def _try_codecs() -> None:
-    """Use every codec once: they load lazily, and no file can be opened later."""
-    small = Image.new("RGBA", (16, 16))
-    files = [simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))]
-    for kind, mode in (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("WEBP", "RGB"), ("JPEG", "CMYK")):
+    """Use every codec, and the reader of Exif, once: they load lazily, and no file can be opened later."""
+    small = Image.new("RGBA", (16, 8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    files = [simplejpeg.encode_jpeg(np.zeros((8, 16, 3), np.uint8))]
+    for kind, mode in _KINDS:
         file = BytesIO()
-        (Image.new(mode, (16, 16)) if mode == "I;16" else small.convert(mode)).save(file, kind)
+        (Image.new(mode, small.size) if mode == "I;16" else small.convert(mode)).save(file, kind, exif=exif)
         files.append(file.getvalue())
-    for data in files:
-        head, _ = answer(data, Limits(max_bytes=1 << 20, max_pixels=1 << 20, copy_side=512))
-        if "reason" in head:
-            raise RuntimeError("a codec does not work on this machine")
+    sizes = [(head.get("width"), head.get("height")) for head, _ in (answer(data, _SMALL) for data in files)]
+    if sizes != [(16, 8)] + [(8, 16)] * (len(files) - 1):
+        raise RuntimeError("a codec does not work on this machine")
 
 
 if __name__ == "__main__":

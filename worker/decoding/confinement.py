@@ -52,7 +52,7 @@ def _address_space() -> int:
     """Bytes of address space in use: programs, tables and whatever one decode of each kind has left behind."""
     if sys.platform != "linux":
         return 0
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    pages = int(Path("/proc/self/statm").read_bytes().split()[0])
     return pages * resource.getpagesize()
 
 

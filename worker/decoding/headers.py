@@ -16,9 +16,12 @@ LONGEST_SIDE = 12_000
 _MAX_SEGMENTS = 256
 _MAX_METADATA = 16 << 20  # phones put depth maps and second pictures of several megabytes there
 _MAX_CHUNKS = 65_536
+_MAX_SCANS = 64  # encoders write 10 to 20
 _NOT_FILL = re.compile(rb"[^\xff]")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_PROGRESSIVE = (0xC2, 0xCA)
 _OTHERS = (
     (re.compile(rb"GIF8[79]a"), "a GIF"),
     (re.compile(rb"II\*\0|MM\0\*"), "a TIFF or raw photo"),
@@ -42,6 +45,8 @@ class Header:
     """The TIFF structure of the Exif block, without its name; empty if there is none."""
     components: int = 3
     """Colour components of a JPEG."""
+    scans: int = 0
+    """Where the scans of a progressive JPEG begin."""
     slim: bytes = b""
     """A PNG without everything its pixels do not need."""
 
@@ -62,6 +67,8 @@ def read_header(data: bytes, *, max_pixels: int) -> Header:
                 raise Unusable("unknown_type", f"The file is {name}; JPEG, PNG and WebP are taken.")
         raise Unusable("unknown_type")
     check_size(header.width, header.height, max_pixels)
+    if header.scans:
+        _check_scans(data, header.scans)
     return header
 
 
@@ -84,8 +91,8 @@ def _walk_jpeg(data: bytes) -> Header:
         marker, start = data[found.start()], found.start() + 1
         length = int.from_bytes(data[start : start + 2], "big")
         if marker == 0xDA and frame:
-            height, width, components = frame
-            return Header(kind, width, height, exif, components)
+            height, width, components, is_progressive = frame
+            return Header(kind, width, height, exif, components, scans=pos if is_progressive else 0)
         if length < 2 or start + length > len(data) or marker in (0x01, 0xDA, 0xD9) or 0xD0 <= marker <= 0xD8:
             break
         body = data[start + 2 : start + length]
@@ -104,14 +111,28 @@ def _walk_jpeg(data: bytes) -> Header:
     raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
 
 
-def _jpeg_frame(marker: int, body: bytes) -> tuple[int, int, int]:
-    """Height, width and components of a frame header (T.81, B.2.2)."""
+def _check_scans(data: bytes, pos: int) -> None:
+    """Count the scans from ``pos`` on: a few bytes each can make a decoder walk the whole picture once more."""
+    scans = 0
+    for _ in range(_MAX_CHUNKS):
+        found = _MARKER.search(data, pos)
+        if found is None or found.group() == b"\xff\xd9":
+            return
+        scans += found.group() == b"\xff\xda"
+        if scans > _MAX_SCANS:
+            break
+        pos = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    raise Unusable("unknown_type", "The file is a JPEG of more scans than encoders write.")
+
+
+def _jpeg_frame(marker: int, body: bytes) -> tuple[int, int, int, bool]:
+    """Height, width and components of a frame header, and whether it is progressive (T.81, B.2.2)."""
     if len(body) < 6:
         raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
     precision, height, width, components = struct.unpack_from(">BHHB", body)
     if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA) or precision != 8 or components not in (1, 3, 4):
         raise Unusable("unknown_type", "The file is a JPEG of a kind that cameras do not write.")
-    return height, width, components
+    return height, width, components, marker in _PROGRESSIVE
 
 
 def _walk_png(data: bytes, max_pixels: int) -> Header:
