@@ -110,6 +110,10 @@ class WorkerProcess:
             self._state, self._problem = "setup failed", str(error)
             log.error("bundle_refused", problem=str(error))
             return
+        except Exception as error:  # engines raise what they like; the child says so and tries again
+            self._state, self._problem = "setup failed", f"the engine does not start: {type(error).__name__}"
+            log.exception("engine_refused")
+            return
         storage = open_storage(settings)
         self._classification = Classification(
             settings=settings,

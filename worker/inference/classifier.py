@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -45,8 +47,9 @@ class Classifier:
         if engine not in ENGINES or precision not in PRECISIONS:
             raise ValueError(f"engine is one of {', '.join(ENGINES)} and precision one of {', '.join(PRECISIONS)}")
         folder = cache / bundle.digest[:16]
-        compiled = _engine(bundle, engine, precision, threads, folder)
-        check_parity(compiled, bundle, folder)
+        with _alone_in(folder):
+            compiled = _engine(bundle, engine, precision, threads, folder)
+            check_parity(compiled, bundle, folder)
         return cls(bundle, compiled, Calibration.of(bundle))
 
     def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
@@ -61,6 +64,15 @@ class Classifier:
         if len(pixels) == 0:
             return []
         return answers_from(self.engine.infer(pixels), quality, self._calibration)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the cache against other workers of this machine: OpenVINO's files race when two compile at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _engine(bundle: Bundle, engine: str, precision: str, threads: int, folder: Path) -> Engine:

@@ -85,3 +85,16 @@ print(len(answers), sorted(found))
         [sys.executable, "-c", script, str(bundle.path), str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert fresh.stdout.split("\n")[-2] == "1 []"
+
+
+def test_two_workers_may_compile_into_one_cache_at_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from shared.bundle import load_bundle;"
+        "from worker.inference.classifier import Classifier;"
+        "Classifier.load(load_bundle(Path(sys.argv[1])), engine='openvino', cache=Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", program, str(Path("models/demo").resolve()), str(tmp_path / "cache")]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for worker in workers:
+        _, said = worker.communicate(timeout=120)
+        assert worker.returncode == 0, said
