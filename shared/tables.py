@@ -95,6 +95,11 @@ class Job(Base):
             "closed_at",
             postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL"),
         ),
+        sa.Index(
+            "ix_job_open_limited",
+            "id",
+            postgresql_where=sa.text("closed_at IS NULL AND max_failure_rate IS NOT NULL"),
+        ),
         sa.CheckConstraint("remaining >= 0", name="remaining"),
         sa.CheckConstraint(
             "total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"

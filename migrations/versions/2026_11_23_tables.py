@@ -88,6 +88,7 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX ix_job_open_deadline ON job (deadline) WHERE closed_at IS NULL AND deadline IS NOT NULL",
+    "CREATE INDEX ix_job_open_limited ON job (id) WHERE closed_at IS NULL AND max_failure_rate IS NOT NULL",
     """
     CREATE INDEX ix_job_with_originals
     ON job (closed_at)

@@ -1,7 +1,7 @@
-"""Ending a job early: by cancel or by its deadline. Finished photos keep their answers, the others get one now.
+"""Ending a job early: by cancel, by its deadline or by its failures.
 
-Whoever holds a unit's row first wins: a completion that came first keeps its results, a completion that comes later
-finds no leased unit and writes nothing.
+Finished photos keep their answers, the others get one now. Whoever holds a unit's row first wins: a completion that
+came first keeps its results, a completion that comes later finds no leased unit and writes nothing.
 """
 
 from collections import Counter
@@ -56,6 +56,11 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> None:
 def expire(session: Session, job_id: UUID) -> None:
     """End a job whose deadline has passed: photos never answered become ``expired``."""
     _end(session, job_id, outcome="expired", state="expired")
+
+
+def stop(session: Session, job_id: UUID) -> None:
+    """End a job too many of whose photos were rejected or failed: photos never answered become ``cancelled``."""
+    _end(session, job_id, outcome="cancelled", state="stopped")
 
 
 def _end(session: Session, job_id: UUID, *, outcome: str, state: str) -> None:

@@ -1,7 +1,8 @@
 """A POST that may be sent again: one key, one effect (draft-ietf-httpapi-idempotency-key-header-07).
 
-A key is first put in flight under a lease, in a transaction of its own, before the body is read. A second request with
-the same key is told to wait while the lease lives; a dead one can be taken over. The answer is stored in the very
+A key is first put in flight under a lease, in a transaction of its own, before the body is read, and the lease is
+renewed while the body comes in. A second request with the same key is told to wait while the lease lives; a dead one
+can be taken over. The answer is stored in the very
 transaction that has the effect.
 """
 
@@ -76,6 +77,20 @@ def begin(session: Session, tenant_id: UUID, key: str, lease_seconds: float) -> 
     if known.status is None:
         raise InFlight(max(1, int(row.seconds)))
     return Replay(known.fingerprint, known.status, known.body, known.location)
+
+
+def renew(session: Session, tenant_id: UUID, key: str, fence: int, lease_seconds: float) -> None:
+    """Prolong the lease of a request that is still being read; does nothing where the fence was lost."""
+    session.execute(
+        sa.update(IdempotencyKey)
+        .where(
+            IdempotencyKey.tenant_id == tenant_id,
+            IdempotencyKey.key == key,
+            IdempotencyKey.fence == fence,
+            IdempotencyKey.status.is_(None),
+        )
+        .values(lease_until=sa.func.now() + timedelta(seconds=lease_seconds))
+    )
 
 
 def settle(

@@ -3,7 +3,7 @@
 Every step is safe to run twice; the advisory lock only spares several processes the same work.
 
 1. Take back expired leases.
-2. End jobs whose deadline has passed.
+2. End jobs whose deadline has passed, or more of whose photos failed than they allow.
 3. Promote units whose wait is over.
 4. Tell which lanes have work, so that tokens can be sent for it.
 5. Look for closed jobs whose counters and results disagree: there must be none.
@@ -29,6 +29,7 @@ class Sweep:
     expired: int
     ready: dict[str, int]
     workers: int
+    stopped: int
 
 
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('poxvisio sweep'))")
@@ -40,6 +41,13 @@ _PROMOTE = sa.text("""
 """)
 _OVERDUE = sa.text("""
     SELECT id FROM job WHERE closed_at IS NULL AND deadline IS NOT NULL AND deadline <= now() ORDER BY id LIMIT 20
+""")
+# A rate of a few photos says nothing.
+_FAILING = sa.text("""
+    SELECT id FROM job
+    WHERE closed_at IS NULL AND max_failure_rate IS NOT NULL
+      AND total - remaining >= 50 AND rejected + failed > max_failure_rate * (total - remaining)
+    ORDER BY id LIMIT 20
 """)
 _READY = sa.text("SELECT lane, count(*) FROM unit WHERE state = 'ready' GROUP BY lane")
 # At least one: a worker that has not reported itself yet must be woken too.
@@ -63,14 +71,18 @@ def sweep(database: Database) -> Sweep | None:
         reaped = reap(session)
     with database.transaction() as session:
         overdue = list(session.execute(_OVERDUE).scalars())
+        failing = list(session.execute(_FAILING).scalars())
     for job in overdue:
         with database.transaction() as session:
             cancel.expire(session, job)
+    for job in failing:
+        with database.transaction() as session:
+            cancel.stop(session, job)
     with database.transaction() as session:
         promoted = len(session.execute(_PROMOTE).all())
         ready = {lane: int(units) for lane, units in session.execute(_READY)}
         workers = int(session.execute(_WORKERS).scalar_one())
-    return Sweep(reaped, promoted, len(overdue), ready, workers)
+    return Sweep(reaped, promoted, len(overdue), ready, workers, len(failing))
 
 
 def disagreements(session: Session) -> list[UUID]:

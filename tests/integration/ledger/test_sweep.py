@@ -1,17 +1,23 @@
 """The sweep: one process at a time, and everything that must happen even if nobody asks."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import UUID
 
+import pytest
 import sqlalchemy as sa
 
 from shared.database import Database
+from shared.ledger.complete import complete
 from shared.ledger.sweep import Sweep, disagreements, sweep
 from tests.integration.ledger.factories import (
+    answers,
     change,
     check_invariants,
     finish,
     job_row,
+    kinds,
+    leases,
     let_leases_expire,
     rows,
     submit_job,
@@ -82,6 +88,46 @@ def test_one_sweep_does_it_all(owner_db: Database, app_db: Database, worker_db: 
     assert [unit.state for unit in unit_rows(owner_db, waiting.id)] == ["ready"]
     assert job_row(owner_db, overdue.id).state == "expired"
     check_invariants(owner_db)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "finished", "failures", "stops"),
+    [
+        (0.5, 64, 33, True),  # 33 / 64 is more than a half
+        (0.5, 64, 32, False),  # a half is allowed
+        (0.0, 64, 1, True),
+        (0.0, 64, 0, False),
+        (1.0, 64, 64, False),
+        (0.0, 32, 32, False),  # fewer than 50 finished say nothing
+        (None, 64, 64, False),
+    ],
+)
+def test_a_job_that_fails_more_than_it_allows_is_stopped(
+    *,
+    owner_db: Database,
+    app_db: Database,
+    worker_db: Database,
+    tenant: UUID,
+    allowed: float | None,
+    finished: int,
+    failures: int,
+    stops: bool,
+) -> None:
+    job = submit_job(app_db, tenant, 96, max_failure_rate=allowed)
+    units = take(worker_db, finished // 32)
+    outcomes = answers(units)
+    half = failures // 2
+    bad = [replace(item, outcome="rejected") for item in outcomes[:half]]
+    bad += [replace(item, outcome="failed") for item in outcomes[half:failures]]
+    with worker_db.transaction() as session:
+        complete(session, leases(units), bad + outcomes[failures:])
+    assert swept(worker_db).stopped == int(stops)
+    row = job_row(owner_db, job.id)
+    assert (row.state, row.cancelled) == (("stopped", 96 - finished) if stops else ("running", 0))
+    assert row.rejected + row.failed == failures
+    assert kinds(owner_db, job.id)[2:] == (["job.stopped"] if stops else [])
+    check_invariants(owner_db)
+    assert swept(worker_db).stopped == 0
 
 
 def test_a_sweep_that_waits_for_a_unit_holds_no_job(
