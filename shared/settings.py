@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         description="Largest request body; a larger one is refused with 413",
     )
     idempotency_lease: int = Field(
-        default=300,
+        default=30,
         ge=5,
         validation_alias="POXVISIO_IDEMPOTENCY_LEASE",
         description="Seconds after which a request that died may be taken over by its retry",

@@ -1,6 +1,7 @@
 """One effect for a POST that is sent twice: what its Idempotency-Key stood for, and what it answers now."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ class Once:
         self._services, self._tenant, self._key = services, caller.tenant_id, key
         self._started: idempotency.Started | None = None
         self._replay: idempotency.Replay | None = None
+        self._renewed_at = time.monotonic()
         if key is None:
             return
         with services.database.transaction(self._tenant) as session:
@@ -49,6 +51,18 @@ class Once:
             self._replay = found
         else:
             self._started = found
+
+    def stay_alive(self) -> None:
+        """Renew the lease when a third of it has passed; called for every piece of a body that comes in."""
+        lease = self._services.settings.idempotency_lease
+        if self._started is None or self._key is None or time.monotonic() - self._renewed_at < lease / 3:
+            return
+        self._renewed_at = time.monotonic()
+        try:
+            with self._services.database.transaction(self._tenant) as session:
+                idempotency.renew(session, self._tenant, self._key, self._started.fence, lease)
+        except DatabaseAway:
+            log.warning("lease_not_renewed")  # whether it was lost shows when the answer is stored
 
     @property
     def is_answered(self) -> bool:

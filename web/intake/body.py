@@ -1,5 +1,6 @@
 """The bytes of a request as they come in: never more than allowed, and never fewer than announced."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from web.problems import BAD_REQUEST, BROKEN_BODY, TOO_LARGE, UNSUPPORTED_TYPE, Problem
@@ -11,7 +12,11 @@ class Body:
     """Reads a WSGI input once, in pieces."""
 
     def __init__(self, environ: dict[str, Any], limit: int) -> None:
-        """Refuse what is announced as too large (413), encoded (415), or of no readable length (400) before reading."""
+        """Take the input; ``on_piece``, which may be set later, is called after each piece.
+
+        Refuse what is announced as too large (413), encoded (415), or of no readable length (400) before reading.
+        """
+        self.on_piece: Callable[[], None] | None = None
         self._stream = environ["wsgi.input"]
         self._limit = limit
         self._read = 0
@@ -33,6 +38,8 @@ class Body:
             self._ended = True
             raise Problem(BROKEN_BODY, "The body ended before its announced length.") from error
         self._read += len(piece)
+        if self.on_piece is not None:
+            self.on_piece()
         if self._read > self._limit:
             raise self._too_large()
         if not piece:

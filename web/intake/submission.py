@@ -67,6 +67,7 @@ def accept(services: Services, caller: Caller, request: Request) -> Accepted:
     given = read_query(QueryOptions)
     _check_type(request)
     once = Once(services, caller, idempotency_key())
+    body.on_piece = once.stay_alive
     submission = _Submission(services, caller, once)
     try:
         options = submission.receive(request, body, given)

@@ -145,3 +145,24 @@ def test_an_answer_is_kept_for_a_day(owner_db: Database, app_db: Database, tenan
     [row] = rows(owner_db, "SELECT * FROM idempotency_key")
     assert (row.fence, row.status, row.body, row.fingerprint, row.location) == (fence, None, None, None, None)
     settle(app_db, tenant, fence)
+
+
+def test_a_request_that_is_still_being_read_keeps_its_key(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    fence = started(app_db, tenant)
+    let_it_die(owner_db)
+    with app_db.transaction(tenant) as session:
+        idempotency.renew(session, tenant, KEY, fence, 60)
+    with pytest.raises(InFlight):
+        begin(app_db, tenant)
+
+
+def test_a_lease_that_was_taken_over_is_not_renewed_by_its_old_holder(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    old = started(app_db, tenant)
+    let_it_die(owner_db)
+    started(app_db, tenant)
+    let_it_die(owner_db)
+    with app_db.transaction(tenant) as session:
+        idempotency.renew(session, tenant, KEY, old, 60)
+    assert isinstance(begin(app_db, tenant), Started)

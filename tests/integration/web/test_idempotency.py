@@ -1,13 +1,18 @@
 """The same POST sent twice has one effect, whatever became of the first one."""
 
+import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
+from flask import Flask
 
 from shared.database import Database
 from shared.ledger import idempotency
+from shared.settings import Settings
 from tests.integration.web.conftest import JPEG, Caller
+from web.services import Services
 
 PHOTOS = [("a.jpg", JPEG), ("b.jpg", b"x")]
 
@@ -121,3 +126,34 @@ def test_a_stored_secret_is_sealed(clinic: Caller, owner_db: Database) -> None:
         stored = session.execute(sa.text("SELECT body::text FROM idempotency_key")).scalar_one()
     assert made["token"].split("_")[2] not in stored
     assert clinic.post("/v1/keys", {"name": "second", "scopes": ["jobs:read"]}, Idempotency_Key="key").json == made
+
+
+class Slow:
+    """A body that comes in three pieces; before the last one the lease of the first would be long over."""
+
+    def __init__(self, body: bytes, before_last: Callable[[], None]) -> None:
+        third = len(body) // 3
+        self._pieces = [body[:third], body[third : 2 * third], body[2 * third :]]
+        self._before_last = before_last
+
+    def read(self, _size: int = -1) -> bytes:
+        if len(self._pieces) == 1:
+            self._before_last()
+        time.sleep(0.3)
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+def test_a_long_upload_keeps_its_key(settings: Settings, owner_db: Database, clinic: Caller, app: Flask) -> None:
+    services: Services = app.extensions["poxvisio"]
+    short = settings.model_copy(update={"idempotency_lease": 0.6})
+    app.extensions["poxvisio"] = dataclasses.replace(services, settings=short)
+    alive = []
+
+    def look() -> None:
+        with owner_db.transaction() as session:
+            left = session.execute(sa.text("SELECT lease_until > clock_timestamp() FROM idempotency_key")).scalar_one()
+        alive.append(left)
+
+    answer = clinic.stream(Slow(JPEG, look), len(JPEG), Idempotency_Key="k-slow")
+    assert answer.status_code == 202
+    assert alive == [True]
