@@ -128,16 +128,25 @@ class Service:
                 time.sleep(_pause_asked_for(answer) or 0.5)  # too many wait already, so we were answered at once
 
     def results(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """Yield what became of each photo, in order once the job is closed."""
+        """Yield what became of each photo, in order once the job is closed.
+
+        Raises ``ServiceAway`` where the service says in its last line that it had to break off.
+        """
         with self._stream(f"/v1/jobs/{job_id}/results", "application/x-ndjson") as answer:
             for line in _lines(answer):
-                yield json.loads(line)
+                row = json.loads(line)
+                if "image" not in row:
+                    raise ServiceAway(row.get("detail", "the service broke off in the middle of the results"))
+                yield row
 
     def results_csv(self, job_id: str) -> Iterator[str]:
         """Yield the results as lines of CSV, the names of the columns first."""
         with self._stream(f"/v1/jobs/{job_id}/results", "text/csv") as answer:
             for line in _lines(answer):
-                yield line.decode()
+                text = line.decode()
+                if text.startswith("INCOMPLETE:"):
+                    raise ServiceAway(text)
+                yield text
 
     def receipt(self, job_id: str, stage: str | None = None) -> dict[str, Any]:
         """Return the job's signed receipt: the latest, or the one of a stage (``accepted``, ``closed``)."""

@@ -197,3 +197,20 @@ def test_results_of_an_unknown_job_are_a_refusal(scripted: Scripted, service: Se
     scripted.script = [(404, {}, {"title": "No", "detail": "There is nothing."})]
     with pytest.raises(ServiceRefused, match=r"404 There is nothing\."):
         list(service.results("job_1"))
+
+
+def test_results_that_break_off_are_an_error_after_what_came(scripted: Scripted) -> None:
+    cut = (
+        b'{"image": "img_1", "outcome": "classified"}\n{"type": "about:blank", "status": 503, "detail": "ask again"}\n'
+    )
+    scripted.script = [(200, {"Content-Type": "application/x-ndjson"}, cut)]
+    rows = Service(scripted.url, "key").results("job_1")
+    assert next(rows)["image"] == "img_1"
+    with pytest.raises(ServiceAway, match="ask again"):
+        next(rows)
+
+
+def test_a_table_that_breaks_off_is_an_error_too(scripted: Scripted) -> None:
+    scripted.script = [(200, {"Content-Type": "text/csv"}, b"ordinal,image\nINCOMPLETE: the database went away\n")]
+    with pytest.raises(ServiceAway, match="INCOMPLETE"):
+        list(Service(scripted.url, "key").results_csv("job_1"))
