@@ -135,7 +135,7 @@ class Service:
         with self._stream(f"/v1/jobs/{job_id}/results", "application/x-ndjson") as answer:
             for line in _lines(answer):
                 row = json.loads(line)
-                if "image" not in row:
+                if "status" in row and "outcome" not in row:
                     raise ServiceAway(row.get("detail", "the service broke off in the middle of the results"))
                 yield row
 
