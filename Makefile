@@ -41,6 +41,10 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e
 	$(BIN)/python -m pytest -q tests/e2e
 
+.PHONY: fuzz
+fuzz: .venv/.dev ## Send hostile files by the hundred thousand through the real decoder; SEED= repeats a run
+	@$(BIN)/python -m tests.security.photos.fuzz $(if $(SEED),--seed $(SEED))
+
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@$(BIN)/python -m venv build/lock

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_missing_sandbox_is_told_once_and_photos_are_decoded_all_the_same(
         "from worker.decoding.child import main\nmain(sys.argv[1:])\n"
     )
     monkeypatch.setattr(decoder, "_ROOT", tmp_path)
-    monkeypatch.setattr(decoder, "_is_told", decoder.threading.Event())
+    monkeypatch.setattr(decoder, "_is_told", threading.Event())
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
             one = Decoder(LIMITS, seconds=60)
