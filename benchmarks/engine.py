@@ -1,0 +1,139 @@
+"""Benchmark of the network alone: our engines against plain Keras with the same weights, and against the roof."""
+
+# ruff: noqa: PLC0415 - each process loads the one library that it measures
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.apart import ROOT, Apart, Took
+from benchmarks.machine import cores
+from benchmarks.report import Row, versus
+from benchmarks.roof import NoRoof, Roof
+from shared.bundle import load_bundle
+from worker.inference.openvino_engine import OpenVinoEngine, bf16_here
+from worker.inference.tensorflow_engine import TensorFlowEngine, load_by_name
+from worker.inference.weights import MEANS, load_reference, load_weights
+
+BUNDLE = ROOT / "models" / "demo"
+BATCH = 16
+# Multiply-accumulates of one photo, 10^9; those with the padding's zeros, which a network need not do, are 3.856.
+GMAC = 3.697
+
+Infer = Callable[[NDArray[np.uint8]], object]
+
+
+class Contender:
+    """One engine in a process of its own; each question is seconds of work in batches of 16."""
+
+    def __init__(self, engine: str, precision: str, threads: int, batch: int = BATCH) -> None:
+        bundle = load_bundle(BUNDLE)
+        seen = load_reference(bundle).photos
+        self._batch = np.concatenate([seen, seen[:, :, ::-1]] * batch)[:batch]
+        weights = load_weights(bundle)
+        if engine == "openvino":
+            with tempfile.TemporaryDirectory() as cache:
+                ours = OpenVinoEngine(weights, precision=precision, threads=threads, cache=Path(cache))
+            self._infer: Infer = ours.infer
+        elif engine == "tensorflow":
+            self._infer = TensorFlowEngine(weights, precision=precision, threads=threads).infer
+        else:
+            self._infer = _keras(weights, self._batch, threads)
+        self._infer(self._batch)
+
+    def __call__(self, seconds: float) -> int:
+        """Return how many photos went through."""
+        done, end = 0, time.perf_counter() + seconds
+        while not done or time.perf_counter() < end:
+            self._infer(self._batch)
+            done += len(self._batch)
+        return done
+
+
+def _keras(weights: Any, batch: NDArray[np.uint8], threads: int) -> Infer:
+    """Plain Keras as its documentation has it; what it does not have to do (preprocessing) is done before."""
+    import keras
+    import tensorflow as tf
+
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    base = keras.applications.ResNet50(weights=None, include_top=False, input_shape=batch.shape[1:], pooling="avg")
+    load_by_name(base, weights)
+    head = keras.layers.Dense(len(weights["head/bias"]), activation="softmax")
+    model = keras.Sequential([base, head])
+    head.set_weights([weights["head/kernel"], weights["head/bias"]])
+    prepared = (batch.astype(np.float32) - np.array(MEANS, dtype=np.float32))[..., ::-1]
+
+    def predict(_: NDArray[np.uint8]) -> object:
+        return model.predict(prepared, batch_size=len(batch), verbose=0)
+
+    return predict
+
+
+def run(*, quick: bool) -> Iterator[Row]:
+    """Measure with one thread, then with all cores."""
+    if quick:
+        yield from _run(1, batch=1, rounds=1, seconds=0.1)
+        return
+    for threads in (1, cores()):
+        yield from _run(threads, batch=BATCH, rounds=7, seconds=1.5)
+
+
+def _run(threads: int, batch: int, rounds: int, seconds: float) -> Iterator[Row]:
+    asked = [("keras", "f32"), ("openvino", "f32"), ("tensorflow", "f32")]
+    if bf16_here():
+        asked[1:1] = [("openvino", "bf16")]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            roof, why = Roof(Path(folder)), ""
+        except NoRoof as error:
+            roof, why = None, str(error)
+        parts = {
+            (engine, precision): Apart(
+                "benchmarks.engine:Contender", engine=engine, precision=precision, threads=threads, batch=batch
+            )
+            for engine, precision in asked
+        }
+        try:
+            took: dict[tuple[str, str], list[Took]] = {name: [] for name in asked}
+            roofs: dict[str, list[float]] = {precision: [] for _, precision in asked}
+            for part in parts.values():
+                part.ask(seconds=seconds)
+            for _ in range(rounds):
+                for name, part in parts.items():
+                    took[name].append(part.ask(seconds=seconds))
+                for precision, found in roofs.items():
+                    if roof:
+                        found.append(roof.gmac_per_cpu_second(precision, min(seconds, 0.5), at_once=threads))
+        finally:
+            for part in parts.values():
+                part.close()
+    yield from _rows(threads, batch, took, roofs, why)
+
+
+def _rows(
+    threads: int, batch: int, took: dict[tuple[str, str], list[Took]], roofs: dict[str, list[float]], why: str
+) -> Iterator[Row]:
+    rates = {name: statistics.median(one.value / one.cpu for one in found) for name, found in took.items()}
+    walls = {name: statistics.median(one.value / one.wall for one in found) for name, found in took.items()}
+    with_threads = "1 thread" if threads == 1 else f"{threads} threads"
+    keras = rates["keras", "f32"]
+    for (engine, precision), rate in rates.items():
+        if engine == "keras":
+            continue
+        what = f"{engine} {precision}, {with_threads}"
+        least, share = (2.4, 0.9) if (engine, precision) == ("openvino", "bf16") else (None, None)
+        note = f"{walls[engine, precision]:.1f} photos/s by the clock, Keras {walls['keras', 'f32']:.1f}"
+        yield versus(what, rate, "photos/CPU-s", f"Keras predict, batch {batch}", keras, at_least=least, note=note)
+        what = f"{what}, share of the roof"
+        if engine == "openvino" and not roofs[precision]:
+            yield Row(what, rate, "photos/CPU-s", "the roof", at_least=share, note=why)
+        elif engine == "openvino":
+            top = statistics.median(roofs[precision])
+            yield versus(what, rate, "photos/CPU-s", f"at {top:.1f} GMAC/s a core", top / GMAC, at_least=share)
