@@ -114,6 +114,34 @@ def test_of_two_requests_at_once_one_begins(owner_db: Database, app_db: Database
             second.result(20)
 
 
+def renew(app_db: Database, tenant: UUID, fence: int) -> None:
+    with app_db.transaction(tenant) as session:
+        idempotency.renew(session, tenant, KEY, fence, 600)
+
+
+def test_a_renewed_key_is_not_taken_over(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    fence = started(app_db, tenant, 5)
+    renew(app_db, tenant, fence)
+    with pytest.raises(InFlight) as refused:
+        begin(app_db, tenant)
+    assert refused.value.retry_after > 500
+    let_it_die(owner_db)
+    renew(app_db, tenant, fence)  # late, but nobody came in between
+    with pytest.raises(InFlight):
+        begin(app_db, tenant)
+    settle(app_db, tenant, fence)
+
+
+def test_a_request_that_was_taken_over_renews_nothing(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    old = started(app_db, tenant)
+    let_it_die(owner_db)
+    started(app_db, tenant, 5)
+    renew(app_db, tenant, old)
+    with pytest.raises(InFlight) as refused:
+        begin(app_db, tenant)
+    assert refused.value.retry_after <= 5
+
+
 def test_a_forgotten_key_is_free(owner_db: Database, app_db: Database, tenant: UUID) -> None:
     fence = started(app_db, tenant)
     with app_db.transaction(tenant) as session:
