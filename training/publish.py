@@ -65,9 +65,9 @@ def write_bundle(
 ) -> str:
     """Writes the sealed files, then the card that lists their SHA-256, and returns the digest."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file(dict(weights), out / WEIGHTS)
-    save_file(dict(gate), out / GATE)
-    save_file(dict(parity), out / PARITY)
+    for name, tensors in ((WEIGHTS, weights), (GATE, gate), (PARITY, parity)):
+        save_file(dict(tensors), out / name)
+        (out / name).chmod(0o644)  # safetensors keeps its files from everyone else, workers included
     (out / CALIBRATION).write_text(_pretty(calibration), encoding="utf-8")
     return write_card(out, {"use": "research-only", "statement": RESEARCH_USE, **card})
 
