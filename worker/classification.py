@@ -85,6 +85,7 @@ class Classification:
         self._open: dict[UUID, Work] = {}
         self._stopping = threading.Event()
         self._looked_at = 0.0
+        self._claimed = 0
         self.images_per_second = _FIRST_GUESS
         self.answered = 0
 
@@ -106,17 +107,24 @@ class Classification:
         """
         before = self.answered
         try:
-            for batch in self._batches(self._photos.read(self._claims())):
-                self._serve_waiting_people()
-                self._work_off(batch)
-                if self._stopping.is_set():
-                    break
-            self._wait_for_finisher(0)
+            while self._work_through() and not self._stopping.is_set():
+                pass
         except DatabaseAway as error:
             log.warning("drain_interrupted", error=str(error))
         finally:
             self._give_back()
         return self.answered - before
+
+    def _work_through(self) -> bool:
+        """Claim and work until no more is to be had beside what is claimed; return whether there was anything."""
+        before = self._claimed
+        for batch in self._batches(self._photos.read(self._claims())):
+            self._serve_waiting_people()
+            self._work_off(batch)
+            if self._stopping.is_set():
+                break
+        self._wait_for_finisher(0)
+        return self._claimed > before
 
     @property
     def _batch_size(self) -> int:
@@ -133,9 +141,20 @@ class Classification:
             yield from _requests(units)
 
     def _claim(self, wanted: int, lanes: Iterable[str]) -> list[Work]:
+        """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process."""
+        if any(work.unit.crashes for work in self._open.values()):
+            return []
         claimed_at = time.monotonic()
         with self._database.transaction() as session:
-            units = claim(session, self._holder, units=wanted, lease_seconds=self._keeper.seconds, lanes=lanes)
+            units = claim(
+                session,
+                self._holder,
+                units=wanted,
+                lease_seconds=self._keeper.seconds,
+                lanes=lanes,
+                busy=not self._keeper.is_empty,
+            )
+        self._claimed += len(units)
         self._keeper.add(units, claimed_at)
         works = [Work(unit) for unit in units]
         self._open.update((work.unit.id, work) for work in works)

@@ -39,7 +39,11 @@ def release_dead(database: Database) -> int:
     """Release the leases that dead processes of this host hold, and return how many there were."""
     with database.transaction() as session:
         dead = [holder for holder in reap.holders(session, host_name()) if not is_alive(holder)]
-        released = sum(reap.release(session, holder).total for holder in dead)
+    released = 0
+    for holder in dead:
+        # A release may count into jobs, which is the last thing that a transaction does.
+        with database.transaction() as session:
+            released += reap.release(session, holder).total
     if released:
         log.warning("leases_of_dead_released", holders=len(dead), units=released)
     return released

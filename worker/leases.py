@@ -46,9 +46,16 @@ class LeaseKeeper:
             found = self._held.get(unit_id)
         return found is not None and time.monotonic() < found[1] - margin
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing is held."""
+        return not self._held
+
     def leases(self, unit_ids: Iterable[UUID]) -> list[Lease]:
         """Return the leases of those of the units that are still ours."""
-        return [self._held[unit_id][0] for unit_id in unit_ids if self.holds(unit_id)]
+        with self._lock:
+            held = dict(self._held)  # a heartbeat may lose some of them meanwhile
+        return [held[unit_id][0] for unit_id in unit_ids if unit_id in held and self.holds(unit_id)]
 
     def drop(self, unit_ids: Iterable[UUID]) -> None:
         """Stop caring for units that are done, given back or lost."""

@@ -116,24 +116,31 @@ _HEARTBEAT = sa.text("""
 
 
 def claim(
-    session: Session, worker: str, *, units: int, lease_seconds: float, lanes: Iterable[str] = LANES
+    session: Session,
+    worker: str,
+    *,
+    units: int,
+    lease_seconds: float,
+    lanes: Iterable[str] = LANES,
+    busy: bool = False,
 ) -> list[Claimed]:
     """Take up to ``units`` of the first ready units for ``worker``, in the order of their tags.
 
     A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
-    with it. Jobs whose first unit this is begin to run, with their event.
+    with it; a worker that says it is ``busy`` with other units gets nothing as long as a suspect is first, and none.
+    Jobs whose first unit this is begin to run, with their event.
     """
     asked = {"worker": worker, "units": units, "lease": lease_seconds, "lanes": list(lanes)}
     rows: Sequence[sa.Row[tuple[object, ...]]] = []
     look = _INTERACTIVE if asked["lanes"] == ["interactive"] else _ANY
     suspect_first = session.execute(look.head, asked).scalar_one_or_none()
-    if suspect_first is None:
+    if suspect_first is None or (suspect_first and busy):
         return []
     # The other kind comes second: all of the first may be in other hands by now.
     for suspect in (suspect_first, not suspect_first):
-        if not rows and suspect:
+        if not rows and suspect and not busy:
             rows = session.execute(look.suspect, {**asked, "units": 1}).all()
-        elif not rows:
+        elif not rows and not suspect:
             rows = session.execute(look.healthy, asked).all()
     if not rows:
         return []

@@ -194,6 +194,24 @@ def test_a_suspect_behind_locked_units_is_found(
         assert [unit.first for unit in claim(other, "h/b", units=9, lease_seconds=LEASE)] == [64]
 
 
+def test_a_busy_worker_gets_no_suspect_and_nothing_past_one(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    def busy(units: int) -> list[int]:
+        with worker_db.transaction() as session:
+            found = claim(session, "host/worker", units=units, lease_seconds=LEASE, busy=True)
+        return [unit.first for unit in found]
+
+    submit_job(app_db, tenant, 128)
+    suspects(owner_db, 32, 96)
+    assert busy(1) == [0]
+    assert busy(9) == []
+    assert [unit.first for unit in take(worker_db, 9)] == [32]
+    assert busy(9) == [64]
+    assert busy(9) == []
+    assert [unit.first for unit in take(worker_db, 9)] == [96]
+
+
 def test_one_urgent_photo_is_in_the_very_next_claim_whatever_is_queued(
     owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
 ) -> None:
