@@ -71,13 +71,14 @@ class Upkeep:
         """Do one sweep, send tokens for what is ready, and now and then keep house."""
         found = sweep(self._database)
         if found is not None:
-            if found.reaped.total or found.promoted or found.expired:
+            if found.reaped.total or found.promoted or found.expired or found.stopped:
                 log.info(
                     "swept",
                     reaped=found.reaped.total,
                     quarantined=found.reaped.quarantined,
                     promoted=found.promoted,
                     expired=found.expired,
+                    stopped=found.stopped,
                 )
             self._broker.wake(lane for lane, units in found.ready.items() for _ in range(min(units, found.workers)))
             self._delete_originals()
