@@ -1,4 +1,4 @@
-"""The database as SQLAlchemy sees it: one class a table, no behaviour.
+"""The database as SQLAlchemy sees it: one class a table, no behaviour. One long list on purpose: it is read as a whole.
 
 The schema itself, with its policies and roles, is made by ``migrations/`` alone; a test compares the two. Every tenant
 table carries ``tenant_id``, and foreign keys inside a tenant are composite, because foreign keys ignore row-level
