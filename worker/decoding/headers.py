@@ -68,7 +68,7 @@ def read_header(data: bytes, *, max_pixels: int) -> Header:
         raise Unusable("unknown_type")
     check_size(header.width, header.height, max_pixels)
     if header.scans:
-        _check_scans(data, header.scans)
+        _check_scans(data, header.scans, header.components)
     return header
 
 
@@ -111,18 +111,39 @@ def _walk_jpeg(data: bytes) -> Header:
     raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
 
 
-def _check_scans(data: bytes, pos: int) -> None:
-    """Count the scans from ``pos`` on: a few bytes each can make a decoder walk the whole picture once more."""
+def _check_scans(data: bytes, pos: int, components: int) -> None:
+    """Follow the scans of a progressive JPEG from ``pos`` to its end (T.81, G.1.1.1).
+
+    A few bytes of scan can make a decoder walk the whole picture once more, so their number is bounded. And a decoder
+    is content with the scans that are there, so each bit of each coefficient must have come in one of them.
+    """
     scans = 0
+    missing_bits: dict[int, list[int]] = {}
     for _ in range(_MAX_CHUNKS):
         found = _MARKER.search(data, pos)
         if found is None or found.group() == b"\xff\xd9":
+            if len(missing_bits) < components or any(map(any, missing_bits.values())):
+                raise Unusable("damaged", "Scans of the JPEG are missing.")
             return
-        scans += found.group() == b"\xff\xda"
+        start = found.end()
+        pos = start + max(2, int.from_bytes(data[start : start + 2], "big"))
+        if found.group() == b"\xff\xda":
+            scans += 1
+            _note_scan(data[start + 2 : pos], missing_bits)
         if scans > _MAX_SCANS:
             break
-        pos = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
     raise Unusable("unknown_type", "The file is a JPEG of more scans than encoders write.")
+
+
+def _note_scan(head: bytes, missing_bits: dict[int, list[int]]) -> None:
+    """Note how many bits of which coefficients of which components are still to come after a scan (T.81, B.2.3)."""
+    count = head[0] if head else 0
+    if len(head) < 4 + 2 * count:
+        raise Unusable("damaged", "The header of a scan is damaged or cut off.")
+    first, last, bits = head[1 + 2 * count : 4 + 2 * count]
+    for component in head[1 : 1 + 2 * count : 2]:
+        left = missing_bits.setdefault(component, [1] * 64)
+        left[first : last + 1] = [bits & 15] * len(left[first : last + 1])
 
 
 def _jpeg_frame(marker: int, body: bytes) -> tuple[int, int, int, bool]:

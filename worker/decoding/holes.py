@@ -2,7 +2,8 @@
 
 A disk or a transfer that loses data leaves zeros. Huffman codes fall back into step after them, so a decoder often sees
 nothing wrong, while everything below has another colour. But a run of zero bits means the first symbol of each table
-again and again, and for nearly every photo's tables that is no picture a camera takes.
+again and again, and for nearly every photo's tables that is no picture a camera takes: either it means no flat blocks,
+or it means the ends of blocks one by one in a scan whose table has codes for many ends at once.
 """
 
 import re
@@ -16,8 +17,8 @@ _MAX_MARKERS = 4096
 _RUN_OF_ZEROS = 15
 _TABLE_HEAD = 17  # class and number, then how many codes there are of each length
 
-_Tables = dict[int, int]
-"""The first symbol of each Huffman table, by class and number as in T.81, B.2.4.2."""
+_Tables = dict[int, bytes]
+"""The symbols of each Huffman table, shortest code first, by class and number as in T.81, B.2.4.2."""
 
 
 def has_hole(data: bytes) -> bool:
@@ -34,7 +35,7 @@ def has_hole(data: bytes) -> bool:
         length = int.from_bytes(data[start : start + 2], "big")
         body, pos = data[start + 2 : start + length], start + length
         if marker == _DHT:
-            tables |= _first_symbols(body)
+            tables |= _symbols(body)
         elif marker in _SEQUENTIAL or marker == _PROGRESSIVE:
             frame = marker
         elif marker == _SOS and frame:
@@ -44,12 +45,12 @@ def has_hole(data: bytes) -> bool:
     return False
 
 
-def _first_symbols(body: bytes) -> _Tables:
-    """Read the tables of a segment: the first symbol of each is the one whose code is all zeros."""
+def _symbols(body: bytes) -> _Tables:
+    """Read the tables of a segment. The code of the first symbol is all zeros."""
     tables: _Tables = {}
     while len(body) > _TABLE_HEAD:
         count = sum(body[1:_TABLE_HEAD])
-        tables[body[0]] = body[_TABLE_HEAD]
+        tables[body[0]] = body[_TABLE_HEAD : _TABLE_HEAD + count]
         body = body[_TABLE_HEAD + count :]
     return tables
 
@@ -62,9 +63,14 @@ def _zeros_fit(frame: int, scan: bytes, tables: _Tables) -> bool:
     used = [(scan[2 + 2 * n] >> 4, 0x10 | scan[2 + 2 * n] & 0x0F) for n in range(count)]
     first, _, bits = struct.unpack_from("BBB", scan, 1 + 2 * count)
     if frame in _SEQUENTIAL:
-        return all(tables.get(dc) == 0 and tables.get(ac) == 0 for dc, ac in used)
-    if bits >> 4:  # a refinement: plain bits, of which most are zero
-        return True
+        return all(tables.get(dc, b"")[:1] == tables.get(ac, b"")[:1] == b"\0" for dc, ac in used)
     if first == 0:
-        return all(tables.get(dc) == 0 for dc, _ in used)
-    return all((symbol := tables.get(ac, 1)) & 0x0F == 0 and symbol >> 4 != _RUN_OF_ZEROS for _, ac in used)
+        # A refinement is plain bits, and the same one for a whole flat area.
+        return bits >> 4 > 0 or all(tables.get(dc, b"")[:1] == b"\0" for dc, _ in used)
+    return all(_ends_fit(tables.get(ac, b"")) for _, ac in used)
+
+
+def _ends_fit(symbols: bytes) -> bool:
+    """Whether an encoder with these symbols writes the ends of many flat blocks as zeros, one end after the other."""
+    ends = [symbol >> 4 for symbol in symbols if not symbol & 0x0F and symbol >> 4 != _RUN_OF_ZEROS]
+    return symbols[:1] == b"\0" and not any(ends)  # else it counts them
