@@ -275,3 +275,18 @@ def test_a_child_that_tells_the_truth_is_believed(monkeypatch: pytest.MonkeyPatc
     one.close()
     assert isinstance(answer, Decoded)
     assert answer.copy == b"\xff\xd8"
+
+
+def test_a_child_that_waits_is_not_charged_and_one_that_works_without_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waiting = _child_that(
+        monkeypatch, tmp_path / "waiting", f"{_READY}\ntime.sleep(1)\nsay(good, picture)\ntime.sleep(600)"
+    )
+    waiting._cpu_seconds = 0.5
+    assert isinstance(waiting.decode(GOOD), Decoded)
+    waiting.close()
+    working = _child_that(monkeypatch, tmp_path / "working", f"{_READY}\nwhile True: pass")
+    working._cpu_seconds = 0.5
+    assert working.decode(GOOD) == Rejected("timed_out", "The decoder took too long over this file.")
+    assert working.pid is None

@@ -148,6 +148,17 @@ def test_a_cut_jpeg_is_damaged_even_with_an_end_put_behind_it(options: dict[str,
         assert _reason(cut + b"\xff\xd9") == "damaged", share
 
 
+def test_a_progressive_jpeg_without_one_of_its_scans_is_damaged_and_one_of_too_many_is_no_photo() -> None:
+    for mode in ("L", "RGB", "CMYK"):
+        jpeg = files.encoded(files.photo(320, 240).convert(mode), progressive=True)
+        starts = [at for at in range(len(jpeg)) if jpeg.startswith(b"\xff\xda", at)]
+        assert len(starts) > 5
+        tables = [jpeg.rindex(b"\xff\xc4", 0, start) for start in starts[1:]]
+        assert [_reason(jpeg[:start] + b"\xff\xd9") for start in tables] == ["damaged"] * len(tables)
+        assert _reason(jpeg[:-2] + jpeg[tables[-1] : -2] * 70 + b"\xff\xd9") == "unknown_type"
+        assert _reason(jpeg) == "good"
+
+
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}, {"subsampling": 0}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_zeroed_bytes_in_a_jpeg_are_damage_wherever_they_are(mode: str, options: dict[str, Any]) -> None:
