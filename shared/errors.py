@@ -14,6 +14,7 @@ PoxVisioError
 └── BundleError        there is no network to answer with; nothing may be made up instead
     ├── BundleMissing
     ├── BundleAltered
+    ├── EngineRefused
     └── ParityFailed
 
 HTTP status codes are chosen in ``web/problems.py`` alone.
@@ -74,6 +75,10 @@ class BundleMissing(BundleError):
 
 class BundleAltered(BundleError):
     """A file of the bundle is not what its card says. Jobs wait."""
+
+
+class EngineRefused(BundleError):
+    """The engine cannot be built on this machine or in this process. Jobs wait."""
 
 
 class ParityFailed(BundleError):

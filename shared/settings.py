@@ -132,13 +132,15 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_DECODERS",
         description="Decoding children of a worker; 0: one per core",
     )
-    engine: Literal["auto", "openvino", "tensorflow"] = Field(
-        default="auto", validation_alias="POXVISIO_ENGINE", description="Engine of the network"
+    engine: Literal["auto", "openvino", "tensorflow", "torch"] = Field(
+        default="auto",
+        validation_alias="POXVISIO_ENGINE",
+        description="openvino, tensorflow or torch; auto: TensorFlow, else PyTorch, on a GPU it sees, else OpenVINO",
     )
-    precision: Literal["auto", "f32", "bf16"] = Field(
+    precision: Literal["auto", "f32", "f16", "bf16"] = Field(
         default="auto",
         validation_alias="POXVISIO_PRECISION",
-        description="Arithmetic of the network; auto: bf16 where the processor has it",
+        description="f32, f16 or bf16; auto: a half one where the device has it and the bundle was proved in it",
     )
     engine_threads: int = Field(
         default=0,

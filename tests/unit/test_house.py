@@ -15,7 +15,7 @@ from shared.ledger.fairness import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "shared", "training", "web", "worker", "migrations")
-ENGINES = ("tensorflow", "keras", "openvino")
+ENGINES = ("tensorflow", "keras", "torch", "openvino")
 SETTINGS = {
     "DATABASE_URL": "postgresql://worker:p@127.0.0.1:1/poxvisio",
     "REDIS_URL": "redis://127.0.0.1:1/0",

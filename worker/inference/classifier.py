@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,16 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle
+from worker.inference import openvino_engine, tensorflow_engine, torch_engine
 from worker.inference.answers import Answer, Calibration, answers_from
+from worker.inference.compiled import compiled_folder
+from worker.inference.devices import gpu_seen_by
 from worker.inference.engine import Engine
-from worker.inference.openvino_engine import OpenVinoEngine, bf16_here
 from worker.inference.parity import check_parity
 from worker.inference.preprocess import SIDE, Quality
-from worker.inference.tensorflow_engine import TensorFlowEngine, gpu_here
-from worker.inference.weights import load_weights
+from worker.inference.weights import Weights, load_weights
 
-ENGINES = ("auto", "openvino", "tensorflow")
-PRECISIONS = ("auto", "f32", "bf16")
+ENGINES = ("auto", "openvino", "tensorflow", "torch")
+PRECISIONS = ("auto", "f32", "f16", "bf16")
+_HALVES = {
+    "openvino": openvino_engine.halves_here,
+    "tensorflow": tensorflow_engine.halves_here,
+    "torch": torch_engine.halves_here,
+}
 
 
 class Classifier:
@@ -37,18 +40,19 @@ class Classifier:
     def load(
         cls, bundle: Bundle, *, engine: str = "auto", precision: str = "auto", threads: int = 0, cache: Path
     ) -> Self:
-        """Compiles the network (0.3 s with OpenVINO, 3 s with TensorFlow) and checks it against the bundle's reference.
+        """Compiles the network (0.3 s with OpenVINO, 3 s with Keras) and checks it against the bundle's reference.
 
-        engine "auto": TensorFlow where it is installed and sees a GPU, else OpenVINO. precision "auto": bf16 where the
-        OpenVINO CPU has it and the bundle was proved in it, else f32. threads 0: one per core. Compiled code and the
-        parity record go to a folder of the bundle's digest inside `cache`. Raises ParityFailed, BundleAltered;
-        ValueError for an unknown name.
+        engine "auto": TensorFlow where it sees a GPU, else PyTorch where it sees one, else OpenVINO. precision "auto":
+        the first half precision that the device is faster in and the bundle was proved in, else f32. threads 0: one
+        per core. Compiled code and the parity record go to a folder of their own inside `cache`. Raises ParityFailed,
+        BundleAltered; EngineRefused where the engine cannot be built here; ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
             raise ValueError(f"engine is one of {', '.join(ENGINES)} and precision one of {', '.join(PRECISIONS)}")
-        folder = cache / bundle.digest[:16]
-        with _alone_in(folder):
-            compiled = _engine(bundle, engine, precision, threads, folder)
+        library = _library() if engine == "auto" else engine
+        arithmetic = _arithmetic(bundle, library) if precision == "auto" else precision
+        with compiled_folder(cache, bundle, library, arithmetic) as folder:
+            compiled = _built(load_weights(bundle), library, arithmetic, threads, folder)
             check_parity(compiled, bundle, folder)
         return cls(bundle, compiled, Calibration.of(bundle))
 
@@ -66,24 +70,20 @@ class Classifier:
         return answers_from(self.engine.infer(pixels), quality, self._calibration)
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the cache against other workers of this machine: OpenVINO's files race when two compile at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _library() -> str:
+    if gpu_seen_by("tensorflow"):
+        return "tensorflow"
+    return "torch" if gpu_seen_by("torch") else "openvino"
 
 
-def _engine(bundle: Bundle, engine: str, precision: str, threads: int, folder: Path) -> Engine:
-    weights = load_weights(bundle)
-    if engine == "tensorflow" or (engine == "auto" and _gpu_with_tensorflow()):
-        return TensorFlowEngine(weights, precision="f32" if precision == "auto" else precision, threads=threads)
-    proved = "bf16" in bundle.calibration["precisions"] and bf16_here()
-    chosen = ("bf16" if proved else "f32") if precision == "auto" else precision
-    return OpenVinoEngine(weights, precision=chosen, threads=threads, cache=folder)
+def _arithmetic(bundle: Bundle, library: str) -> str:
+    proved = bundle.calibration["precisions"]
+    return next((half for half in _HALVES[library]() if half in proved), "f32")
 
 
-def _gpu_with_tensorflow() -> bool:
-    # The device file first: importing TensorFlow costs seconds and half a gigabyte on machines without a GPU.
-    return Path("/dev/nvidiactl").exists() and importlib.util.find_spec("tensorflow") is not None and gpu_here()
+def _built(weights: Weights, library: str, precision: str, threads: int, folder: Path) -> Engine:
+    if library == "tensorflow":
+        return tensorflow_engine.TensorFlowEngine(weights, precision=precision, threads=threads)
+    if library == "torch":
+        return torch_engine.TorchEngine(weights, precision=precision, threads=threads)
+    return openvino_engine.OpenVinoEngine(weights, precision=precision, threads=threads, cache=folder)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+OUTPUTS = ("logits", "evidence", "features")
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,17 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The library that computes: "openvino" or "tensorflow"."""
+        """The library that computes: "openvino", "tensorflow" or "torch"."""
         ...
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the inner layers: "f32" or "bf16"."""
+        """Arithmetic of the inner layers: "f32", "f16" or "bf16"."""
+        ...
+
+    @property
+    def measured(self) -> Mapping[str, object]:
+        """What was measured on the device when the engine was built, for the parity record; empty on a CPU."""
         ...
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:

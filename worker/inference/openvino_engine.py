@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,24 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from worker.inference.engine import Outputs
+from shared.errors import EngineRefused
+from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.preprocess import SIDE
-from worker.inference.weights import MEANS, NORM_EPSILON, Block, Weights, blocks, evidence_head
+from worker.inference.weights import MEANS, Block, Weights, blocks, evidence_head, folded
 
-_OUTPUTS = ("logits", "evidence", "features")
 # Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU.
 _CHUNK = 16
+_PRECISIONS = ("f32", "bf16")
 
 
 def bf16_here() -> bool:
     """Whether this CPU computes in bfloat16."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def halves_here() -> tuple[str, ...]:
+    """The half precisions in which this CPU is faster than in float32, best first."""
+    return ("bf16",) if bf16_here() else ()
 
 
 class OpenVinoEngine:
@@ -36,7 +43,10 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, weights: Weights, *, precision: str, threads: int, cache: Path) -> None:
+        if precision not in _PRECISIONS:
+            raise EngineRefused(f"OpenVINO computes in {' or '.join(_PRECISIONS)} here, not in {precision}.")
         self.precision = precision
+        self.measured: Mapping[str, object] = {}
         core = ov.Core()
         settings: dict[str, Any] = {
             # With pinning two one-thread processes share the first core and halve.
@@ -68,7 +78,7 @@ class OpenVinoEngine:
             part.set_input_tensor(tensor)
             part.infer()
             tensor = part.get_output_tensor(0)
-        return [np.array(self._parts[-1].get_tensor(name).data, dtype=np.float32) for name in _OUTPUTS]
+        return [np.array(self._parts[-1].get_tensor(name).data, dtype=np.float32) for name in OUTPUTS]
 
 
 def resnet50(weights: Weights) -> ov.Model:
@@ -115,7 +125,7 @@ def _heads(weights: Weights, x: Any) -> list[Any]:
     strips = ops.convolution(x, ops.constant(direction.reshape(1, -1, 1, 1)), [1, 1], [0, 0], [0, 0], [1, 1])
     evidence = ops.squeeze(ops.add(strips, ops.constant(offset)), ops.constant(np.array([1], dtype=np.int64)))
     results = [ops.result(node) for node in (logits, evidence, features)]
-    for name, result in zip(_OUTPUTS, results, strict=True):
+    for name, result in zip(OUTPUTS, results, strict=True):
         result.output(0).get_tensor().set_names({name})
     return results
 
@@ -138,10 +148,8 @@ def _convolution(weights: Weights, name: str, x: Any, *, stride: int = 1, pad: i
 
 def _folded(weights: Weights, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Kernel [out, in, height, width] and bias [out] of a convolution with its BatchNorm."""
-    scale = weights[f"{name}_bn/gamma"] / np.sqrt(weights[f"{name}_bn/moving_variance"] + NORM_EPSILON)
-    kernel = np.transpose(weights[f"{name}_conv/kernel"] * scale, (3, 2, 0, 1))
-    shift = (weights[f"{name}_conv/bias"] - weights[f"{name}_bn/moving_mean"]) * scale + weights[f"{name}_bn/beta"]
-    return kernel.astype(np.float32), shift.astype(np.float32)
+    kernel, shift = folded(weights, name)
+    return np.transpose(kernel, (3, 2, 0, 1)), shift
 
 
 def _applied(kernel: NDArray[np.float32], shift: NDArray[np.float32], x: Any, *, stride: int, pad: int) -> Any:

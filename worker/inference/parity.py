@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,19 @@ from numpy.typing import NDArray
 from shared.bundle import Bundle
 from shared.errors import ParityFailed
 from worker.inference.answers import probabilities_of
+from worker.inference.compiled import RECORD, identity
 from worker.inference.engine import Engine
 from worker.inference.weights import load_reference
 
 # Largest difference of a calibrated probability; measured over photo-like images, with room.
-BOUNDS = {"f32": 1e-4, "bf16": 1e-2}
+BOUNDS = {"f32": 1e-4, "f16": 1e-2, "bf16": 1e-2}
 
 
 def check_parity(engine: Engine, bundle: Bundle, cache: Path) -> float:
     """The largest difference of a calibrated probability over the bundle's reference photos.
 
     1. Runs the reference photos through the engine.
-    2. Writes the record (digest, engine, precision, processor, difference) beside the compiled engine.
+    2. Writes the record (digest, engine, precision, processor, difference, measurements) beside the compiled engine.
     3. Raises ParityFailed beyond the bound of the engine's precision, or where a label differs.
     """
     reference = load_reference(bundle)
@@ -32,38 +32,22 @@ def check_parity(engine: Engine, bundle: Bundle, cache: Path) -> float:
     found = probabilities_of(engine.infer(reference.photos).logits, temperature)
     difference = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
     flipped = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    _record(engine, bundle, cache, difference, flipped)
-    if difference > BOUNDS[engine.precision] or flipped:
+    passed = difference <= BOUNDS[engine.precision] and not flipped
+    record = {
+        **identity(bundle, engine.name, engine.precision),
+        "passed": passed,
+        "max_difference": difference if np.isfinite(difference) else None,
+        "flipped_labels": flipped,
+        **engine.measured,
+    }
+    (cache / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if not passed:
         raise ParityFailed(
             f"{engine.name} in {engine.precision} differs from the reference of bundle {bundle.id} by {difference:.2g} "
             f"({BOUNDS[engine.precision]:g} allowed) and flips {flipped} of {len(expected)} labels on this processor: "
             "choose another precision or engine."
         )
     return difference
-
-
-def _record(engine: Engine, bundle: Bundle, cache: Path, difference: float, flipped: int) -> None:
-    record = {
-        "bundle": bundle.id,
-        "digest": bundle.digest,
-        "engine": engine.name,
-        "precision": engine.precision,
-        "cpu": _processor(),
-        "max_difference": difference if np.isfinite(difference) else None,
-        "flipped_labels": flipped,
-    }
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / f"parity-{engine.name}-{engine.precision}.json").write_text(
-        json.dumps(record, indent=2) + "\n", encoding="utf-8"
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def largest_difference(one: NDArray[np.float32], other: NDArray[np.float32], temperature: float) -> float:

@@ -3,67 +3,86 @@
 # ruff: noqa: PLC0415 - TensorFlow is imported by whoever loads this engine and by no one else
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.inference.engine import Outputs
+from worker.inference.batching import CPU_SIZES, as_record, chosen_size, in_shapes, measured_seconds
+from worker.inference.devices import tensor_core_halves
+from worker.inference.engine import OUTPUTS, Outputs
+from worker.inference.keras_backend import POLICIES, keras_on
 from worker.inference.preprocess import SIDE
 from worker.inference.weights import MEANS, Weights, evidence_head
 
-# One shape each: TensorFlow picks its kernels by shape, and every shape is traced once.
-_BATCHES = (2, 8, 32)
-_POLICIES = {"f32": "float32", "bf16": "mixed_bfloat16"}
 
-
-def gpu_here() -> bool:
-    """Whether TensorFlow sees a GPU; imports TensorFlow."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
+def halves_here() -> tuple[str, ...]:
+    """The half precisions in which the GPU is faster than in float32, best first; none without a GPU."""
+    tf = _tensorflow()
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return ()
+    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+    return tensor_core_halves(tuple(capability))
 
 
 class TensorFlowEngine:
-    """The Keras network behind `tf.function`. Batches are padded to a few fixed sizes."""
+    """The Keras network behind `tf.function`, in batches of fixed sizes: TensorFlow picks its kernels by shape.
+
+    On a GPU XLA compiles it and every batch has the one size that measuring chose, so that a photo meets the same
+    kernels in any company.
+    """
 
     name = "tensorflow"
 
     def __init__(self, weights: Weights, *, precision: str, threads: int) -> None:
-        import tensorflow as tf
-
+        tf = _tensorflow()
         self.precision = precision
-        _prepare(tf, threads)
-        model = inference_network(weights, policy=_POLICIES[precision])
+        gpus = tf.config.list_physical_devices("GPU")
+        _prepare(tf, gpus, threads)
+        model = inference_network(weights, policy=POLICIES[precision])
         self._tf = tf
-        self._call = tf.function(lambda photos: model(photos, training=False), reduce_retracing=False)
+        # XLA gains on a GPU and loses on a CPU.
+        self._call = tf.function(
+            lambda photos: model(photos, training=False), reduce_retracing=False, jit_compile=bool(gpus)
+        )
+        self._sizes: tuple[int, ...] = CPU_SIZES
+        self.measured: Mapping[str, object] = {}
+        if gpus:
+            seconds = measured_seconds(self._run, exhausted=(tf.errors.ResourceExhaustedError,))
+            self._sizes = (chosen_size(seconds),)
+            details = tf.config.experimental.get_device_details(gpus[0])
+            self.measured = as_record(details.get("device_name", "GPU"), seconds)
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
         """Outputs of RGB photos [n, 224, 224, 3], any n >= 1."""
-        parts = [self._padded(batch[at : at + _BATCHES[-1]]) for at in range(0, len(batch), _BATCHES[-1])]
-        logits, evidence, features = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Outputs(logits, evidence, features)
+        return in_shapes(self._run, batch, self._sizes)
 
-    def _padded(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        count = len(batch)
-        size = next(size for size in _BATCHES if size >= count)
-        full = np.zeros((size, SIDE, SIDE, 3), dtype=np.uint8)
-        full[:count] = batch
-        found = self._call(self._tf.constant(full))
-        return [np.asarray(found[name], dtype=np.float32)[:count] for name in ("logits", "evidence", "features")]
+    def _run(self, photos: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        found = self._call(self._tf.constant(photos))
+        return [np.asarray(found[name], dtype=np.float32) for name in OUTPUTS]
 
 
-def _prepare(tf: Any, threads: int) -> None:
+def _tensorflow() -> Any:
+    keras_on("tensorflow")
+    import tensorflow as tf
+
+    return tf
+
+
+def _prepare(tf: Any, gpus: list[Any], threads: int) -> None:
+    # TF32 keeps 10 bits of the mantissa: "f32" must not mean that.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
-        for gpu in tf.config.list_physical_devices("GPU"):
+        for gpu in gpus:
+            # Else TensorFlow takes the whole memory of the GPU at once.
             tf.config.experimental.set_memory_growth(gpu, True)
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
     except RuntimeError:
         # TensorFlow is running already, in this process, with the settings of whoever came first.
         return
-    # TF32 keeps 10 bits of the mantissa: "f32" must not mean that.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def inference_network(weights: Weights, *, policy: str = "float32") -> Any:

@@ -43,6 +43,14 @@ def load_weights(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
     return {name: stored.astype(np.float32) for name, stored in _tensors(bundle, WEIGHTS).items()}
 
 
+def folded(weights: Weights, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel [height, width, in, out] and bias [out] of a convolution with its BatchNorm."""
+    scale = weights[f"{name}_bn/gamma"] / np.sqrt(weights[f"{name}_bn/moving_variance"] + NORM_EPSILON)
+    kernel = weights[f"{name}_conv/kernel"] * scale
+    shift = (weights[f"{name}_conv/bias"] - weights[f"{name}_bn/moving_mean"]) * scale + weights[f"{name}_bn/beta"]
+    return kernel.astype(np.float32), shift.astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Reference:
     """Photos [n, 224, 224, 3] and what Keras in float32 made of the stored weights: logits and evidence."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from shared.bundle import PARITY, WEIGHTS, Bundle, load_bundle
-from shared.errors import BundleAltered, ParityFailed
+from shared.errors import BundleAltered, EngineRefused, ParityFailed
 from training.publish import write_card
 from worker.inference.answers import probabilities_of
 from worker.inference.classifier import Classifier
+from worker.inference.compiled import RECORD, machine
 from worker.inference.parity import BOUNDS
 from worker.inference.preprocess import Quality
 from worker.inference.weights import load_reference
@@ -76,14 +78,53 @@ def test_threads_do_not_change_an_answer(bundle: Bundle, classifier: Load, compi
     assert single.classify(*samples[:2]) == classifier("openvino", "f32").classify(*samples[:2])
 
 
+def compiled_in(cache: Path, bundle: Bundle, engine: str) -> Path:
+    return cache / bundle.digest[:16] / f"{engine}-{machine()}"
+
+
 def test_a_parity_record_lies_beside_the_compiled_engine(bundle: Bundle, classifier: Load, compiled: Path) -> None:
     classifier("openvino", "f32")
-    folder = compiled / bundle.digest[:16]
-    record = json.loads((folder / "parity-openvino-f32.json").read_text(encoding="utf-8"))
+    folder = compiled_in(compiled, bundle, "openvino-f32")
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     assert (record["digest"], record["engine"], record["precision"]) == (bundle.digest, "openvino", "f32")
     assert record["max_difference"] <= BOUNDS["f32"]
+    assert record["passed"] is True
     assert record["cpu"]
     assert list(folder.glob("*.blob"))
+
+
+def test_what_this_machine_compiled_and_checked_is_used_again(bundle: Bundle, tmp_path: Path) -> None:
+    blobs = []
+    for _ in range(2):
+        Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path)
+        folder = compiled_in(tmp_path, bundle, "openvino-f32")
+        blobs.append({(file.name, file.stat().st_ino, file.stat().st_mtime_ns) for file in folder.glob("*.blob")})
+    assert blobs[0] == blobs[1] != set()
+
+
+def test_what_another_machine_compiled_is_compiled_and_checked_anew(bundle: Bundle, tmp_path: Path) -> None:
+    Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path)
+    folder = compiled_in(tmp_path, bundle, "openvino-f32")
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    (folder / RECORD).write_text(json.dumps({**record, "machine": "0123456789ab", "max_difference": 0.0}))
+    blobs = list(folder.glob("*.blob"))
+    for blob in blobs:
+        blob.write_bytes(b"code for another processor")
+
+    again = Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path)
+    assert json.loads((folder / RECORD).read_text(encoding="utf-8")) == record
+    assert all(blob.stat().st_size > 1024 for blob in blobs)
+    assert np.isfinite(again.engine.infer(load_reference(bundle).photos).logits).all()
+
+
+def test_half_precision_is_not_chosen_for_a_bundle_that_was_not_proved_in_it(bundle: Bundle, tmp_path: Path) -> None:
+    unproved = replace(bundle, calibration={**bundle.calibration, "precisions": ["f32"]})
+    assert Classifier.load(unproved, engine="openvino", cache=tmp_path).engine.precision == "f32"
+
+
+def test_openvino_refuses_an_arithmetic_it_has_not(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineRefused, match="f32 or bf16"):
+        Classifier.load(bundle, engine="openvino", precision="f16", cache=tmp_path)
 
 
 @pytest.fixture
@@ -98,8 +139,11 @@ def test_an_engine_that_answers_differently_is_not_served(bundle: Bundle, tamper
     reference["logits"] = reference["logits"] + np.array([0.5, 0.0], dtype=np.float32)
     save_file(reference, tampered / PARITY)
     write_card(tampered, bundle.card)
+    altered = load_bundle(tampered)
     with pytest.raises(ParityFailed, match="openvino in f32"):
-        Classifier.load(load_bundle(tampered), engine="openvino", precision="f32", cache=tmp_path / "cache")
+        Classifier.load(altered, engine="openvino", precision="f32", cache=tmp_path / "cache")
+    folder = compiled_in(tmp_path / "cache", altered, "openvino-f32")
+    assert json.loads((folder / RECORD).read_text(encoding="utf-8"))["passed"] is False
 
 
 def test_weights_that_became_unreadable_are_named(bundle: Bundle, tampered: Path, tmp_path: Path) -> None:
