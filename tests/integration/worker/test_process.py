@@ -1,18 +1,23 @@
 """A pool child: it serves what the bundle says, or says why it cannot; nothing is ever made up."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
+from safetensors.numpy import load_file, save_file
 
 from shared import history
+from shared.bundle import CARD, PARITY
 from shared.database import Database
 from shared.settings import Settings
 from tests.integration.worker.conftest import BUNDLE, Submit, photo
+from training.publish import write_card
 from worker import process
 from worker.process import WorkerProcess
 
@@ -53,6 +58,12 @@ def node(owner_db: Database) -> tuple[str, str | None]:
     return row.state, row.problem
 
 
+def engine_of(owner_db: Database) -> str | None:
+    with owner_db.transaction() as session:
+        engine: str | None = session.execute(sa.text("SELECT engine FROM worker_node")).scalar_one()
+    return engine
+
+
 def job_of(app_db: Database, tenant: UUID, job: UUID) -> history.JobView:
     with app_db.transaction(tenant) as session:
         return history.job(session, job)
@@ -88,6 +99,34 @@ def test_an_altered_bundle_answers_nothing(
     child.drain()
     assert job_of(app_db, tenant, job).counts["waiting"] == 1
     assert node(owner_db)[0] == "setup failed"
+
+
+def test_an_engine_that_fails_its_parity_check_answers_nothing_and_says_so(
+    child: WorkerProcess, own_bundle: Path, submit_photos: Submit, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    """A bundle whole in itself, whose reference this engine does not meet; then the one it meets."""
+    put_weights(own_bundle)
+    reference = load_file(own_bundle / PARITY)
+    away = np.array([0.5, 0.0], dtype=np.float32)
+    save_file({**reference, "logits": reference["logits"] + away}, own_bundle / PARITY)
+    card = json.loads((BUNDLE / CARD).read_text(encoding="utf-8"))
+    write_card(own_bundle, card)
+    job = submit_photos([photo(1)])
+    child.start()
+    child.drain()
+    assert job_of(app_db, tenant, job).counts["waiting"] == 1
+    state, problem = node(owner_db)
+    assert state == "setup failed"
+    assert problem is not None
+    assert "openvino in f32 differs from the reference" in problem
+    assert engine_of(owner_db) is None
+
+    shutil.copyfile(BUNDLE / PARITY, own_bundle / PARITY)
+    write_card(own_bundle, card)
+    child.drain()
+    assert job_of(app_db, tenant, job).state == "completed"
+    assert node(owner_db) == ("ready", None)
+    assert engine_of(owner_db) == "openvino f32"
 
 
 def test_a_child_that_ends_takes_its_row_along(child: WorkerProcess, own_bundle: Path, owner_db: Database) -> None:
