@@ -1,17 +1,22 @@
 """The command ``poxvisio``: what commands there are, and how they end.
 
 A command's module is imported when it is called or asked for help, so that ``poxvisio --help`` answers at once and the
-commands that speak HTTP never load the server. Exit codes: 0 done, 1 some photos failed, 2 usage, 3 the service
-refused or is out of reach, 130 interrupted.
+commands that speak HTTP never load the server. Exit codes: 0 done, 1 some photos failed, 2 usage or a wrong setting,
+3 the service refused or is out of reach, 130 interrupted.
 """
 
 import importlib
+import importlib.metadata
+import tomllib
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from cli.options import example
-from shared.errors import PoxVisioError
+from shared.errors import InvalidSetting, PoxVisioError
+
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 # name -> (module, attribute, what the list of commands says)
 _COMMANDS: Final = {
@@ -19,7 +24,7 @@ _COMMANDS: Final = {
     "up": ("cli.up", "up_command", "Run everything on this machine until Ctrl-C."),
     "classify": ("cli.classify", "classify", "Send photos and wait for what became of each."),
     "jobs": ("cli.jobs", "jobs", "List, show, wait for and cancel jobs."),
-    "verify": ("cli.verify", "verify", "Hold a folder against a receipt, offline."),
+    "verify": ("cli.verify", "verify", "Hold a folder against a receipt; offline, given the public keys as a file."),
     "admin": ("cli.admin", "admin", "Make tenants and API keys."),
     "migrate": ("cli.admin", "migrate_command", "Bring the database to the present schema."),
 }
@@ -33,6 +38,12 @@ class Failure(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print the line."""
         click.echo(f"poxvisio: {self.format_message()}", file=file, err=file is None)
+
+
+class WrongSetting(Failure):
+    """A setting that is wrong, as one line on stderr; exit code 2."""
+
+    exit_code = 2
 
 
 class LazyCommands(click.Group):
@@ -57,9 +68,11 @@ class LazyCommands(click.Group):
             formatter.write_dl([(name, told) for name, (_, _, told) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors raised on purpose become one line and exit code 3."""
+        """Run the command; errors raised on purpose become one line."""
         try:
             return super().invoke(ctx)
+        except InvalidSetting as error:
+            raise WrongSetting(str(error)) from error
         except PoxVisioError as error:
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
@@ -67,12 +80,38 @@ class LazyCommands(click.Group):
             raise click.exceptions.Exit(130) from None
 
 
+def version() -> str:
+    """Return the version of the installed package; in a bare checkout the one its ``pyproject.toml`` says."""
+    try:
+        return importlib.metadata.version("poxvisio")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    try:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+    return str(project["version"]) if project.get("name") == "poxvisio" else "unknown"
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"poxvisio {version()}")
+        ctx.exit()
+
+
 @click.group(
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=example("poxvisio classify photos/ --receipt receipt.json"),
 )
-@click.version_option(package_name="poxvisio", message="%(package)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """Classify photographs of skin lesions (mpox or not) in bulk, and account for every one.
 

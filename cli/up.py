@@ -21,12 +21,19 @@ from cli.stopping import Stopping, StopRequests
 from cli.supervisor import Pids, Supervisor
 from shared.database import Database
 from shared.errors import Unavailable
-from shared.settings import inherited
+from shared.settings import Settings, inherited
 from worker.holder import release_dead
 
 _READY_SECONDS = 300.0
 _HOPELESS = 5  # deaths in a row before anything was ready
 _OWN = ("DATABASE_URL", "REDIS_URL", "BROKER_URL", "STORAGE_URL", "SECRET_KEY", "PUBLIC_URL", "MODEL")
+# For what is known only once the servers run.
+_NOT_YET = {
+    "DATABASE_URL": "postgresql://",
+    "REDIS_URL": "redis://",
+    "STORAGE_URL": "file:///",
+    "SECRET_KEY": "0" * 32,
+}
 
 Say = Callable[[str], None]
 
@@ -53,18 +60,20 @@ def up(
 
     ``settings`` are variables that every process gets beside those of the environment.
 
-    1. Take the data directory; start PostgreSQL and Valkey; migrate; make the administrator's key.
-    2. Start web, workers, deliverer and sweep; wait until web is ready and every worker has reported.
-    3. Write ``ready_file``, and again whenever a process is replaced; it is removed when the end begins.
+    1. Read the settings as the processes will, so that a wrong one is told before anything runs.
+    2. Take the data directory; start PostgreSQL and Valkey; migrate; make the administrator's key.
+    3. Start web, workers, deliverer and sweep; wait until web is ready and every worker has reported.
+    4. Write ``ready_file``, and again whenever a process is replaced; it is removed when the end begins.
 
-    Raises ``Refused`` and ``Unavailable`` with what is wrong and where the log is.
+    Raises ``InvalidSetting``, ``Refused`` and ``Unavailable`` with what is wrong and where the log is.
     """
     if ready_file:
         ready_file.unlink(missing_ok=True)
+    overrides = {**(settings or {}), **({"MODEL": str(model.resolve())} if model else {})}
+    Settings.load({**inherited(without=_OWN), **overrides, **_NOT_YET})
     instance = Instance(data_dir)
     with StopRequests() as requests, instance.lock(say) as lock:
         run = _Run(instance, requests, lock, ready_file, say)
-        overrides = {**(settings or {}), **({"MODEL": str(model.resolve())} if model else {})}
         try:
             run.start(_choose_port(port, say), workers, overrides)
             run.supervisor.run()

@@ -3,15 +3,21 @@
 import logging
 import os
 import signal
+import sys
 from typing import Any
 
 from celery import Celery, signals
 
 from shared.broker import celery_settings
+from shared.errors import InvalidSetting
 from shared.logs import configure
 from shared.settings import Settings
 
-settings = Settings.load()
+try:
+    settings = Settings.load()
+except InvalidSetting as error:
+    print(f"poxvisio worker: {error}", file=sys.stderr)
+    sys.exit(2)
 configure(settings.log_level)
 
 app = Celery("poxvisio", include=["worker.tasks"])

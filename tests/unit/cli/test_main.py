@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,8 +67,45 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
 
 
 def test_a_service_out_of_reach_ends_with_3_and_one_line() -> None:
-    ended = CliRunner().invoke(main, ["jobs", "list", "--url", GATE])
+    ended = CliRunner().invoke(main, ["jobs", "list", "--url", GATE, "--key", f"pxv_{'0' * 32}_{'0' * 48}"])
     assert ended.exit_code == 3
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"poxvisio: {GATE} is out of reach")
     assert ended.stdout == ""
+
+
+def _isolated(program: str) -> str:
+    """Run a program in a checkout that is not installed."""
+    block = (
+        "import importlib.metadata as metadata\n"
+        "def version(name):\n    raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", block + program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.strip()
+
+
+def test_the_version_is_told_where_the_package_is_not_installed(tmp_path: Path) -> None:
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    ask = "main.main(['--version'], standalone_mode=False)"
+    assert _isolated(f"from cli import main\n{ask}") == f"poxvisio {said}"
+    elsewhere = f"from pathlib import Path\nfrom cli import main\nmain.ROOT = Path({str(tmp_path)!r})\n{ask}"
+    assert _isolated(elsewhere) == "poxvisio unknown"
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_wrong_setting_is_told_before_anything_starts(command: str, tmp_path: Path) -> None:
+    options = ["--data-dir", str(tmp_path / "data")] if command == "up" else []
+    ended = CliRunner().invoke(main, [command, *options], env={"POXVISIO_DECODERS": "many"})
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith("poxvisio: POXVISIO_DECODERS ")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_verify_is_called_offline_only_with_the_keys_at_hand() -> None:
+    shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+    assert "offline, given the public keys as a file" in shown
