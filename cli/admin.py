@@ -13,9 +13,10 @@ from cli.migrate import LOGINS, migrate
 from cli.options import Command, example, json_option, print_json
 from shared import accounts, ids
 from shared.database import Database
-from shared.errors import DatabaseAway
+from shared.errors import DatabaseAway, Refused
 
 _OWNER = "poxvisio_owner"
+_FORM = "postgresql://user:password@host:port/name"
 
 
 class SecretOption(click.Option):
@@ -35,12 +36,38 @@ class SecretOption(click.Option):
             raise click.UsageError(f"{self.envvar}_FILE names a file that cannot be read: {error.strerror}") from error
 
 
-def _secret(name: str, envvar: str, told: str, *, required: bool = False) -> Callable[[Command], Command]:
+def _address(_: click.Context, __: click.Parameter, given: str) -> str:
+    """Return the address of a database as it was given; what is wrong with it is told without its password."""
+    if not given.startswith(("postgresql://", "postgres://")):
+        raise click.UsageError(f"DATABASE_URL or --database-url must have the form {_FORM}")
+    try:
+        url = sa.make_url(given).set(drivername="postgresql+psycopg2")
+        url.get_dialect()().create_connect_args(url)
+        psycopg2.extensions.parse_dsn(given)
+    except (sa.exc.ArgumentError, ValueError, psycopg2.ProgrammingError) as error:
+        raise click.UsageError(f"DATABASE_URL or --database-url cannot be read; its form is {_FORM}") from error
+    return given
+
+
+def _secret(name: str, envvar: str, told: str) -> Callable[[Command], Command]:
     told = f"{told}; better given as {envvar} or {envvar}_FILE."
-    return click.option(name, cls=SecretOption, envvar=envvar, metavar="SECRET", required=required, help=told)
+    return click.option(name, cls=SecretOption, envvar=envvar, metavar="SECRET", help=told)
 
 
-_database_option = _secret("--database-url", "DATABASE_URL", "PostgreSQL, as its owner", required=True)
+def _database_url(told: str) -> Callable[[Command], Command]:
+    told = f"{told}; better given as DATABASE_URL or DATABASE_URL_FILE."
+    return click.option(
+        "--database-url",
+        cls=SecretOption,
+        envvar="DATABASE_URL",
+        metavar="SECRET",
+        required=True,
+        callback=_address,
+        help=told,
+    )
+
+
+_database_option = _database_url("PostgreSQL, as its owner")
 
 
 @contextmanager
@@ -48,8 +75,19 @@ def _database(url: str) -> Iterator[Database]:
     database = Database(url, role=_OWNER, pool_size=1)
     try:
         yield database
+    except DatabaseAway as error:
+        # The owner may know what the outside of the service is not told.
+        raise _away(error.__cause__ or error) from error
     finally:
         database.close()
+
+
+def _away(error: BaseException) -> DatabaseAway:
+    return DatabaseAway(f"the database is out of reach: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 @click.group(
@@ -148,7 +186,7 @@ def revoke_key(key_id: str, tenant_name: str, database_url: str) -> None:
 
 
 @click.command("migrate", epilog=example("DATABASE_URL=postgresql://postgres:...@db/poxvisio poxvisio migrate"))
-@_secret("--database-url", "DATABASE_URL", "PostgreSQL, as a user that may create roles", required=True)
+@_database_url("PostgreSQL, as a user that may create roles")
 @_secret("--web-password", "POXVISIO_WEB_PASSWORD", "Password to give the login of web processes")
 @_secret("--worker-password", "POXVISIO_WORKER_PASSWORD", "Password to give the login of workers")
 @_secret("--reader-password", "POXVISIO_READER_PASSWORD", "Password to give the login that reads figures")
@@ -164,5 +202,9 @@ def migrate_command(
     try:
         migrate(database_url, passwords)
     except (psycopg2.OperationalError, sa.exc.OperationalError) as error:
-        raise DatabaseAway(f"the database is out of reach: {str(error).strip().splitlines()[0]}") from error
+        raise _away(error) from error
+    except (psycopg2.ProgrammingError, sa.exc.ProgrammingError) as error:
+        if not isinstance(getattr(error, "orig", error), psycopg2.errors.InsufficientPrivilege):
+            raise
+        raise Refused(f"the login of DATABASE_URL may not do this: {_first_line(error)}") from error
     click.echo("the database is at the present schema" + (f"; logins: {', '.join(passwords)}" if passwords else ""))

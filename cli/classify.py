@@ -1,6 +1,7 @@
 """``poxvisio classify``: photos in, one line for each out, every one accounted for."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,8 +11,10 @@ from cli.listing import RESEARCH_USE, UNANSWERED, added, counts_line, result_tab
 from cli.options import example, json_option, print_json, service_options
 from cli.photos import NoPhotos, find_photos
 from cli.progress import tell
-from cli.sending import Sent, account, await_all, save, send
+from cli.sending import NotSaved, Sent, account, await_all, check_writable, save, saving, send
 from cli.service import Service
+
+_STDOUT = Path("-")
 
 
 @click.command(
@@ -29,10 +32,17 @@ from cli.service import Service
 @click.option("--custom-ids", is_flag=True, help="Send each photo's path below the folder as its custom_id.")
 @json_option("the jobs and every result")
 @click.option(
-    "--csv", "csv_to", type=click.File("w", encoding="utf-8", lazy=True), help="Write the results as CSV; - is stdout."
+    "--csv",
+    "csv_to",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Write the results as CSV; - is stdout.",
 )
 @click.option(
-    "--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Save the signed receipt to this file."
+    "--receipt",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Save the signed receipt to this file.",
 )
 @click.option("--wait/--no-wait", default=True, help="Wait for the results (the default), or leave once all is sent.")
 @click.option(
@@ -46,7 +56,7 @@ def classify(
     priority: str | None,
     custom_ids: bool,
     as_json: bool,
-    csv_to: IO[str] | None,
+    csv_to: Path | None,
     receipt: Path | None,
     wait: bool,
     timeout: float | None,
@@ -60,7 +70,11 @@ def classify(
         raise click.UsageError("choose one of --json and --csv")
     try:
         photos = find_photos(paths)
-    except NoPhotos as error:
+        # All would be sent before a file that cannot be written is noticed.
+        for file in (receipt, csv_to):
+            if file and file != _STDOUT:
+                check_writable(file)
+    except (NoPhotos, NotSaved) as error:
         raise click.UsageError(str(error)) from error
     tell(size_text(photos))
     with Service(url, key) as service:
@@ -91,19 +105,30 @@ def _leave(service: Service, jobs: Sequence[Sent], receipt: Path | None, *, as_j
 
 
 def _print_results(
-    service: Service, jobs: Sequence[Sent], closed: Sequence[dict[str, Any]], *, as_json: bool, csv_to: IO[str] | None
+    service: Service, jobs: Sequence[Sent], closed: Sequence[dict[str, Any]], *, as_json: bool, csv_to: Path | None
 ) -> None:
     if as_json:
         print_json({"jobs": list(closed), "results": [result for sent in jobs for result in service.results(sent.id)]})
     elif csv_to:
-        for number, sent in enumerate(jobs):
-            for row, line in enumerate(service.results_csv(sent.id)):
-                if row or not number:  # the names of the columns once
-                    csv_to.write(line + "\n")
+        with _opened(csv_to) as file:
+            for number, sent in enumerate(jobs):
+                for row, line in enumerate(service.results_csv(sent.id)):
+                    if row or not number:  # the names of the columns once
+                        file.write(line + "\n")
     else:
         names = [photo.name for sent in jobs for photo in sent.photos]
         for line in result_table((result for sent in jobs for result in service.results(sent.id)), names):
             click.echo(line)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    if path == _STDOUT:
+        with click.open_file("-", "w", encoding="utf-8") as stdout:
+            yield stdout
+        return
+    with saving(path), path.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def _account(service: Service, jobs: Sequence[Sent], receipt: Path | None) -> bool:

@@ -1,13 +1,17 @@
 """Options that several commands share: which service, with which key, output for programs, examples."""
 
 import json
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# As `shared/accounts.py` makes them; a test holds the two against each other, since that module loads the database.
+_KEY: Final = re.compile(r"pxv_[0-9a-f]{32}_[0-9a-f]{48}")
 
 
 def example(*lines: str) -> str:
@@ -18,7 +22,12 @@ def example(*lines: str) -> str:
 def service_options(command: Command) -> Command:
     """Add ``--url`` and ``--key``."""
     key = click.option(
-        "--key", envvar="POXVISIO_KEY", default="", metavar="KEY", help="API key; better given as POXVISIO_KEY."
+        "--key",
+        envvar="POXVISIO_KEY",
+        default="",
+        metavar="KEY",
+        callback=_well_formed,
+        help="API key; better given as POXVISIO_KEY.",
     )
     return url_option(default="http://127.0.0.1:8000")(key(command))
 
@@ -43,6 +52,16 @@ def json_option(what: str) -> Callable[[Command], Command]:
 def print_json(value: Any) -> None:
     """Print a document for programs."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _well_formed(_: click.Context, __: click.Parameter, key: str) -> str:
+    key = key.strip()
+    if not key:
+        raise click.UsageError("give --key or POXVISIO_KEY")
+    if not _KEY.fullmatch(key):
+        # Not the key itself: what stands there may be half of a real one.
+        raise click.UsageError("--key or POXVISIO_KEY is no API key: pxv_, 32 hex digits, _, 48 hex digits")
+    return key
 
 
 def _checked(_: click.Context, __: click.Parameter, url: str | None) -> str | None:

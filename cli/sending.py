@@ -1,7 +1,9 @@
 """The way of photos through the service, as ``classify`` and ``demo`` go it: send, wait, account for each one."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,13 @@ from cli.photos import Photo
 from cli.progress import progress
 from cli.service import Service
 from shared import receipts
+from shared.errors import Refused
 
 BYTES_AT_ONCE = 2_000_000_000
+
+
+class NotSaved(Refused):
+    """What the service answered cannot be written to the file that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,28 @@ def account(sent: Sent, receipt: dict[str, Any], keys: dict[str, Any]) -> Accoun
     return Accounting(len(sent.photos), len(sent.photos) - unlisted, tuple(problems))
 
 
+def check_writable(path: Path) -> None:
+    """Raise ``NotSaved`` unless a file can be written there; nothing is changed."""
+    with saving(path):
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
 def save(document: dict[str, Any], path: Path) -> None:
-    """Write a receipt to a file."""
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a receipt to a file; raises ``NotSaved``."""
+    with saving(path):
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn what the file system says against a file into ``NotSaved``."""
+    try:
+        yield
+    except OSError as error:
+        raise NotSaved(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _options(photos: Sequence[Photo], priority: str | None, custom_ids: bool) -> dict[str, Any]:

