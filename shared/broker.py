@@ -14,8 +14,8 @@ from kombu.exceptions import OperationalError
 from shared.errors import BrokerAway
 from shared.logs import logger
 from shared.settings import Settings
+from shared.vocabulary import LANES
 
-LANES = ("interactive", "normal", "bulk")
 DRAIN = "worker.tasks.drain"
 # A token nobody took within this time is noise: the sweep sends another while there is work.
 TOKEN_SECONDS = 30

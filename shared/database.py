@@ -18,6 +18,20 @@ from uuid_utils import compat
 from shared.errors import DatabaseAway
 from shared.settings import Settings
 
+# What the server holds this client to. A client that vanishes or freezes inside a transaction must not keep its locks
+# for the server's two hours, and whoever waits for a lock hears of it in time to answer.
+_SESSION = (
+    ("timezone", "UTC"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("lock_timeout", "10s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "3"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "15s"),
+)
+# A standby after a failover, a full disk that made the server read-only, a transaction that idled too long.
+_AWAY_STATES = frozenset({"25006", "25P03", "53100"})
+
 
 def new_id() -> UUID:
     """Return a fresh UUIDv7 (RFC 9562): ids sort by the time they were made."""
@@ -38,7 +52,7 @@ class Database:
             executemany_mode="values_plus_batch",
             connect_args={
                 "connect_timeout": 3,
-                "options": f"-c role={role} -c timezone=UTC",
+                "options": " ".join(f"-c {name}={value}" for name, value in (("role", role), *_SESSION)),
                 "application_name": role,
                 # A database host that vanished must not hold a caller for the kernel's 15 minutes.
                 "keepalives_idle": 10,
@@ -68,7 +82,7 @@ class Database:
         except (OperationalError, InterfaceError, PoolExhausted) as error:
             raise DatabaseAway("the database is out of reach; try again in a moment") from error
         except DBAPIError as error:
-            if not error.connection_invalidated:
+            if not error.connection_invalidated and getattr(error.orig, "pgcode", None) not in _AWAY_STATES:
                 raise
             raise DatabaseAway("the connection to the database was lost; try again in a moment") from error
 

@@ -17,12 +17,11 @@ from sqlalchemy.orm import Session
 
 from shared.errors import NotFound, Refused
 from shared.tables import Image, Job, Result, WorkerNode
-
-OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
+from shared.vocabulary import OUTCOMES
 
 _STREAM_ROWS = 500
-# The cursor before the first result of an open job.
 _CURSOR = re.compile(r"o([0-9]{1,9})|w([0-9]{1,19})-([0-9a-f]{32})")
+# The cursor before the first result of an open job.
 _BEGINNING = f"w0-{UUID(int=0).hex}"
 
 
@@ -140,7 +139,8 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
     While the job is open there is always a next cursor, though nothing may stand behind it yet. A cursor stays good
     when the job closes: what it has not shown yet follows in the order of completion.
     """
-    query = _rows(outer=False).where(Image.job_id == view.id).limit(limit + 1)
+    # The job is named on both sides: the index of results begins with it, and the planner infers nothing across a join.
+    query = _rows(outer=False).where(Image.job_id == view.id, Result.job_id == view.id).limit(limit + 1)
     place = _place(after)
     by_ordinal = view.is_closed if place is None else isinstance(place, int)
     if by_ordinal:

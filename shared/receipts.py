@@ -20,9 +20,9 @@ import rfc8785
 from shared import ids, signing
 from shared.errors import Conflict
 from shared.signing import BadSignature, Keyring
+from shared.vocabulary import OUTCOMES
 
 VERSION: Final = 1
-OUTCOMES: Final = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
 STATEMENT: Final = (
     "This receipt proves accounting: which photos were accepted and, once the job is closed, that each has exactly one "
     "outcome. It does not prove that an answer is right."

@@ -93,13 +93,14 @@ class Job(Base):
         sa.Index(
             "ix_job_with_originals",
             "closed_at",
-            postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals"),
         ),
         sa.Index(
             "ix_job_open_limited",
             "id",
             postgresql_where=sa.text("closed_at IS NULL AND max_failure_rate IS NOT NULL"),
         ),
+        sa.Index("ix_job_closed", "closed_at", postgresql_where=sa.text("closed_at IS NOT NULL")),
         sa.CheckConstraint("remaining >= 0", name="remaining"),
         sa.CheckConstraint(
             "total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"
@@ -169,7 +170,10 @@ class Unit(Base):
         sa.Index("ix_unit_ready", "vft", "id", postgresql_where=sa.text("state = 'ready'")),
         # The look for waiting people passes over everything else that is ready, however much that is.
         sa.Index(
-            "ix_unit_interactive", "vft", "id", postgresql_where=sa.text("state = 'ready' AND lane = 'interactive'")
+            "ix_unit_people",
+            "vft",
+            "id",
+            postgresql_where=sa.text("state = 'ready' AND lane = 'interactive' AND n <= 4"),
         ),
         sa.Index("ix_unit_leased", "lease_until", postgresql_where=sa.text("state = 'leased'")),
         sa.Index("ix_unit_waiting", "available_at", postgresql_where=sa.text("state = 'waiting'")),
@@ -223,7 +227,6 @@ class Result(Base):
         _job_key(),
         sa.ForeignKeyConstraint(["tenant_id", "image_id"], ["image.tenant_id", "image.id"], ondelete="CASCADE"),
         sa.Index("ix_result_written", "job_id", "written_in", "image_id"),
-        sa.Index("ix_result_ordinal", "job_id", "ordinal"),
         sa.CheckConstraint(
             "outcome IN ('classified', 'abstained', 'rejected', 'failed', 'cancelled', 'expired')", name="outcome"
         ),

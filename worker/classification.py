@@ -9,22 +9,24 @@ that breaks it is found; a photo that cannot be fetched now waits and is tried a
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
-from shared.ledger.claim import LANES, ClaimedImage, claim
+from shared.ledger.claim import ClaimedImage, Lease, claim
 from shared.ledger.complete import complete
 from shared.ledger.fairness import UNIT_IMAGES
-from shared.ledger.reap import give_back
+from shared.ledger.reap import give_back, release
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.storage.keys import copy_key
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
 from worker.photos import Decoded, PhotoReader, Request
@@ -33,7 +35,6 @@ from worker.work import Work
 
 log = logger(__name__)
 
-_COPY_LIMIT = 4 * 1024 * 1024
 _UNFINISHED = 2
 _FIRST_GUESS = 20.0
 _BATCH_SECONDS = 0.1
@@ -47,11 +48,6 @@ class _Photo:
     work: Work
     image: ClaimedImage
     decoded: Decoded
-
-
-def copy_key(job_id: UUID, image_id: UUID) -> str:
-    """Return where an image's working copy is stored."""
-    return f"copies/{job_id.hex}/{image_id.hex}.jpg"
 
 
 def _requests(works: Iterable[Work]) -> Iterator[Request]:
@@ -111,8 +107,13 @@ class Classification:
                 pass
         except DatabaseAway as error:
             log.warning("drain_interrupted", error=str(error))
-        finally:
-            self._give_back()
+            self._let_go(give_back)
+        except BaseException:
+            # Nobody knows which photo it was: its units are suspects now, or they would come back first for ever.
+            self._let_go(self._bury)
+            raise
+        else:
+            self._let_go(give_back)
         return self.answered - before
 
     def _work_through(self) -> bool:
@@ -135,12 +136,12 @@ class Classification:
         """Yield the photos of claimed units, claiming again whenever they run out."""
         while not self._stopping.is_set():
             wanted = max(1, round(self.images_per_second * self._settings.claim_seconds / UNIT_IMAGES))
-            units = self._claim(wanted, LANES)
+            units = self._claim(wanted)
             if not units:
                 return
             yield from _requests(units)
 
-    def _claim(self, wanted: int, lanes: Iterable[str]) -> list[Work]:
+    def _claim(self, wanted: int, *, people_only: bool = False) -> list[Work]:
         """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process."""
         if any(work.unit.crashes for work in self._open.values()):
             return []
@@ -151,7 +152,7 @@ class Classification:
                 self._holder,
                 units=wanted,
                 lease_seconds=self._keeper.seconds,
-                lanes=lanes,
+                people_only=people_only,
                 busy=not self._keeper.is_empty,
             )
         self._claimed += len(units)
@@ -164,13 +165,12 @@ class Classification:
         """Answer interactive photos between two micro-batches, before what is claimed already."""
         if time.monotonic() - self._looked_at < _BATCH_SECONDS:
             return
-        while not self._stopping.is_set() and (works := self._claim(_WAITING_PEOPLE, ("interactive",))):
-            requests = list(_requests(works))
-            for batch in self._batches(self._photos.read(requests, urgent=True), len(requests)):
+        if works := self._claim(_WAITING_PEOPLE, people_only=True):
+            for batch in self._batches(self._photos.read(_requests(works), urgent=True)):
                 self._work_off(batch)
         self._looked_at = time.monotonic()
 
-    def _batches(self, photos: Iterable[tuple[Request, Read]], size: int | None = None) -> Iterator[list[_Photo]]:
+    def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[_Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
         batch: list[_Photo] = []
         for request, photo in photos:
@@ -179,7 +179,7 @@ class Classification:
                 batch.append(_Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)
-            if len(batch) >= (size or self._batch_size) or work.is_whole:
+            if len(batch) >= self._batch_size or work.is_whole:
                 yield batch
                 batch = []
         yield batch
@@ -190,7 +190,7 @@ class Classification:
         if held:
             self._classify(held)
             took = time.monotonic() - started
-            self._keeper.lengthen(4 * took)
+            self._keeper.pace(took)
             self.images_per_second += 0.2 * (len(held) / max(took, 1e-6) - self.images_per_second)
             self._photos.batch = self._batch_size
         whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit.id)]
@@ -238,7 +238,7 @@ class Classification:
         for work in works:
             for image_id, copy in work.copies.items():
                 key = copy_key(work.unit.job_id, image_id)
-                with self._storage.create(key, limit=_COPY_LIMIT) as upload:
+                with self._storage.create(key, limit=len(copy)) as upload:
                     upload.write(copy)
                     upload.finish()
                 keys.append(key)
@@ -265,18 +265,23 @@ class Classification:
         while len(self._unfinished) > allowed:
             self._unfinished.popleft().result()
 
-    def _give_back(self) -> None:
-        """Return what is unfinished to the ledger; where that fails, its leases run out."""
-        self._wait_for_finisher(0)
-        leases = self._keeper.leases(self._open)
-        self._keeper.drop(list(self._open))
+    def _let_go(self, how: Callable[[Session, Sequence[Lease]], int]) -> None:
+        """Return what is unfinished to the ledger, whatever went wrong; where that fails, the leases run out."""
+        while self._unfinished:
+            if error := self._unfinished.popleft().exception():
+                log.error("finisher_failed", error=type(error).__name__)
+        leases = self._keeper.leases(self._keeper.held)
+        self._keeper.drop(self._keeper.held)
         self._open.clear()
         if not leases:
             return
         try:
             with self._database.transaction() as session:
-                returned = give_back(session, leases)
+                returned = how(session, leases)
         except DatabaseAway:
             log.warning("units_left_to_the_sweep", units=len(leases))
         else:
             log.info("units_given_back", units=returned)
+
+    def _bury(self, session: Session, _: Sequence[Lease]) -> int:
+        return release(session, self._holder).total

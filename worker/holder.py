@@ -1,11 +1,14 @@
 """The name under which a process holds leases, and releasing what dead processes of this host still hold.
 
 A name is HOST/PID/START, so that any process of the host can tell whether its holder lives. A dead worker's photos
-then wait for nobody: whoever sees the death, a new child or the supervisor, releases its leases at once.
+then wait for nobody: whoever sees the death, a new child or the supervisor, releases its leases at once. Nothing in a
+name comes from a clock that can be set: on Linux START is the boot and the ticks since it (proc(5)), and HOST names the
+space of process ids too, since containers may share a host's name and not its processes.
 """
 
 import os
 import socket
+from pathlib import Path
 
 import psutil
 
@@ -15,10 +18,16 @@ from shared.logs import logger
 
 log = logger(__name__)
 
+_PIDS = Path("/proc/self/ns/pid")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# Field 22 of /proc/PID/stat, counted from behind the name, which may hold anything.
+_START_TICKS = 19
+
 
 def host_name() -> str:
     """Return this host's name as it stands in holders' names."""
-    return socket.gethostname().replace("/", "-")
+    host = socket.gethostname().replace("/", "-")
+    return f"{host}-{_PIDS.stat().st_ino}" if _PIDS.exists() else host
 
 
 def holder_name() -> str:
@@ -50,4 +59,11 @@ def release_dead(database: Database) -> int:
 
 
 def _started(pid: int) -> str:
-    return str(int(psutil.Process(pid).create_time() * 100))
+    """Return when a process began, as a word; raises ``psutil.NoSuchProcess``."""
+    if not _BOOT.exists():
+        return str(int(psutil.Process(pid).create_time() * 100))
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return f"{_BOOT.read_text(encoding='ascii')[:8]}-{fields[_START_TICKS]}"

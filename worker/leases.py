@@ -15,6 +15,8 @@ log = logger(__name__)
 # Nothing is committed this close to a lease's end: the other side may already be looking.
 _MARGIN_SECONDS = 2.0
 _MARGIN_SHARE = 0.25
+_LONGEST_SECONDS = 600.0
+_AGAIN_SECONDS = 1.0
 
 
 class LeaseKeeper:
@@ -24,12 +26,12 @@ class LeaseKeeper:
     """
 
     def __init__(self, database: Database, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = self._floor = seconds
+        self._batch_seconds = 0.0
         self._database = database
         self._held: dict[UUID, tuple[Lease, float]] = {}
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._closed = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._thread.start()
 
@@ -45,6 +47,12 @@ class LeaseKeeper:
         with self._lock:
             found = self._held.get(unit_id)
         return found is not None and time.monotonic() < found[1] - margin
+
+    @property
+    def held(self) -> list[UUID]:
+        """Return the units in our charge."""
+        with self._lock:
+            return list(self._held)
 
     @property
     def is_empty(self) -> bool:
@@ -63,41 +71,47 @@ class LeaseKeeper:
             for unit_id in unit_ids:
                 self._held.pop(unit_id, None)
 
-    def lengthen(self, seconds: float) -> None:
-        """Use longer leases from now on, as batches turn out slower than thought."""
-        self.seconds = max(self.seconds, seconds)
+    def pace(self, batch_seconds: float) -> None:
+        """Learn how long a batch takes: a lease lasts four of them, at most ten minutes and at least its floor."""
+        self._batch_seconds += 0.2 * (batch_seconds - self._batch_seconds)
+        self.seconds = max(self._floor, min(_LONGEST_SECONDS, 4 * self._batch_seconds))
 
     def close(self) -> None:
         """End the thread; leases then run out by themselves."""
-        self._closed = True
-        self._wake.set()
+        self._closing.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(self.seconds / 3)
-            if not self._closed:
+        pause = self.seconds / 3
+        while not self._closing.wait(pause):
+            try:
                 self._beat()
+                pause = self.seconds / 3
+            except DatabaseAway:
+                log.warning("heartbeat_missed")
+                pause = _AGAIN_SECONDS
+            except Exception:  # the edge of a thread: one bad beat must not be the last
+                log.exception("heartbeat_failed")
+                pause = _AGAIN_SECONDS
 
     def _beat(self) -> None:
         with self._lock:
             leases: Sequence[Lease] = [lease for lease, _ in self._held.values()]
         if not leases:
             return
-        beaten_at = time.monotonic()
-        try:
-            with self._database.transaction() as session:
-                ours = heartbeat(session, leases, self.seconds)
-        except DatabaseAway:
-            log.warning("heartbeat_missed", units=len(leases))
-            return
+        beaten_at, seconds = time.monotonic(), self.seconds
+        with self._database.transaction() as session:
+            ours = heartbeat(session, leases, seconds)
+        lost = 0
         with self._lock:
             for lease in leases:
-                if lease.unit_id not in self._held:
+                # Meanwhile the unit may have been given back, or even claimed anew.
+                if self._held.get(lease.unit_id, (None,))[0] != lease:
                     continue
                 if lease.unit_id in ours:
-                    self._held[lease.unit_id] = (lease, beaten_at + self.seconds)
+                    self._held[lease.unit_id] = (lease, beaten_at + seconds)
                 else:
                     del self._held[lease.unit_id]
-        if len(ours) < len(leases):
-            log.warning("leases_lost", units=len(leases) - len(ours))
+                    lost += 1
+        if lost:
+            log.warning("leases_lost", units=lost)

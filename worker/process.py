@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from shared.bundle import load_bundle
 from shared.database import Database
-from shared.errors import BundleError, DatabaseAway
+from shared.errors import BundleError, DatabaseAway, StorageAway
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -56,9 +56,9 @@ class WorkerProcess:
             release_dead(self._database)
         except DatabaseAway:
             log.warning("release_skipped")
-        self._load()
-        self._report(self._state)
         self._reporter.start()
+        self._load()
+        self._report()
 
     def drain(self) -> None:
         """Answer photos until nothing is ready; do nothing where there is no network to answer with."""
@@ -66,9 +66,11 @@ class WorkerProcess:
             return
         classification = self._loaded()
         if classification is not None:
-            self._report("busy")
-            classification.drain()
-            self._report("ready")
+            self._enter("busy")
+            try:
+                classification.drain()
+            finally:
+                self._enter("ready")
 
     def stop(self) -> None:
         """Ask the running drain to end; called from a signal handler, so it only sets flags."""
@@ -91,13 +93,14 @@ class WorkerProcess:
     def _loaded(self) -> Classification | None:
         if self._classification is None and time.monotonic() - self._tried_at > _RELOAD_SECONDS:
             self._load()
-            self._report(self._state)
+            self._report()
         return self._classification
 
     def _load(self) -> None:
         self._tried_at = time.monotonic()
         settings = self._settings
         try:
+            storage = open_storage(settings)
             bundle = load_bundle(settings.model)
             classifier = Classifier.load(
                 bundle,
@@ -106,15 +109,14 @@ class WorkerProcess:
                 threads=settings.engine_threads,
                 cache=settings.cache_dir,
             )
-        except BundleError as error:
+        except (BundleError, StorageAway) as error:
             self._state, self._problem = "setup failed", str(error)
-            log.error("bundle_refused", problem=str(error))
+            log.error("setup_failed", problem=str(error))
             return
         except Exception as error:  # engines raise what they like; the child says so and tries again
             self._state, self._problem = "setup failed", f"the engine does not start: {type(error).__name__}"
-            log.exception("engine_refused")
+            log.exception("setup_failed")
             return
-        storage = open_storage(settings)
         self._classification = Classification(
             settings=settings,
             database=self._database,
@@ -131,10 +133,16 @@ class WorkerProcess:
 
     def _report_on(self) -> None:
         while not self._stopping.wait(_REPORT_SECONDS):
-            self._report(self._state)
+            try:
+                self._report()
+            except Exception:  # the edge of a thread: one bad report must not be the last
+                log.exception("report_failed")
 
-    def _report(self, state: str) -> None:
+    def _enter(self, state: str) -> None:
         self._state = state
+        self._report()
+
+    def _report(self) -> None:
         bundle, digest = self._bundle or (None, None)
         try:
             with self._database.transaction() as session:
@@ -142,7 +150,7 @@ class WorkerProcess:
                     _REPORT,
                     {
                         "name": self._holder,
-                        "state": state,
+                        "state": self._state,
                         "bundle": bundle,
                         "digest": digest,
                         "engine": self._engine,

@@ -1,7 +1,7 @@
 """A claimed unit and what becomes of its images: each ends as an outcome, or is put off because a part is away."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from shared.bundle import Bundle
@@ -85,7 +85,12 @@ class Work:
         )
 
     def without_copies(self) -> "Work":
-        """Return the unit with every photo that needs a working copy put off until the storage is back."""
+        """Return the unit with every photo that needs a working copy put off until the storage is back.
+
+        After the last attempt the answers stand without their pictures: the network has given them.
+        """
+        if self.unit.attempt >= MAX_ATTEMPTS:
+            return Work(self.unit, [replace(item, has_copy=False) for item in self.outcomes], self.deferred)
         delay = self._delay()
         late = [Deferred(item.unit_id, item.ordinal, delay) for item in self.outcomes if item.has_copy]
         return Work(self.unit, [item for item in self.outcomes if not item.has_copy], [*self.deferred, *late])

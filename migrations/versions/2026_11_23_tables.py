@@ -87,12 +87,13 @@ STATEMENTS = (
       CONSTRAINT ck_job_lane CHECK (lane IN ('interactive', 'normal', 'bulk'))
     )
     """,
+    "CREATE INDEX ix_job_closed ON job (closed_at) WHERE closed_at IS NOT NULL",
     "CREATE INDEX ix_job_open_deadline ON job (deadline) WHERE closed_at IS NULL AND deadline IS NOT NULL",
     "CREATE INDEX ix_job_open_limited ON job (id) WHERE closed_at IS NULL AND max_failure_rate IS NOT NULL",
     """
     CREATE INDEX ix_job_with_originals
     ON job (closed_at)
-    WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL
+    WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals
     """,
     """
     CREATE TABLE image (
@@ -138,8 +139,8 @@ STATEMENTS = (
      WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
     """,
     """
-    CREATE INDEX ix_unit_interactive ON unit (vft, id)
-    WHERE state = 'ready' AND lane = 'interactive'
+    CREATE INDEX ix_unit_people ON unit (vft, id)
+    WHERE state = 'ready' AND lane = 'interactive' AND n <= 4
     """,
     "CREATE INDEX ix_unit_job ON unit (job_id)",
     "CREATE INDEX ix_unit_leased ON unit (lease_until) WHERE state = 'leased'",
@@ -178,7 +179,6 @@ STATEMENTS = (
       CONSTRAINT ck_result_outcome CHECK (outcome IN ('classified', 'abstained', 'rejected', 'failed', 'cancelled', 'expired'))
     )
     """,
-    "CREATE INDEX ix_result_ordinal ON result (job_id, ordinal)",
     "CREATE INDEX ix_result_written ON result (job_id, written_in, image_id)",
     """
     CREATE TABLE event_counter (

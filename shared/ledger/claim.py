@@ -6,14 +6,14 @@ slept past its lease writes nothing. All times are the database's.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events
-
-LANES = ("interactive", "normal", "bulk")
+from shared.vocabulary import LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class Lease:
 
 
 _HEAD = """
-    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND {lanes} ORDER BY vft, id LIMIT 1
+    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND {which} ORDER BY vft, id LIMIT 1
 """
 
 # A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not.
 _CLAIM = """
     WITH c AS MATERIALIZED (
-      SELECT id FROM unit WHERE state = 'ready' AND {lanes} AND crashes {suspicion}
+      SELECT id FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
       ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED)
     UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
       leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
@@ -76,17 +76,18 @@ class _Look:
     healthy: sa.TextClause
 
     @classmethod
-    def at(cls, lanes: str) -> "_Look":
+    def at(cls, which: str) -> "_Look":
         return cls(
-            sa.text(_HEAD.format(lanes=lanes)),
-            sa.text(_CLAIM.format(lanes=lanes, suspicion="> 0")),
-            sa.text(_CLAIM.format(lanes=lanes, suspicion="= 0")),
+            sa.text(_HEAD.format(which=which)),
+            sa.text(_CLAIM.format(which=which, suspicion="> 0")),
+            sa.text(_CLAIM.format(which=which, suspicion="= 0")),
         )
 
 
-_ANY = _Look.at("lane = ANY (:lanes)")
-# Spelled out, so that the index of interactive units answers it, however much else is ready.
-_INTERACTIVE = _Look.at("lane = 'interactive'")
+_OF_LANES = _Look.at("lane = ANY (:lanes)")
+# Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
+# a job of thousands in the interactive lane has its weight, and no more.
+_OF_PEOPLE = _Look.at("lane = 'interactive' AND n <= 4")
 
 _IMAGES = sa.text("""
     SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes, i.sha256
@@ -122,26 +123,18 @@ def claim(
     units: int,
     lease_seconds: float,
     lanes: Iterable[str] = LANES,
+    people_only: bool = False,
     busy: bool = False,
 ) -> list[Claimed]:
     """Take up to ``units`` of the first ready units for ``worker``, in the order of their tags.
 
     A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
     with it; a worker that says it is ``busy`` with other units gets nothing as long as a suspect is first, and none.
-    Jobs whose first unit this is begin to run, with their event.
+    ``people_only`` looks past everything but interactive units of a few photos, which somebody is waiting for. Jobs
+    whose first unit this is begin to run, with their event.
     """
     asked = {"worker": worker, "units": units, "lease": lease_seconds, "lanes": list(lanes)}
-    rows: Sequence[sa.Row[tuple[object, ...]]] = []
-    look = _INTERACTIVE if asked["lanes"] == ["interactive"] else _ANY
-    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
-    if suspect_first is None or (suspect_first and busy):
-        return []
-    # The other kind comes second: all of the first may be in other hands by now.
-    for suspect in (suspect_first, not suspect_first):
-        if not rows and suspect and not busy:
-            rows = session.execute(look.suspect, {**asked, "units": 1}).all()
-        elif not rows and not suspect:
-            rows = session.execute(look.healthy, asked).all()
+    rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, asked, busy=busy)
     if not rows:
         return []
     rows = sorted(rows, key=lambda row: (row.vft, row.id))
@@ -164,6 +157,19 @@ def claim(
     ]
 
 
+def _take(session: Session, look: _Look, asked: dict[str, Any], *, busy: bool) -> Sequence[sa.Row[Any]]:
+    """Take healthy units, or one suspect where a suspect is first; the other kind where the first is in other hands."""
+    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
+    if suspect_first is None or (suspect_first and busy):
+        return []
+    if suspect_first:
+        return session.execute(look.suspect, {**asked, "units": 1}).all() or session.execute(look.healthy, asked).all()
+    healthy = session.execute(look.healthy, asked).all()
+    if healthy or busy:
+        return healthy
+    return session.execute(look.suspect, {**asked, "units": 1}).all()
+
+
 def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -> set[UUID]:
     """Prolong the leases and return the units that are still ours; abandon every other at once."""
     found = session.execute(
@@ -177,7 +183,7 @@ def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -
     return set(found.scalars())
 
 
-def _images(session: Session, rows: Sequence[sa.Row[tuple[object, ...]]]) -> dict[UUID, list[ClaimedImage]]:
+def _images(session: Session, rows: Sequence[sa.Row[Any]]) -> dict[UUID, list[ClaimedImage]]:
     found = session.execute(
         _IMAGES,
         {

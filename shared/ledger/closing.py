@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events
-
-OUTCOMES = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
+from shared.vocabulary import OUTCOMES
 
 # Results inserted before hold their job by its key already, as foreign keys do; the stronger FOR UPDATE would make two
 # transactions that both have results of a job wait for each other.

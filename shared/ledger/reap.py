@@ -36,14 +36,22 @@ class Reaped:
 
 _LOST = """
     WITH s AS MATERIALIZED (
-      SELECT id FROM unit WHERE state = 'leased' AND {which} ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED)
-    UPDATE unit u SET crashes = crashes + 1, leased_by = NULL, lease_until = NULL,
-      state = CASE WHEN n > 1 THEN 'split' WHEN crashes + 1 >= :crashes THEN 'dead' ELSE 'ready' END
+      SELECT id, {blameless} AS blameless FROM unit WHERE state = 'leased' AND {which}
+      ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED)
+    UPDATE unit u SET leased_by = NULL, lease_until = NULL, crashes = crashes + CASE WHEN blameless THEN 0 ELSE 1 END,
+      state = CASE WHEN blameless THEN 'ready' WHEN n > 1 THEN 'split' WHEN crashes + 1 >= :crashes THEN 'dead'
+              ELSE 'ready' END
     FROM s WHERE u.id = s.id
     RETURNING u.id, u.job_id, u.first, u.n, u.state, u.attempt
 """
-_EXPIRED = sa.text(_LOST.format(which="lease_until < now()"))
-_OF_HOLDER = sa.text(_LOST.format(which="leased_by = :holder"))
+# No worker could prolong a lease that ran out while the server was away, or just after: nobody crashed.
+_EXPIRED = sa.text(
+    _LOST.format(
+        which="lease_until < now()",
+        blameless=":after_outage OR lease_until < pg_postmaster_start_time() + interval '5 seconds'",
+    )
+)
+_OF_HOLDER = sa.text(_LOST.format(which="leased_by = :holder", blameless="false"))
 
 _SPLIT = sa.text("""
     INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft, attempt, crashes)
@@ -63,9 +71,13 @@ _GIVE_BACK = sa.text("""
 """)
 
 
-def reap(session: Session, limit: int = 500) -> Reaped:
-    """Take back units whose lease has expired."""
-    return _bury(session, session.execute(_EXPIRED, {"limit": limit, "crashes": CRASHES}).all())
+def reap(session: Session, limit: int = 500, *, after_outage: bool = False) -> Reaped:
+    """Take back units whose lease has expired.
+
+    ``after_outage`` says that the database was out of reach until now, so that an expired lease is no sign of a crash.
+    """
+    asked = {"limit": limit, "crashes": CRASHES, "after_outage": after_outage}
+    return _bury(session, session.execute(_EXPIRED, asked).all())
 
 
 def holders(session: Session, host: str) -> list[str]:

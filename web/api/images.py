@@ -9,6 +9,7 @@ from shared import history, ids
 from shared.errors import ObjectMissing
 from shared.heatmap import heatmap_png
 from shared.history import ResultView
+from shared.storage.keys import copy_key
 from web.asking import NoQuery, Strict, read_query
 from web.auth import caller
 from web.openapi import Answer, operation
@@ -60,7 +61,7 @@ def photo(image: str) -> Response:
     view = _load(image)
     if not view.has_copy:
         raise Problem(NOT_YET, "There is no working copy of this photo.")
-    key = f"copies/{view.job_id.hex}/{view.image_id.hex}.jpg"
+    key = copy_key(view.job_id, view.image_id)
     try:
         data = services().storage.read(key, limit=_LARGEST_COPY)
     except ObjectMissing:

@@ -3,18 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from shared.errors import StorageAway
 from shared.logs import logger
 from shared.storage import Storage, Stored
+from shared.storage.keys import original_key
 from web.intake.names import display_name
 from web.problems import TOO_MANY_PHOTOS, Problem
 
 log = logger(__name__)
-
-PREFIX: Final = "incoming"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Reception:
         """Begin the next photo; raises ``Problem`` (413) when there are too many, ``StorageAway``."""
         if len(self.photos) >= self._max_photos:
             raise Problem(TOO_MANY_PHOTOS, f"A job may have {self._max_photos} photos at most.")
-        key = f"{PREFIX}/{self._job_id.hex}/{len(self.photos):05d}"
+        key = original_key(self._job_id, len(self.photos))
         self._name = display_name(name)
         self._sink = self._storage.create(key, limit=self._max_photo_bytes) if self._keep else _HashOnly(key)
 

@@ -12,8 +12,7 @@ from shared.database import Database
 from shared.settings import Settings
 from shared.storage import Storage
 from tests.integration.worker.conftest import Submit, Worker, photo
-from tests.integration.worker.test_upkeep import Spy
-from worker.upkeep import Upkeep
+from worker.housekeeping import Housekeeping
 
 CANARY = b"Canary-7f3a91"
 TEXT = CANARY.decode()
@@ -66,9 +65,7 @@ def test_no_canary_survives_the_job(
     assert any(CANARY in kept for kept in stored_bytes(settings).values()), "the original is there while the job runs"
 
     make_worker().drain()
-    broker = Spy(settings)
-    Upkeep(settings, worker_db, storage, broker).round()
-    broker.close()
+    Housekeeping(worker_db, storage).delete_originals()
 
     left = stored_bytes(settings)
     assert len(left) == 1, "one working copy"

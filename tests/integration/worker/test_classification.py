@@ -18,8 +18,8 @@ from shared.database import Database
 from shared.errors import StorageAway
 from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
+from shared.storage.keys import copy_key
 from tests.integration.worker.conftest import Submit, Worker, photo
-from worker.classification import copy_key
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality

@@ -5,11 +5,13 @@ import sys
 from uuid import UUID
 
 import psutil
+import pytest
 import sqlalchemy as sa
 
 from shared.database import Database
 from shared.ledger.claim import claim
 from tests.integration.worker.conftest import Submit, photo
+from worker import holder
 from worker.holder import holder_name, host_name, is_alive, release_dead
 
 
@@ -18,7 +20,7 @@ def sleeper() -> "subprocess.Popen[bytes]":
 
 
 def name_of(process: "subprocess.Popen[bytes]") -> str:
-    return f"{host_name()}/{process.pid}/{int(psutil.Process(process.pid).create_time() * 100)}"
+    return f"{host_name()}/{process.pid}/{holder._started(process.pid)}"
 
 
 def test_a_process_knows_itself_to_be_alive() -> None:
@@ -27,7 +29,14 @@ def test_a_process_knows_itself_to_be_alive() -> None:
 
 def test_a_pid_used_again_is_another_process() -> None:
     host, pid, started = holder_name().rsplit("/", 2)
-    assert not is_alive(f"{host}/{pid}/{int(started) - 100}")
+    assert not is_alive(f"{host}/{pid}/{started}0")
+
+
+def test_setting_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = holder_name()
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 30)
+    assert is_alive(name)
 
 
 def test_a_killed_process_that_nobody_has_waited_for_is_dead() -> None:
@@ -53,9 +62,9 @@ def test_only_the_leases_of_dead_processes_of_this_host_are_released(
     dead.kill()
     dead.wait()
     holders = [dead_name, holder_name(), "another-host/1/1"]
-    for holder in holders:
+    for name in holders:
         with worker_db.transaction() as session:
-            assert len(claim(session, holder, units=1, lease_seconds=600)) == 1
+            assert len(claim(session, name, units=1, lease_seconds=600)) == 1
 
     assert release_dead(worker_db) == 1
 

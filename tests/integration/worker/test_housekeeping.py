@@ -1,0 +1,141 @@
+"""Tidying up: originals go when their job closes, orphans after a day, old keys when their time is over."""
+
+import os
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from shared.database import Database, new_id
+from shared.errors import StorageAway
+from shared.ledger.cancel import cancel
+from shared.settings import Settings
+from shared.storage import Storage
+from shared.storage.keys import copy_key
+from tests.integration.worker.conftest import Submit, Worker, photo
+from worker.housekeeping import Housekeeping
+
+
+@pytest.fixture
+def house(worker_db: Database, storage: Storage) -> Housekeeping:
+    return Housekeeping(worker_db, storage)
+
+
+def keys(storage: Storage, prefix: str) -> set[str]:
+    return {item.key for item in storage.list(prefix)}
+
+
+def test_originals_go_when_their_job_closes_and_working_copies_stay(
+    submit_photos: Submit, make_worker: Worker, house: Housekeeping, storage: Storage, owner_db: Database
+) -> None:
+    job = submit_photos([photo(1), b"no photo"])
+    house.delete_originals()
+    assert len(keys(storage, f"incoming/{job.hex}")) == 2
+    make_worker().drain()
+    house.delete_originals()
+    assert keys(storage, "incoming") == set()
+    assert len(keys(storage, f"copies/{job.hex}")) == 1
+    with owner_db.transaction() as session:
+        assert session.execute(sa.text("SELECT originals_deleted_at FROM job")).scalar_one() is not None
+
+
+def test_originals_of_failed_photos_stay_for_another_try(
+    submit_photos: Submit, make_worker: Worker, house: Housekeeping, storage: Storage, owner_db: Database
+) -> None:
+    job = submit_photos([photo(1), photo(2)])
+    make_worker().drain()
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE result SET outcome = 'failed' WHERE ordinal = 1"))
+        session.execute(sa.text("UPDATE job SET failed = 1, classified = classified - (classified > 0)::int,"
+                                " abstained = abstained - (classified = 0)::int"))  # fmt: skip
+    house.delete_originals()
+    assert keys(storage, "incoming") == {f"incoming/{job.hex}/00001"}
+
+
+def test_a_tenant_that_keeps_originals_keeps_them(
+    submit_photos: Submit, make_worker: Worker, house: Housekeeping, storage: Storage, owner_db: Database
+) -> None:
+    job = submit_photos([photo(1)])
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE job SET keep_originals = true"))
+    make_worker().drain()
+    house.delete_originals()
+    assert keys(storage, "incoming") == {f"incoming/{job.hex}/00000"}
+
+
+def test_photos_that_no_job_names_are_deleted_after_a_day(
+    submit_photos: Submit, house: Housekeeping, storage: Storage, settings: Settings, tenant: UUID
+) -> None:
+    named = submit_photos([photo(1)])
+    orphan, fresh = new_id(), new_id()
+    for job in (orphan, fresh):
+        storage.write(f"incoming/{job.hex}/00000", b"photo")
+    folder = Path(settings.storage_url.removeprefix("file://"))
+    for job in (named, orphan):
+        os.utime(folder / "incoming" / job.hex / "00000", (time.time() - 90_000,) * 2)
+
+    house.delete_orphans()
+
+    assert keys(storage, "incoming") == {f"incoming/{named.hex}/00000", f"incoming/{fresh.hex}/00000"}
+
+
+def test_foreign_objects_below_incoming_are_left_alone(
+    house: Housekeeping, storage: Storage, settings: Settings
+) -> None:
+    storage.write("incoming/README", b"whoever put this here")
+    folder = Path(settings.storage_url.removeprefix("file://"))
+    os.utime(folder / "incoming" / "README", (time.time() - 90_000,) * 2)
+    house.delete_orphans()
+    assert keys(storage, "incoming") == {"incoming/README"}
+
+
+class Stubborn:
+    """A storage that refuses to delete one job's originals."""
+
+    def __init__(self, storage: Storage, refused: UUID) -> None:
+        self._storage = storage
+        self._refused = refused.hex
+
+    def delete_prefix(self, prefix: str) -> None:
+        if self._refused in prefix:
+            raise StorageAway("the photo storage refused")
+        self._storage.delete_prefix(prefix)
+
+
+def test_a_job_whose_originals_cannot_be_deleted_holds_up_no_other(
+    submit_photos: Submit, make_worker: Worker, storage: Storage, worker_db: Database
+) -> None:
+    jobs = [submit_photos([photo(seed)]) for seed in range(3)]
+    make_worker().drain()
+    Housekeeping(worker_db, Stubborn(storage, jobs[0])).delete_originals()  # type: ignore[arg-type]  # of a storage it has what is asked for
+    assert keys(storage, "incoming") == {f"incoming/{jobs[0].hex}/00000"}
+    Housekeeping(worker_db, storage).delete_originals()
+    assert keys(storage, "incoming") == set()
+
+
+def test_copies_stored_just_before_a_cancel_do_not_stay(
+    submit_photos: Submit, app_db: Database, house: Housekeeping, storage: Storage, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    storage.write(copy_key(job, new_id()), b"a picture of somebody")
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job)
+    house.delete_originals()
+    assert keys(storage, "copies") == set()
+
+
+def test_every_old_key_is_forgotten_and_no_other(house: Housekeeping, owner_db: Database, tenant: UUID) -> None:
+    with owner_db.transaction() as session:
+        session.execute(
+            sa.text(
+                "INSERT INTO idempotency_key (tenant_id, key, fence, lease_until, expires_at)"
+                " SELECT :tenant, 'key ' || g, g, now(), now() + make_interval(secs => g - 2500.5)"
+                " FROM generate_series(1, 2600) AS g"
+            ),
+            {"tenant": tenant},
+        )
+    house.forget_old_keys()
+    with owner_db.transaction() as session:
+        assert session.execute(sa.text("SELECT min(fence), count(*) FROM idempotency_key")).one() == (2501, 100)

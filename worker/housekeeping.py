@@ -1,0 +1,141 @@
+"""What must be tidied up, however long it takes: photos nobody needs, old keys, partitions, and the audit of counters.
+
+Each job's photos are deleted on their own: one that cannot be deleted now is tried again and holds up no other. Several
+processes may do the same work at once; deleting twice is harmless.
+"""
+
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from shared.database import Database
+from shared.errors import StorageAway, Unavailable
+from shared.ledger.sweep import disagreements
+from shared.logs import logger
+from shared.storage import Storage
+from shared.storage.keys import INCOMING, copies_of, originals_of
+
+log = logger(__name__)
+
+_PAUSE_SECONDS = 1.0
+_MINUTE = 60.0
+_HOUR = 3600.0
+_ORPHANS_AFTER = timedelta(hours=24)
+_KEYS_AT_ONCE = 1000
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+# In no fixed order: what cannot be deleted must not stand in front of the rest for ever.
+_WITH_ORIGINALS = sa.text("""
+    SELECT id, failed > 0 AS some_failed, cancelled + expired + failed > 0 AS some_unanswered FROM (
+      SELECT id, failed, cancelled, expired FROM job
+      WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals LIMIT 2000) AS closed
+    ORDER BY random() LIMIT 100
+""")
+_FAILED_KEYS = sa.text("""
+    SELECT i.storage_key FROM result r JOIN image i ON i.id = r.image_id WHERE r.job_id = :job AND r.outcome = 'failed'
+""")
+_WITH_COPIES = sa.text("SELECT image_id FROM result WHERE job_id = :job AND has_copy")
+_ORIGINALS_DELETED = sa.text("UPDATE job SET originals_deleted_at = now() WHERE id = :job")
+_OLD_KEYS = sa.text("""
+    DELETE FROM idempotency_key
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_key WHERE expires_at < now() LIMIT :many))
+    RETURNING 1
+""")
+_KNOWN = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[]))")
+
+
+class Housekeeping:
+    """One process's tidying up."""
+
+    def __init__(self, database: Database, storage: Storage) -> None:
+        self._database = database
+        self._storage = storage
+        self._stopping = threading.Event()
+        self._due = {self.audit: 0.0, self.forget_old_keys: 0.0, self.delete_orphans: time.monotonic() + _HOUR}
+
+    def stop(self) -> None:
+        """End after the present step."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Tidy up until asked to stop."""
+        while not self._stopping.wait(_PAUSE_SECONDS):
+            try:
+                self.delete_originals()
+                self._do_what_is_due()
+            except Unavailable as error:
+                log.warning("housekeeping_interrupted", error=str(error))
+            except Exception:  # the edge of a thread: one bad round must not be the last
+                log.exception("housekeeping_failed")
+
+    def _do_what_is_due(self) -> None:
+        for step, due in self._due.items():
+            if time.monotonic() >= due:
+                self._due[step] = time.monotonic() + (_HOUR if step == self.delete_orphans else _MINUTE)
+                step()
+
+    def audit(self) -> None:
+        """Look for closed jobs whose counters and results disagree; make room for the attempts of months to come."""
+        with self._database.transaction() as session:
+            for job in disagreements(session):
+                log.error("counts_disagree", job=str(job))
+            session.execute(sa.text("SELECT make_attempt_partitions()"))
+
+    def forget_old_keys(self) -> None:
+        """Forget idempotency keys whose time is over."""
+        deleted = _KEYS_AT_ONCE
+        while deleted == _KEYS_AT_ONCE and not self._stopping.is_set():
+            with self._database.transaction() as session:
+                deleted = len(session.execute(_OLD_KEYS, {"many": _KEYS_AT_ONCE}).all())
+
+    def delete_originals(self) -> None:
+        """Delete the originals of closed jobs, but for photos that failed: these may be tried again."""
+        with self._database.transaction() as session:
+            closed = session.execute(_WITH_ORIGINALS).all()
+        for job in closed:
+            if self._stopping.is_set():
+                return
+            try:
+                self._delete_originals_of(job.id, keep_failed=job.some_failed)
+                if job.some_unanswered:
+                    self._delete_stray_copies(job.id)
+            except StorageAway as error:
+                log.warning("originals_not_deleted", job=str(job.id), error=str(error))
+                continue
+            with self._database.transaction() as session:
+                session.execute(_ORIGINALS_DELETED, {"job": job.id})
+
+    def _delete_originals_of(self, job: UUID, *, keep_failed: bool) -> None:
+        if not keep_failed:
+            self._storage.delete_prefix(originals_of(job))
+            return
+        with self._database.transaction() as session:
+            kept = set(session.execute(_FAILED_KEYS, {"job": job}).scalars())
+        self._storage.delete([item.key for item in self._storage.list(originals_of(job)) if item.key not in kept])
+
+    def _delete_stray_copies(self, job: UUID) -> None:
+        """Delete working copies that were stored just before their photo was cancelled, expired or given up."""
+        with self._database.transaction() as session:
+            named = {image.hex for image in session.execute(_WITH_COPIES, {"job": job}).scalars()}
+        stored = [item.key for item in self._storage.list(copies_of(job))]
+        self._storage.delete([key for key in stored if key.rpartition("/")[2].removesuffix(".jpg") not in named])
+
+    def delete_orphans(self) -> None:
+        """Delete stored photos that no job names: their request died between storing and committing."""
+        self._storage.tidy(_ORPHANS_AFTER.total_seconds())
+        before = datetime.now(UTC) - _ORPHANS_AFTER
+        folders = {item.key.split("/")[1] for item in self._storage.list(INCOMING) if item.modified < before}
+        old = sorted(folder for folder in folders if _JOB_ID.fullmatch(folder))
+        if not old:
+            return
+        with self._database.transaction() as session:
+            known = {job.hex for job in session.execute(_KNOWN, {"jobs": old}).scalars()}
+        orphans = [UUID(hex=folder) for folder in old if folder not in known]
+        for job in orphans:
+            self._storage.delete_prefix(originals_of(job))
+        if orphans:
+            log.info("orphans_deleted", jobs=len(orphans))
