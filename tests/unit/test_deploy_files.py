@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 OURS = ("migrate", "web", "worker", "worker-gpu", "deliverer", "sweep", "admin")
 # Read by other programs than ours, or by `poxvisio migrate`.
-OTHERS = {"POXVISIO_WEB_PASSWORD", "POXVISIO_WORKER_PASSWORD", "POXVISIO_READER_PASSWORD"}
+S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
+OTHERS = {"POXVISIO_WEB_PASSWORD", "POXVISIO_WORKER_PASSWORD", "POXVISIO_READER_PASSWORD", *S3}
 
 
 def tool(name: str) -> str:
@@ -33,14 +34,15 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "POXVISIO_"))}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def run(*command: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+    foreign = ("COMPOSE_", "POXVISIO_", "AWS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return subprocess.run(command, cwd=cwd, env=environment | more, capture_output=True, text=True, check=False)
 
 
-def compose(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def compose(file: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     profiles = ("--profile", "gpu", "--profile", "admin")
-    return run(tool("docker-compose"), "--file", str(file), *profiles, "config", *arguments)
+    return run(tool("docker-compose"), "--file", str(file), *profiles, "config", *arguments, **more)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +170,8 @@ def test_secrets_come_as_files_that_the_service_may_read(services: dict[str, Any
         granted = {secret["source"] for secret in service.get("secrets", [])}
         files = {value for key, value in service.get("environment", {}).items() if key.endswith("_FILE")}
         assert files <= {f"/run/secrets/{secret}" for secret in granted}, name
-        assert not [key for key in service.get("environment", {}) if re.search(r"(PASSWORD|KEY|DATABASE_URL)$", key)], (
-            name
-        )
+        given = [key for key, value in service.get("environment", {}).items() if value is not None]
+        assert not [key for key in given if re.search(r"(PASSWORD|KEY|DATABASE_URL)$", key)], name
 
 
 def test_every_setting_in_compose_is_one_we_read(services: dict[str, Any]) -> None:
@@ -180,6 +181,21 @@ def test_every_setting_in_compose_is_one_we_read(services: dict[str, Any]) -> No
         known |= {str(each) for each in alias.choices} if isinstance(alias, AliasChoices) else {str(alias)}
     for name in OURS:
         assert {key.removesuffix("_FILE") for key in services[name]["environment"]} <= known, name
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "worker-gpu", "deliverer", "sweep"])
+def test_s3_is_reached_with_the_operator_s_own_credentials(services: dict[str, Any], name: str) -> None:
+    without = services[name]["environment"]
+    assert {key: without[key] for key in S3} == dict.fromkeys(S3)
+    read = Settings.load(
+        {**without, "DATABASE_URL": "postgresql://d", "BROKER_URL": "redis://b", "SECRET_KEY": "k" * 32}
+        | dict.fromkeys(key for key in without if key.endswith("_FILE"))
+    )
+    assert read.s3_endpoint == ""
+    given = {key: key.lower() for key in S3} | {"POXVISIO_S3_ENDPOINT": "https://minio.example"}
+    shown = compose(COMPOSE, "--format", "json", **given)
+    passed = json.loads(shown.stdout)["services"][name]["environment"]
+    assert {key: passed[key] for key in given} == given
 
 
 def test_grace_outlasts_the_patience_of_the_supervisor(services: dict[str, Any]) -> None:
