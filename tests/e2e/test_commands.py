@@ -1,5 +1,6 @@
 """The commands of a clinic, one after the other, against a running service."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg2
 import pytest
+import sqlalchemy as sa
 
 from cli.demo import PHOTOS
 from cli.photos import find_photos
@@ -63,7 +66,7 @@ def test_a_pattern_names_photos_and_their_names_can_be_their_custom_ids(running:
 
 
 def test_a_wrong_key_is_refused_in_one_line(running: Running) -> None:
-    refused = running.run("jobs", POXVISIO_KEY="pxv_wrong_key")
+    refused = running.run("jobs", POXVISIO_KEY=f"pxv_{'0' * 32}_{'0' * 48}")
     assert refused.returncode == 3
     assert refused.stderr.count("\n") == 1
     assert "401" in refused.stderr
@@ -85,13 +88,46 @@ def test_migrating_a_database_at_the_present_schema_changes_nothing(running: Run
     assert running.run("jobs").returncode == 0
 
 
+def test_a_login_that_may_not_migrate_is_told_so_in_one_line(running: Running) -> None:
+    password = "a-password-of-the-tests"
+    assert running.run("migrate", POXVISIO_READER_PASSWORD=password).returncode == 0
+    reader = sa.make_url(running.database_url).set(username="poxvisio_reader_login", password=password)
+    refused = running.run("migrate", DATABASE_URL=reader.render_as_string(hide_password=False))
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("poxvisio: the login of DATABASE_URL may not do this: ")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_the_sql_of_the_operations_page_deletes_a_job_and_all_it_has(running: Running) -> None:
+    job = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait").stdout.strip()
+    assert running.run("jobs", "wait", job).returncode == 0
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Deleting\n")[2]
+    lines = [line.strip() for line in page.splitlines() if line.startswith("    ")]
+    statement = "\n".join(lines).replace("<32 hex digits>", job.removeprefix("job_"))
+    with (
+        contextlib.closing(psycopg2.connect(running.database_url)) as connection,
+        connection,
+        connection.cursor() as sql,
+    ):
+        sql.execute(statement)
+        assert sql.rowcount == 1
+        for table in ("image", "result", "unit"):
+            sql.execute(f"SELECT count(*) FROM {table} WHERE job_id = %s", (job.removeprefix("job_"),))
+            assert sql.fetchone() == (0,)
+    assert "404" in running.run("jobs", "show", job).stderr
+
+
 def test_the_python_of_the_readme_does_what_it_says(running: Running, tmp_path: Path) -> None:
+    """With more photos than a page of results holds: the ones after it must not be lost."""
     program = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     (tmp_path / "data").mkdir()
     (tmp_path / "data/admin.key").write_text(running.key)
-    (tmp_path / "photos").mkdir()
+    photos = tmp_path / PHOTOS.relative_to(ROOT)
+    photos.mkdir(parents=True)
     for name in ("photo-01.jpg", "photo-02.jpg"):
-        shutil.copy(PHOTOS / name, tmp_path / "photos")
+        shutil.copy(PHOTOS / name, photos)
+    for number in range(203):  # no pictures, so that they cost little
+        (photos / f"rejected-{number:03}.jpg").write_bytes(b"\xff\xd8\xff\xe0 %d" % number)
     shown = subprocess.run(
         [sys.executable, "-c", program.replace("http://127.0.0.1:8000", running.url)],
         cwd=tmp_path,
@@ -99,6 +135,6 @@ def test_the_python_of_the_readme_does_what_it_says(running: Running, tmp_path: 
         text=True,
         check=True,
     )
-    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["photo-01.jpg", "photo-02.jpg"]
-    verified = running.run("verify", str(tmp_path / "photos"), str(tmp_path / "receipt.json"), "--url", running.url)
-    assert verified.stdout.splitlines()[0] == "2 of 2 accounted for"
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == sorted(path.name for path in photos.iterdir())
+    verified = running.run("verify", str(photos), str(tmp_path / "receipt.json"), "--url", running.url)
+    assert verified.stdout.splitlines()[0] == "205 of 205 accounted for"

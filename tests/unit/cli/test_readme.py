@@ -1,9 +1,14 @@
-"""What the README says of the demo network is what its card says."""
+"""What the README and the changelog say is what is there: figures, files, commands."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
+import click
 import pytest
+
+from cli.main import main
 
 ROOT = Path(__file__).parents[3]
 FIGURES = {
@@ -34,3 +39,19 @@ def test_every_file_the_readme_names_is_there() -> None:
     named = {word for word in words if word.startswith(("web/", "shared/", "worker/", "models/", "docs/"))}
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_no_command_is_called_missing_that_is_there(page: str) -> None:
+    missing = (ROOT / page).read_text(encoding="utf-8").partition("## Not there yet")[2].partition("\n## ")[0]
+    line = next(line for line in missing.splitlines() if "commands" in line.lower())
+    named = set(re.findall(r"`(\w+)`", line))
+    assert named
+    assert named & set(main.list_commands(click.Context(main))) == set()
+
+
+def test_make_names_every_target_that_a_person_may_call() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = {line.split()[1] for line in shown.splitlines() if line.startswith("make ")}
+    assert listed == set(re.findall(r"^\.PHONY: (\w+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "up", "test", "bench", "fuzz"} <= listed
