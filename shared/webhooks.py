@@ -7,6 +7,7 @@ before, can be held against it: a receiver knows that it missed none.
 """
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,23 +24,22 @@ from shared.errors import Refused
 from shared.signing import Keyring
 from shared.tables import Delivery, Endpoint
 
+# What is sent, and so what can be asked for.
 KINDS: Final = (
     "job.accepted",
     "job.started",
-    "job.progress",
     "job.completed",
     "job.stopped",
     "job.cancelled",
     "job.expired",
-    "image.completed",
     "endpoint.disabled",
     "endpoint.warning",
-    "model.activated",
-    "model.drift",
     "ping",
 )
 MAX_BODY: Final = 20_000
 _MAX_URL: Final = 2048
+# A host whose last label is a number is an address in some spelling (WHATWG URL, section 3.5): no such domain exists.
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _JITTER: Final = 0.2
 # A receiver may ask for a day of peace and no more.
 _LONGEST_WAIT: Final = 86_400.0
@@ -125,7 +125,8 @@ def next_delay(
 def check_url(url: str, loopback: Collection[str] = ()) -> None:
     """Raise ``UrlRefused`` unless webhooks may be sent to this URL.
 
-    https on port 443 or 8443 to a name or a public address, without a user; http also to an exact ``host:port`` of
+    https on port 443 or 8443 to a name that is not ``localhost`` or a public address in its plain spelling, without a
+    user; http also to an exact ``host:port`` of
     ``loopback``. What a name resolves to is decided when it is dialled, not here.
     """
     if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>^`{|}'):
@@ -246,8 +247,14 @@ def _check_public(parts: SplitResult, port: int | None) -> None:
     if (443 if port is None else port) not in addresses.PORTS:
         raise UrlRefused("the URL's port must be 443 or 8443")
     host = parts.hostname or ""
-    if addresses.is_literal(host) and not addresses.is_public(host):
-        raise UrlRefused("the URL's address is not a public one")
+    name = host.removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        raise UrlRefused("the URL's host is the machine itself (RFC 6761)")
+    if addresses.is_literal(host):
+        if not addresses.is_public(host):
+            raise UrlRefused("the URL's address is not a public one")
+    elif _NUMBER.fullmatch(name.rpartition(".")[2]):
+        raise UrlRefused("the URL's address must be written as four decimal numbers")
 
 
 def _encode(value: object) -> bytes:

@@ -42,7 +42,7 @@ _LOOKUP_THREADS: Final = 128
 
 
 class DeniedError(OSError):
-    """The address may not be reached on a stranger's behalf. Never retried by itself."""
+    """The address may not be reached on a stranger's behalf. Tried again on schedule: a name may be mended."""
 
     def __init__(self) -> None:
         super().__init__(errno.EPERM, NOT_ALLOWED)
@@ -236,7 +236,8 @@ _NAMES: Final = (
     (aiohttp.ClientConnectorDNSError, "name not found"),
     ((aiohttp.ClientSSLError, ssl.SSLError), "TLS failed"),
     (aiohttp.ClientConnectorError, "connection failed"),
-    ((aiohttp.ClientResponseError, aiohttp.InvalidURL), "no valid HTTP answer"),
+    (aiohttp.InvalidURL, NOT_ALLOWED),
+    (aiohttp.ClientResponseError, "no valid HTTP answer"),
 )
 
 

@@ -25,7 +25,7 @@ def endpoint(app_db: Database, tenant: UUID, kinds: tuple[str, ...] = (), job_id
     return made.id
 
 
-def happened(tenant: UUID, kind: str = "job.progress", job: UUID | None = None, in_round: int = 0) -> NewEvent:
+def happened(tenant: UUID, kind: str = "endpoint.warning", job: UUID | None = None, in_round: int = 0) -> NewEvent:
     return NewEvent(tenant, kind, job, in_round, {"total": 3})
 
 
@@ -104,14 +104,14 @@ def test_what_a_job_does_once_is_recorded_once_a_round_and_burns_no_number(
     app_db: Database, worker_db: Database, tenant: UUID
 ) -> None:
     job, hears = new_id(), endpoint(app_db, tenant)
-    once, many = happened(tenant, "job.completed", job), happened(tenant, "job.progress", job)
+    once, many = happened(tenant, "job.completed", job), happened(tenant, "endpoint.warning", job)
     assert len(record(worker_db, tenant, once, many, once)) == 2
     assert record(worker_db, tenant, once) == []
     record(worker_db, tenant, once, many, happened(tenant, "job.completed", job, 1))
     assert feed(app_db, tenant) == [
         (1, "job.completed"),
-        (2, "job.progress"),
-        (3, "job.progress"),
+        (2, "endpoint.warning"),
+        (3, "endpoint.warning"),
         (4, "job.completed"),
     ]
     assert [seq for seq, _ in owed(app_db, tenant, hears)] == [1, 2, 3, 4]
@@ -173,7 +173,7 @@ def test_endpoints_hear_the_kinds_they_want_in_a_chain_of_their_own(app_db: Data
         tenant,
         happened(tenant, "job.accepted", new_id()),
         happened(tenant, "job.completed", new_id()),
-        happened(tenant, "job.progress"),
+        happened(tenant, "endpoint.warning"),
         happened(tenant, "job.stopped", new_id()),
     )
     assert owed(app_db, tenant, every) == [(1, None), (2, one.id), (3, two.id), (4, three.id)]
@@ -185,11 +185,11 @@ def test_endpoints_hear_the_kinds_they_want_in_a_chain_of_their_own(app_db: Data
 def test_the_chain_of_an_endpoint_stays_straight_under_concurrency(
     app_db: Database, worker_db: Database, tenant: UUID
 ) -> None:
-    hears = endpoint(app_db, tenant, ("job.progress",))
+    hears = endpoint(app_db, tenant, ("endpoint.warning",))
 
     def write() -> None:
         for _ in range(10):
-            record(worker_db, tenant, happened(tenant), happened(tenant, "image.completed"), happened(tenant))
+            record(worker_db, tenant, happened(tenant), happened(tenant, "endpoint.disabled"), happened(tenant))
 
     at_once([write] * 4)
     with app_db.transaction(tenant) as session:
@@ -207,7 +207,7 @@ def test_a_one_off_endpoint_hears_of_its_job_alone(app_db: Database, worker_db: 
         tenant,
         happened(tenant, "job.accepted", new_id()),
         happened(tenant, "job.accepted", job),
-        happened(tenant, "model.activated"),
+        happened(tenant, "endpoint.disabled"),
         happened(tenant, "job.completed", job),
     )
     assert [seq for seq, _ in owed(app_db, tenant, hears)] == [2, 4]

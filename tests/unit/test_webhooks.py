@@ -126,6 +126,9 @@ def test_delays_stay_within_a_fifth_of_the_schedule(attempt: int, chance: float)
         "https://clinic.example:443/hooks?key=1",
         "https://clinic.example:8443/",
         "https://1.1.1.1/hooks",
+        "https://localhost.clinic.example/",
+        "https://127.0.0.1.clinic.example./",
+        "https://0x7f.clinic.example/",
         "https://[2606:4700:4700::1111]/hooks",
         "http://127.0.0.1:9000/hooks",
         "https://127.0.0.1:9000/hooks",
@@ -165,6 +168,18 @@ def test_good_urls_pass(url: str) -> None:
         "https://127.0.0.1/",
         "https://10.0.0.1/",
         "https://169.254.169.254/latest/meta-data/",
+        "https://localhost/",
+        "https://LOCALHOST./hooks",
+        "https://clinic.localhost/",
+        "https://clinic.localhost.:8443/",
+        "https://127.1/",
+        "https://127.0.0.1./",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://0X7F000001/",
+        "https://0x/",
+        "https://0177.0.0.1/",
+        "https://1.1.257/",
         "https://[::1]/",
         "https://[::ffff:127.0.0.1]/",
         "https://[fe80::1%25eth0]/",
@@ -182,8 +197,10 @@ def test_bad_urls_are_refused(url: str) -> None:
 
 def test_kinds_are_known_or_refused() -> None:
     webhooks.check_kinds(["job.completed", "ping"])
-    with pytest.raises(webhooks.KindUnknown):
-        webhooks.check_kinds(["job.completed", "job.exploded"])
+    # What nothing sends cannot be asked for.
+    for unknown in ("job.exploded", "job.progress", "image.completed", "model.activated", "model.drift"):
+        with pytest.raises(webhooks.KindUnknown):
+            webhooks.check_kinds(["job.completed", unknown])
 
 
 def test_a_body_that_is_no_text_at_all_is_never_sent() -> None:

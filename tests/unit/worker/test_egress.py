@@ -147,8 +147,13 @@ def test_there_are_at_least_sixty_vectors() -> None:
 def test_a_hostile_destination_is_never_dialled(url: str, dialled: list[Any]) -> None:
     answer = send(url)
     assert dialled == []
-    assert answer.status is None
-    assert answer.error is not None
+    assert (answer.status, answer.error) == (None, "address not allowed")
+
+
+def test_a_url_that_the_client_cannot_read_is_not_allowed(dialled: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "check_url", lambda *_: None)
+    assert send("https:///hooks").error == "address not allowed"
+    assert dialled == []
 
 
 @pytest.mark.parametrize("url", [f"https://[{a}]/" if ":" in a else f"https://{a}/" for a in HOSTILE_V4 + HOSTILE_V6])
