@@ -30,7 +30,7 @@ REACH: Final = timedelta(days=28)
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One try of a delivery; ``response`` holds the first 64 KiB of the answer."""
+    """One try of a delivery, numbered from 1 for good; ``response`` holds the first 64 KiB of the answer."""
 
     number: int
     started_at: datetime

@@ -4,7 +4,7 @@ Each function is one short transaction. Locks are taken in one order everywhere:
 endpoint, the delivery.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -77,7 +77,7 @@ LOST: Final = "lost: the deliverer ended before it could record the answer"
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """A delivery that this process holds until its lease runs out; ``attempt`` counts from 1."""
+    """A delivery that this process holds until its lease runs out; ``attempt`` counts from 1 along the schedule."""
 
     id: UUID
     fence: int
@@ -153,6 +153,7 @@ def reap(session: Session, attempts: int) -> int:
     """
     lost = session.execute(_REAP, {"attempts": attempts}).all()
     if lost:
+        numbers = _next_numbers(session, [row.id for row in lost])
         session.execute(
             sa.insert(Attempt),
             [
@@ -160,7 +161,7 @@ def reap(session: Session, attempts: int) -> int:
                     "id": new_id(),
                     "tenant_id": row.tenant_id,
                     "delivery_id": row.id,
-                    "number": row.attempt,
+                    "number": numbers[row.id],
                     "duration_ms": 0,
                     "error": LOST,
                 }
@@ -189,7 +190,7 @@ def settle(session: Session, owed: Owed, tried: Tried, verdict: Verdict, patienc
             id=new_id(),
             tenant_id=owed.event.tenant_id,
             delivery_id=owed.id,
-            number=owed.attempt,
+            number=_next_numbers(session, [owed.id])[owed.id],
             started_at=tried.started_at,
             duration_ms=round(tried.seconds * 1000),
             status=tried.status,
@@ -256,6 +257,20 @@ def _move(session: Session, owed: Owed, verdict: Verdict) -> bool:
         .returning(Delivery.id)
     ).first()
     return moved is not None
+
+
+def _next_numbers(session: Session, delivery_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the number of each delivery's next attempt in its log; the caller holds the deliveries' rows.
+
+    Sending again begins the schedule anew, so its place in the schedule would name two attempts.
+    """
+    found = session.execute(
+        sa.select(Attempt.delivery_id, sa.func.max(Attempt.number).label("last"))
+        .where(Attempt.delivery_id.in_(delivery_ids))
+        .group_by(Attempt.delivery_id)
+    )
+    last: dict[UUID, int] = {row.delivery_id: row.last for row in found}
+    return {delivery_id: last.get(delivery_id, 0) + 1 for delivery_id in delivery_ids}
 
 
 def _apply(session: Session, owed: Owed, change: _Change) -> None:

@@ -173,8 +173,8 @@ class Clinic:
             made, secret = webhooks.create_endpoint(session, self.keyring, self.tenant, url, kinds)
         return made.id, secret
 
-    def happens(self, kind: str = "job.progress", times: int = 1) -> list[str]:
-        rows = [NewEvent(self.tenant, kind, new_id(), 0, {"total": 3})] * times
+    def happens(self, kind: str = "job.started", times: int = 1) -> list[str]:
+        rows = [NewEvent(self.tenant, kind, new_id(), 0, {"total": 3}) for _ in range(times)]
         with self.db.transaction(self.tenant) as session:
             return [ids.text("event", event.id) for event in events.record(session, rows)]
 
@@ -258,7 +258,7 @@ def test_a_delivery_is_dead_when_the_schedule_is_exhausted_and_lives_again_when_
         endpoints.redeliver(session, clinic.log(endpoint_id)[0].id)
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered after all")
     assert {received.id for received in receiver.requests} == {event}
-    assert len(clinic.log(endpoint_id)[0].attempts) == 5
+    assert [attempt.number for attempt in clinic.log(endpoint_id)[0].attempts] == [1, 2, 3, 4, 5]
 
 
 def test_what_was_given_up_is_recovered_together(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
@@ -277,8 +277,8 @@ def test_events_from_before_an_endpoint_are_replayed_when_asked(
     clinic: Clinic, receive: Receive, deliverer: Start
 ) -> None:
     receiver = receive(answering(200))
-    missed = clinic.happens("job.completed", 1) + clinic.happens("job.progress", 2)
-    endpoint_id, _ = clinic.endpoint(receiver.url, ("job.progress",))
+    missed = clinic.happens("job.completed", 1) + clinic.happens("job.started", 2)
+    endpoint_id, _ = clinic.endpoint(receiver.url, ("job.started",))
     with clinic.db.transaction(clinic.tenant) as session:
         since = datetime(2026, 1, 1, tzinfo=UTC)
         assert endpoints.replay(session, endpoint_id, since, preview=True) == 2
@@ -359,7 +359,7 @@ def test_410_disables_the_endpoint_tells_the_others_and_keeps_its_events(
     clinic: Clinic, receive: Receive, deliverer: Start
 ) -> None:
     gone, well = receive(answering(410, 200)), receive(answering(200))
-    retired, _ = clinic.endpoint(gone.url, ("job.progress",))
+    retired, _ = clinic.endpoint(gone.url, ("job.started",))
     healthy, _ = clinic.endpoint(well.url)
     deliverer(gone, well)
     clinic.happens()
@@ -550,7 +550,7 @@ def test_a_completion_after_the_lease_was_lost_writes_nothing(
     assert not settle(worker_db, late, verdict)
     assert clinic.states(endpoint_id) == ["leased"]
     assert clinic.log(endpoint_id)[0].attempts == before[0].attempts
-    assert [event.kind for event in clinic.feed()] == ["job.progress"]
+    assert [event.kind for event in clinic.feed()] == ["job.started"]
     after = vars(clinic.row(endpoint_id))
     assert {k: v for k, v in after.items() if k[0] != "_"} == {k: v for k, v in row.items() if k[0] != "_"}
     assert again.fence > late.fence
@@ -578,6 +578,23 @@ def test_a_lease_that_ran_out_on_the_last_attempt_ends_the_delivery(clinic: Clin
         assert clinic.states(endpoint_id) == [expected]
 
 
+def test_attempts_are_numbered_on_though_the_schedule_begins_anew(clinic: Clinic, worker_db: Database) -> None:
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/")
+    clinic.happens()
+    for place in (1, 2, 1, 2):
+        if clinic.states(endpoint_id) == ["dead"]:
+            with clinic.db.transaction(clinic.tenant) as session:
+                endpoints.redeliver(session, clinic.log(endpoint_id)[0].id)
+        (owed,) = claim(worker_db, lease=-1)
+        assert owed.attempt == place
+        if place == 1:
+            with worker_db.transaction() as session:
+                assert deliveries.reap(session, 2) == 1
+        else:
+            assert settle(worker_db, owed, Verdict("dead"))
+    assert [attempt.number for attempt in clinic.log(endpoint_id)[0].attempts] == [1, 2, 3, 4]
+
+
 def test_a_long_queue_of_one_endpoint_does_not_hold_up_the_others(clinic: Clinic, worker_db: Database) -> None:
     busy, _ = clinic.endpoint("https://busy.example/")
     clinic.happens(times=200)
@@ -602,7 +619,7 @@ def test_four_claimers_at_once_stay_below_the_cap(clinic: Clinic, worker_db: Dat
 def test_an_endpoint_with_nothing_but_failures_is_warned_once_and_then_disabled(
     clinic: Clinic, worker_db: Database, owner_db: Database
 ) -> None:
-    endpoint_id, _ = clinic.endpoint("https://clinic.example/", ("job.progress",))
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/", ("job.started",))
     clinic.happens(times=6)
 
     def fail(verdict: Verdict, *, hours: float) -> None:
