@@ -100,7 +100,7 @@ def submit(session: Session, job: NewJob) -> None:
     _insert_images(session, job)
     _insert_units(session, job)
     events.record(
-        session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "lane": job.lane})]
+        session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "priority": job.lane})]
     )
 
 

@@ -44,7 +44,7 @@ def test_a_job_is_written_with_its_photos_units_and_event(owner_db: Database, ap
     ]
     assert {(unit.attempt, unit.crashes, unit.fence, unit.leased_by) for unit in units} == {(0, 0, 0, None)}
     events = rows(owner_db, "SELECT tenant_id, seq, kind, round, body FROM event")
-    assert events == [(tenant, 1, "job.accepted", 0, {"total": 70, "lane": "normal"})]
+    assert events == [(tenant, 1, "job.accepted", 0, {"total": 70, "priority": "normal"})]
     check_invariants(owner_db)
 
 
