@@ -2,10 +2,11 @@
 
 import click
 
-from cli.listing import OUTCOMES, RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
+from cli.listing import RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
 from cli.options import example, json_option, print_json, service_options
 from cli.progress import progress
 from cli.service import CLOSED, Service
+from shared.vocabulary import OUTCOMES
 
 _STATES = ("receiving", "queued", "running", *sorted(CLOSED))
 

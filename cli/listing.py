@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cli.photos import Photo
+from shared.vocabulary import OUTCOMES
 
 RESEARCH_USE: Final = "Research use only: not a medical device. An answer here is no diagnosis."
-OUTCOMES: Final = ("classified", "abstained", "rejected", "failed", "cancelled", "expired")
 # What a person has to look at: nothing came of these photos.
 UNANSWERED: Final = ("rejected", "failed", "cancelled", "expired")
 _WIDEST: Final = 48

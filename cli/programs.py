@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.broker import LANES
+from shared.vocabulary import LANES
 
 ROOT = Path(__file__).resolve().parent.parent
 

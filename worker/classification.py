@@ -228,10 +228,8 @@ class Classification:
         except StorageAway as error:
             log.warning("copies_not_stored", error=str(error))
             ours = [work.without_copies() for work in ours]
-        try:
-            self._complete(ours)
-        finally:
-            self._keeper.drop(work.unit.id for work in works)
+        self._complete(ours)
+        self._keeper.drop(work.unit.id for work in works)
 
     def _store_copies(self, works: Sequence[Work]) -> None:
         keys = []

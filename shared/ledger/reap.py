@@ -48,7 +48,7 @@ _LOST = """
 _EXPIRED = sa.text(
     _LOST.format(
         which="lease_until < now()",
-        blameless=":after_outage OR lease_until < pg_postmaster_start_time() + interval '5 seconds'",
+        blameless=":after_outage OR lease_until < pg_postmaster_start_time() + interval '2 seconds'",
     )
 )
 _OF_HOLDER = sa.text(_LOST.format(which="leased_by = :holder", blameless="false"))

@@ -16,9 +16,10 @@ import pytest
 import redis
 
 from cli.embedded.valkey import EmbeddedValkey
-from shared.broker import DRAIN, LANES, TOKEN_SECONDS, Broker
+from shared.broker import DRAIN, TOKEN_SECONDS, Broker
 from shared.errors import BrokerAway
 from shared.settings import Settings
+from shared.vocabulary import LANES
 
 PREFIX = "poxvisio:celery:"
 # A refused connection takes no time and a silent one the socket's two seconds; a try again would pass this.

@@ -15,8 +15,8 @@ import pytest
 from pydantic import AliasChoices
 
 from cli import programs
-from shared.broker import LANES
 from shared.settings import Settings
+from shared.vocabulary import LANES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

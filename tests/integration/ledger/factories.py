@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.database import Database, new_id
-from shared.ledger.claim import LANES, Claimed, Lease, claim
-from shared.ledger.closing import OUTCOMES
+from shared.ledger.claim import Claimed, Lease, claim
 from shared.ledger.complete import Completion, Outcome, complete
 from shared.ledger.fairness import default_lane
 from shared.ledger.submit import NewImage, NewJob, submit
+from shared.vocabulary import LANES, OUTCOMES
 
 LEASE = 60.0
 

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from shared.database import Database
 from shared.ledger import complete as module
 from shared.ledger.claim import Lease
-from shared.ledger.closing import OUTCOMES
 from shared.ledger.complete import Completion, Deferred, Outcome, complete
 from shared.ledger.reap import give_back, reap
 from shared.ledger.sweep import sweep
+from shared.vocabulary import OUTCOMES
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import (
     answers,

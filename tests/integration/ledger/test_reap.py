@@ -154,3 +154,29 @@ def test_quarantine_of_several_jobs_closes_each(
     assert {job_row(owner_db, job.id).state for job in jobs} == {"completed"}
     assert len(rows(owner_db, "SELECT 1 FROM event WHERE kind = 'job.completed'")) == 3
     check_invariants(owner_db)
+
+
+def test_leases_that_ran_out_while_the_server_was_away_are_no_crashes(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    job = submit_job(app_db, tenant, 40)
+    take(worker_db, 2)
+    change(owner_db, "UPDATE unit SET lease_until = pg_postmaster_start_time() - interval '1 minute'")
+    with worker_db.transaction() as session:
+        assert reap(session) == Reaped(ready=2)
+    assert [(unit.n, unit.state, unit.crashes) for unit in unit_rows(owner_db, job.id)] == [
+        (32, "ready", 0),
+        (8, "ready", 0),
+    ]
+
+
+def test_a_round_after_an_outage_blames_nobody(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    job = submit_job(app_db, tenant, 1)
+    for _ in range(3):
+        take(worker_db)
+        let_leases_expire(owner_db)
+        with worker_db.transaction() as session:
+            assert reap(session, after_outage=True) == Reaped(ready=1)
+    assert [(unit.state, unit.crashes) for unit in unit_rows(owner_db, job.id)] == [("ready", 0)]

@@ -20,6 +20,7 @@ from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
 from shared.storage.keys import copy_key
 from tests.integration.worker.conftest import Submit, Worker, photo
+from worker import classification
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
@@ -311,3 +312,56 @@ def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
     assert white[0] <= 5
     assert len(watching.batches) > 20
     assert results_of(app_db, tenant, urgent[0])[0].state == "completed"
+
+
+def test_a_job_of_many_in_the_interactive_lane_passes_nobody(
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+) -> None:
+    first = submit_photos([photo(seed) for seed in range(64)])
+    many: list[UUID] = []
+    watching = Watching(classifier, lambda: many.append(submit_photos([photo_of(255)] * 200, "interactive")))
+
+    make_worker(network=watching).drain()
+
+    assert max(len(batch) for batch in watching.batches) <= 64
+    assert results_of(app_db, tenant, first)[0].state == "completed"
+    whites = [number for number, batch in enumerate(watching.batches) if batch.min() > 250]
+    greys = [number for number, batch in enumerate(watching.batches) if batch.min() <= 250]
+    assert greys[-1] < whites[-1], "the job that was there first waited for all of the other"
+
+
+def test_an_error_nobody_foresaw_makes_suspects_and_leaves_nothing_held(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    submit_photos([photo(seed) for seed in range(3)])
+
+    class Odd(Away):
+        def read(self, key: str, *, limit: int) -> bytes:
+            raise RuntimeError("a fault of the library")
+
+    worker = make_worker(store=Odd(storage))
+    with pytest.raises(RuntimeError):
+        worker.drain()
+
+    assert worker._keeper.is_empty
+    with owner_db.transaction() as session:
+        units = session.execute(sa.text("SELECT state, n, crashes FROM unit WHERE state <> 'split'")).all()
+    assert [tuple(unit) for unit in units] == [("ready", 1, 1)] * 3
+
+
+def test_a_completion_that_breaks_leaves_nothing_held(
+    submit_photos: Submit, make_worker: Worker, owner_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(5):
+        submit_photos([photo(seed)])
+
+    def broken(*_: object) -> None:
+        raise ArithmeticError("a fault of the program")
+
+    monkeypatch.setattr(classification, "complete", broken)
+    worker = make_worker()
+    with pytest.raises(ArithmeticError):
+        worker.drain()
+    assert worker._keeper.is_empty
+    with owner_db.transaction() as session:
+        assert session.execute(sa.text("SELECT count(*) FROM unit WHERE state = 'leased'")).scalar_one() == 0

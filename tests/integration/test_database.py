@@ -1,0 +1,61 @@
+"""Transactions: what counts as the database being away, and what a stuck neighbour can do."""
+
+import threading
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+from shared.database import Database
+from shared.errors import DatabaseAway
+
+
+def test_a_server_that_takes_no_writes_is_away(worker_db: Database) -> None:
+    with pytest.raises(DatabaseAway), worker_db.transaction() as session:
+        session.execute(sa.text("SET TRANSACTION READ ONLY"))
+        session.execute(sa.text("INSERT INTO worker_node (name, state) VALUES ('w', 'ready')"))
+
+
+def test_a_lock_that_never_comes_free_is_an_answer_in_time(worker_db: Database, owner_url: str) -> None:
+    holder = psycopg2.connect(owner_url)
+    holder.cursor().execute("LOCK TABLE worker_node IN ACCESS EXCLUSIVE MODE")
+    try:
+        with pytest.raises(DatabaseAway), worker_db.transaction() as session:
+            session.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
+            session.execute(sa.text("SELECT count(*) FROM worker_node"))
+    finally:
+        holder.rollback()
+        holder.close()
+
+
+def test_every_connection_is_held_to_bounds(worker_db: Database) -> None:
+    names = (
+        "idle_in_transaction_session_timeout",
+        "lock_timeout",
+        "tcp_keepalives_idle",
+        "tcp_user_timeout",
+        "TimeZone",
+    )
+    with worker_db.transaction() as session:
+        found = [session.execute(sa.text(f"SHOW {name}")).scalar_one() for name in names]
+    assert found == ["30s", "10s", "10", "15000", "UTC"]
+
+
+def test_a_client_frozen_in_its_transaction_lets_go_of_its_locks(worker_db: Database) -> None:
+    frozen, done = threading.Event(), threading.Event()
+
+    def freeze() -> None:
+        with pytest.raises(DatabaseAway), worker_db.transaction() as session:
+            session.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
+            session.execute(sa.text("SELECT pg_advisory_xact_lock(7)"))
+            frozen.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    assert frozen.wait(20)
+    with worker_db.transaction() as session:
+        session.execute(sa.text("SELECT pg_advisory_xact_lock(7)"))
+    done.set()
+    thread.join(20)
+    assert not thread.is_alive()
