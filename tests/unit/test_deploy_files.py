@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,16 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     foreign = ("COMPOSE_", "POXVISIO_", "AWS_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return subprocess.run(command, cwd=cwd, env=environment | more, capture_output=True, text=True, check=False)
+    environment |= more or {}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def compose(file: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     profiles = ("--profile", "gpu", "--profile", "admin")
-    return run(tool("docker-compose"), "--file", str(file), *profiles, "config", *arguments, **more)
+    return run(tool("docker-compose"), "--file", str(file), *profiles, "config", *arguments, more=more)
 
 
 @pytest.fixture(scope="module")
