@@ -3,18 +3,20 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Final, TypeVar
 
 from flask import request
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from web.problems import BAD_REQUEST, BROKEN_BODY, INVALID_OPTIONS, TOO_LARGE, UNSUPPORTED_TYPE, Problem
+from web.problems import BAD_REQUEST, BROKEN_BODY, INVALID_OPTIONS, TOO_LARGE, UNSUPPORTED_TYPE, Kind, Problem
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_JSON: Final = 1024 * 1024
 _MOST_ERRORS: Final = 20
-_WAIT: Final = re.compile(r"\s*wait\s*=\s*\"?(\d{1,6})\"?\s*", re.IGNORECASE)
+_WAIT: Final = re.compile(r"\s*wait\s*=\s*\"?([0-9]+)\"?\s*", re.IGNORECASE)
+# More digits than any wait has, and few enough to be counted.
+_LONG_WAIT: Final = 6
 _KEY: Final = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x21\x23-\x7e]*[\x21\x23-\x7e])?")
 _LONGEST_KEY: Final = 255
 
@@ -26,13 +28,20 @@ def _without_controls(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_without_controls)]
+# Stands behind the bounds of a text: before them pydantic would speak of items where it means characters.
+PLAIN: Final = AfterValidator(_without_controls)
 
 
 class Strict(BaseModel):
     """A model of something asked for: unknown fields are refused, so that a typing error is no silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StrictJson(Strict):
+    """A model of a JSON document, whose values say what they are: no number is taken for a time, no text for a rate."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class NoQuery(Strict):
@@ -76,12 +85,16 @@ def parse_json(model: type[Model], data: bytes) -> Model:
         raise invalid(error) from None
 
 
+# Where pydantic speaks to programmers.
+_WORDS: Final = {"extra_forbidden": "is not known here"}
+
+
 def invalid(error: ValidationError, *, in_query: bool = False) -> Problem:
     """Return the problem that names every fault pydantic found, twenty at most."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     entries = []
     for fault in faults[:_MOST_ERRORS]:
-        detail = fault["msg"].removeprefix("Value error, ")
+        detail = _WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
         if in_query:
             entries.append({"detail": detail, "parameter": str(fault["loc"][0]) if fault["loc"] else ""})
         else:
@@ -115,12 +128,11 @@ def preferred_wait(most: int) -> int | None:
     for part in request.headers.get("Prefer", "").split(","):
         for preference in part.split(";"):
             if matched := _WAIT.fullmatch(preference):
-                return min(int(matched[1]), most)
+                digits = matched[1].lstrip("0") or "0"
+                return most if len(digits) > _LONG_WAIT else min(int(digits), most)
     return None
 
 
-def wrong(parameter: str, detail: str) -> Problem:
+def wrong(parameter: str, detail: str, kind: Kind = INVALID_OPTIONS) -> Problem:
     """Return the problem of one wrong parameter of the query."""
-    return Problem(
-        INVALID_OPTIONS, "An option is wrong; see errors.", errors=[{"detail": detail, "parameter": parameter}]
-    )
+    return Problem(kind, f"{kind.title}; see errors.", errors=[{"detail": detail, "parameter": parameter}])

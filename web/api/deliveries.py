@@ -1,6 +1,6 @@
 """``/v1/webhooks/{id}/deliveries``: the log of what was sent or is owed to an endpoint, and sending again."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from uuid import UUID
 
 from flask import Blueprint, Response, request
@@ -10,7 +10,15 @@ from sqlalchemy.orm import Session
 from shared import endpoints, ids
 from shared.endpoints import DeliveryView
 from shared.errors import NotFound
-from web.api.webhook_shapes import DeliveryBody, DeliveryDetail, DeliveryList, delivery_body, delivery_detail
+from web.api.webhook_shapes import (
+    DeliveryBody,
+    DeliveryDetail,
+    DeliveryList,
+    DeliveryState,
+    delivery_body,
+    delivery_detail,
+    delivery_state,
+)
 from web.asking import NoQuery, Strict, read_query, wrong
 from web.auth import caller
 from web.intake import fingerprint
@@ -29,7 +37,7 @@ _SCOPE: Final = "webhooks"
 class DeliveriesQuery(Strict):
     """Which deliveries."""
 
-    state: Literal["waiting", "leased", "delivered", "dead"] | None = None
+    state: DeliveryState | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 50
     cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
 
@@ -49,7 +57,7 @@ def deliveries(webhook: str) -> Response:
     endpoint_id = ids.parse("endpoint", webhook)
     with services().database.transaction(caller().tenant_id) as session:
         found = endpoints.deliveries(
-            session, endpoint_id, state=query.state, after=_after(query.cursor), limit=query.limit + 1
+            session, endpoint_id, state=delivery_state(query.state), after=_after(query.cursor), limit=query.limit + 1
         )
     shown = found[: query.limit]
     cursor = ids.text("delivery", shown[-1].id) if len(found) > query.limit else None

@@ -1,21 +1,22 @@
 """``/v1/keys``: the tenant's own API keys."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
+import sqlalchemy as sa
 from flask import Blueprint, Response, request
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sqlalchemy.orm import Session
 
 from shared import accounts, ids
 from shared.tables import ApiKey
-from web.asking import NoQuery, Strict, Text, read_json, read_query
+from web.asking import PLAIN, NoQuery, StrictJson, pointer, read_json, read_query
 from web.auth import caller
 from web.intake import fingerprint
 from web.intake.options import Instant
 from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
-from web.problems import BROKEN_BODY, INVALID_OPTIONS, NOT_FOUND, TOO_LARGE, UNSUPPORTED_TYPE
+from web.problems import BROKEN_BODY, INVALID_OPTIONS, NOT_FOUND, TOO_LARGE, UNSUPPORTED_TYPE, Problem, not_found
 from web.replay import perform
 from web.services import services
 from web.wire import Shape, respond
@@ -50,11 +51,15 @@ class KeyList(Shape):
     keys: list[KeyBody]
 
 
-class KeyRequest(Strict):
+def _each_once(scopes: list[Scope]) -> list[Scope]:
+    return list(dict.fromkeys(scopes))
+
+
+class KeyRequest(StrictJson):
     """The key to make."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=100)]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
+    name: Annotated[str, Field(min_length=1, max_length=100), PLAIN]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5), AfterValidator(_each_once)]
     expires_at: Instant | None = None
 
 
@@ -88,6 +93,10 @@ def create() -> Response:
     tenant = caller().tenant_id
 
     def act(session: Session) -> NewKeyBody:
+        # Here and not before, because a replay is answered as it was, whatever has passed meanwhile.
+        if wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC):
+            entry = {"detail": "has passed already", "pointer": pointer(["expires_at"])}
+            raise Problem(INVALID_OPTIONS, "An option is wrong; see errors.", errors=[entry])
         token = accounts.create_key(session, tenant, wanted.name, wanted.scopes, wanted.expires_at)
         made = session.get_one(ApiKey, UUID(hex=token.split("_")[1]))
         return NewKeyBody(**_fields(made), token=token)
@@ -95,6 +104,26 @@ def create() -> Response:
     mark = fingerprint.of_request("POST", request.path, wanted.model_dump(mode="json"))
     here = services().settings.public_url
     return perform(mark, NewKeyBody, act, status=201, location=lambda key: f"{here}/v1/keys/{key.id}", secret=True)
+
+
+@api.get("/v1/keys/<key>")
+@operation(
+    "Read a key",
+    {200: Answer("The key, without its secret.", {"application/json": KeyBody})},
+    tag=_TAG,
+    scope="admin",
+    query=NoQuery,
+    problems=(NOT_FOUND,),
+)
+def read(key: str) -> Response:
+    """Return one key."""
+    read_query(NoQuery)
+    key_id, tenant = ids.parse("key", key), caller().tenant_id
+    with services().database.transaction(tenant) as session:
+        found = session.scalar(sa.select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant))
+        if found is None:
+            raise not_found()
+        return respond(KeyBody(**_fields(found)))
 
 
 @api.delete("/v1/keys/<key>")

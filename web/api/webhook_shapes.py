@@ -1,7 +1,7 @@
 """What goes in and out at ``/v1/webhooks``."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -10,7 +10,7 @@ from shared.endpoints import AttemptView, DeliveryView
 from shared.errors import Refused
 from shared.tables import Endpoint
 from shared.webhooks import KINDS
-from web.asking import Strict, Text
+from web.asking import PLAIN, StrictJson
 from web.intake.options import Instant
 from web.wire import Shape
 
@@ -19,6 +19,10 @@ def _kind(value: str) -> str:
     if value not in KINDS:
         raise ValueError(f"there is no such event; there are {', '.join(KINDS)}")
     return value
+
+
+def _each_once(kinds: list[str]) -> list[str]:
+    return list(dict.fromkeys(kinds))
 
 
 def _secret(value: str) -> str:
@@ -32,38 +36,43 @@ def _secret(value: str) -> str:
 Kind = Annotated[str, AfterValidator(_kind), Field(json_schema_extra={"enum": list(KINDS)})]
 Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 Url = Annotated[str, Field(min_length=1, max_length=2048)]
-Description = Annotated[Text, Field(max_length=500)]
+Kinds = Annotated[list[Kind], Field(max_length=len(KINDS)), AfterValidator(_each_once)]
+Description = Annotated[str, Field(max_length=500), PLAIN]
 
 
-class EndpointRequest(Strict):
+# What a delivery is called outside; within it is leased to a deliverer.
+DeliveryState = Literal["waiting", "sending", "delivered", "dead"]
+_SHOWN: Final = {"leased": "sending"}
+_MEANT: Final = {"sending": "leased"}
+
+
+class EndpointRequest(StrictJson):
     """The endpoint to make."""
 
     url: Url = Field(description="https, port 443 or 8443")
-    events: Annotated[list[Kind], Field(max_length=len(KINDS))] = Field(
-        default_factory=list, description="Kinds to hear of; none means every kind"
-    )
+    events: Kinds = Field(default_factory=list, description="Kinds to hear of; none means every kind")
     description: Description = ""
     secret: Secret | None = Field(
         default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
     )
 
 
-class EndpointChange(Strict):
+class EndpointChange(StrictJson):
     """What to change; the rest stays."""
 
     url: Url | None = None
-    events: Annotated[list[Kind], Field(max_length=len(KINDS))] | None = None
+    events: Kinds | None = None
     description: Description | None = None
     state: Literal["enabled", "disabled"] | None = None
 
 
-class SecretRequest(Strict):
+class SecretRequest(StrictJson):
     """The new secret, or none: one is made then."""
 
     secret: Secret | None = None
 
 
-class SinceRequest(Strict):
+class SinceRequest(StrictJson):
     """From when on; ``preview`` only counts."""
 
     since: Instant
@@ -130,7 +139,9 @@ class DeliveryBody(Shape):
     type: str
     job: str | None
     previous_id: str | None
-    state: Literal["waiting", "leased", "delivered", "dead"]
+    state: DeliveryState = Field(
+        description="`waiting` for its time, `sending` (under way), `delivered`, or `dead` (given up)"
+    )
     next_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
@@ -172,6 +183,11 @@ def endpoint_body(endpoint: Endpoint) -> EndpointBody:
     )
 
 
+def delivery_state(shown: DeliveryState | None) -> str | None:
+    """Return the state as the ledger of deliveries has it."""
+    return None if shown is None else _MEANT.get(shown, shown)
+
+
 def delivery_body(view: DeliveryView) -> DeliveryBody:
     """Return a delivery as it goes out, without what was answered."""
     attempts = [AttemptBody(**_attempt(attempt)) for attempt in view.attempts]
@@ -206,7 +222,7 @@ def _delivery(view: DeliveryView) -> dict[str, Any]:
         "type": view.kind,
         "job": ids.text("job", view.job_id) if view.job_id else None,
         "previous_id": ids.text("event", view.previous_id) if view.previous_id else None,
-        "state": view.state,
+        "state": _SHOWN.get(view.state, view.state),
         "next_at": view.next_at,
         "created_at": view.created_at,
         "finished_at": view.finished_at,

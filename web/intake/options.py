@@ -1,11 +1,21 @@
 """The options of a job, from its ``job`` part or from the query, as one checked thing."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, Json
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json
 
-from web.asking import Strict, Text
+from web.asking import PLAIN, Strict, StrictJson
+
+_RFC_3339: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+
+
+def _written_out(value: object) -> object:
+    """Let through what RFC 3339 calls a time; pydantic alone would take any number for seconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC_3339.fullmatch(value)):
+        return value
+    raise ValueError("must be a time with its zone, as RFC 3339 has it: 2027-01-31T12:00:00Z")
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -16,15 +26,17 @@ def _in_utc(value: datetime) -> datetime:
 
 
 # A moment in UTC; whether it may lie in the past is for its reader to say.
-Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-CustomId = Annotated[Text, Field(min_length=1, max_length=200)]
-MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
-MetadataValue = Annotated[Text, Field(max_length=512)]
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_in_utc)]
+CustomId = Annotated[str, Field(min_length=1, max_length=200), PLAIN]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64), PLAIN]
+MetadataValue = Annotated[str, Field(max_length=512), PLAIN]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)]
+ModelId = Annotated[str, Field(min_length=1, max_length=200), PLAIN]
+WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), PLAIN]
 Priority = Literal["interactive", "normal", "bulk"]
 
 
-class PhotoOption(Strict):
+class PhotoOption(StrictJson):
     """What is said about one photo, matched by order."""
 
     file_name: Annotated[str, Field(max_length=1024)] | None = Field(
@@ -33,16 +45,16 @@ class PhotoOption(Strict):
     custom_id: CustomId | None = Field(default=None, description="Your own id of the photo, unique in the job")
 
 
-class OneOffWebhook(Strict):
+class OneOffWebhook(StrictJson):
     """A URL that hears of this job alone."""
 
-    url: Annotated[Text, Field(min_length=1, max_length=2048)]
-    secret: Annotated[Text, Field(max_length=200)] | None = Field(
+    url: WebhookUrl
+    secret: Annotated[str, Field(max_length=200), PLAIN] | None = Field(
         default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
     )
 
 
-class JobOptions(Strict):
+class JobOptions(StrictJson):
     """The ``job`` part of a multipart request."""
 
     priority: Priority | None = Field(
@@ -52,9 +64,7 @@ class JobOptions(Strict):
     max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="Stop when rejected + failed over finished exceeds this, from 50 photos on"
     )
-    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
-        default=None, description="Id of a served model"
-    )
+    model: ModelId | None = Field(default=None, description="Id of a served model")
     metadata: Metadata = Field(default_factory=dict, description="Up to 50 texts of your own, given back as they are")
     webhook: OneOffWebhook | None = None
     photos: list[PhotoOption] = Field(default_factory=list, max_length=50_000)
@@ -71,13 +81,13 @@ class QueryOptions(Strict):
     priority: Priority | None = None
     deadline: Instant | None = None
     max_failure_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    model: ModelId | None = None
     metadata: Json[Metadata] | None = Field(default=None, description="A JSON object of texts")
-    webhook: Annotated[Text, Field(min_length=1, max_length=2048)] | None = Field(
-        default=None, description="One-off URL; its secret is made and shown once"
+    webhook: WebhookUrl | None = Field(default=None, description="One-off URL; its secret is made and shown once")
+    custom_id: CustomId | None = Field(default=None, description="Only where one photo comes")
+    file_name: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None, description="Only for a raw body; multipart names each part"
     )
-    custom_id: CustomId | None = None
-    file_name: Annotated[str, Field(max_length=1024)] | None = None
 
     def job_options(self) -> JobOptions:
         """Return the same options as a ``job`` part would give them."""

@@ -31,7 +31,7 @@ from web.intake import fingerprint
 from web.intake.body import Body
 from web.intake.multipart import MultipartReader
 from web.intake.names import display_name
-from web.intake.options import JobOptions, QueryOptions
+from web.intake.options import JobOptions, OneOffWebhook, QueryOptions
 from web.intake.reception import Received, Reception
 from web.outlook import outlook
 from web.problems import (
@@ -90,6 +90,7 @@ class _Submission:
         self._job_id = new_id()
         # False from the moment COMMIT may have reached the database.
         self.may_clean_up = True
+        self._in_query = False
         self.reception = Reception(
             services.storage,
             self._job_id,
@@ -139,7 +140,9 @@ class _Submission:
                 raise Problem(INVALID_OPTIONS, "Give the options in the `job` part or in the query, not in both.")
             if given.file_name is not None:
                 raise wrong("file_name", "is for a body that is one photo; multipart names each part")
-            return given.job_options()
+            if given.custom_id is not None and len(self.photos) > 1:
+                raise wrong("custom_id", "is for one photo; give several theirs in the `job` part, under `photos`")
+            return self._from_query(given)
         return JobOptions() if part is None else parse_json(JobOptions, part)
 
     def _receive_photo(self, body: Body, given: QueryOptions) -> JobOptions:
@@ -149,21 +152,35 @@ class _Submission:
         self.reception.finish()
         if not self.photos[0].size:
             raise Problem(BROKEN_BODY, "The body is empty; it should be one photo.")
+        return self._from_query(given)
+
+    def _from_query(self, given: QueryOptions) -> JobOptions:
+        self._in_query = True
         return given.job_options()
 
     def _check_present(self, options: JobOptions) -> None:
         """Raise where an option does not fit the time, the model or the network as they are now."""
         if options.deadline is not None and options.deadline <= datetime.now(UTC):
-            raise _wrong_option("has passed already", "deadline")
+            raise self._wrong("has passed already", "deadline")
         if options.model is not None and options.model != self._services.model.bundle().id:
-            raise _wrong_option("is not served; see /v1/models", "model", kind=UNKNOWN_MODEL)
+            raise self._wrong("is not served; see /v1/models", "model", kind=UNKNOWN_MODEL)
         if options.webhook is not None:
-            try:
-                webhooks.check_url(options.webhook.url, self._services.settings.webhook_loopback)
-                if options.webhook.secret is not None:
-                    signing.secret_bytes(options.webhook.secret)
-            except Refused as error:
-                raise _wrong_option(str(error), "webhook") from None
+            self._check_webhook(options.webhook)
+
+    def _check_webhook(self, webhook: OneOffWebhook) -> None:
+        try:
+            webhooks.check_url(webhook.url, self._services.settings.webhook_loopback)
+        except Refused as error:
+            raise self._wrong(str(error), "webhook", "url") from None
+        try:
+            if webhook.secret is not None:
+                signing.secret_bytes(webhook.secret)
+        except Refused as error:
+            raise self._wrong(str(error), "webhook", "secret") from None
+
+    def _wrong(self, detail: str, *path: str, kind: Kind = INVALID_OPTIONS) -> Problem:
+        """Return the problem of one wrong option, told by the place where it was given."""
+        return wrong(path[0], detail, kind) if self._in_query else _wrong_option(detail, *path, kind=kind)
 
     def _new_job(self, options: JobOptions) -> NewJob:
         custom_ids = [photo.custom_id for photo in options.photos]

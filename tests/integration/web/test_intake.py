@@ -89,17 +89,22 @@ WRONG_OPTIONS: dict[str, tuple[dict[str, object], str, str]] = {
     "an unknown option": ({"prioritty": "bulk"}, "#/prioritty", "invalid-options"),
     "an unknown lane": ({"priority": "urgent"}, "#/priority", "invalid-options"),
     "a deadline in the past": ({"deadline": "2020-01-01T00:00:00Z"}, "#/deadline", "invalid-options"),
+    "a deadline as a number": ({"deadline": 1999999999}, "#/deadline", "invalid-options"),
+    "a deadline as digits": ({"deadline": "1999999999"}, "#/deadline", "invalid-options"),
+    "a deadline as a day": ({"deadline": "2099-01-01"}, "#/deadline", "invalid-options"),
     "a deadline without zone": ({"deadline": "2099-01-01T00:00:00"}, "#/deadline", "invalid-options"),
     "a deadline beyond the calendar": ({"deadline": "9999-12-31T23:59:59-12:00"}, "#/deadline", "invalid-options"),
     "a rate above one": ({"max_failure_rate": 1.5}, "#/max_failure_rate", "invalid-options"),
+    "a rate that is no number": ({"max_failure_rate": "0.5"}, "#/max_failure_rate", "invalid-options"),
+    "a rate that is true": ({"max_failure_rate": True}, "#/max_failure_rate", "invalid-options"),
     "an unknown model": ({"model": "other"}, "#/model", "unknown-model"),
     "metadata that is no text": ({"metadata": {"a": {"b": 1}}}, "#/metadata/a", "invalid-options"),
     "metadata with NUL": ({"metadata": {"a": "\x00"}}, "#/metadata/a", "invalid-options"),
-    "a webhook to this host": ({"webhook": {"url": "https://127.0.0.1/"}}, "#/webhook", "invalid-options"),
-    "a webhook without TLS": ({"webhook": {"url": "http://example.org/"}}, "#/webhook", "invalid-options"),
+    "a webhook to this host": ({"webhook": {"url": "https://127.0.0.1/"}}, "#/webhook/url", "invalid-options"),
+    "a webhook without TLS": ({"webhook": {"url": "http://example.org/"}}, "#/webhook/url", "invalid-options"),
     "a weak webhook secret": (
         {"webhook": {"url": "https://example.org/", "secret": "whsec_eA=="}},
-        "#/webhook",
+        "#/webhook/secret",
         "invalid-options",
     ),
     "a custom_id twice": (
@@ -135,12 +140,47 @@ def test_wrong_parameters_of_a_raw_photo_are_named(clinic: Caller, nothing_half_
         ("custom_id=a%00b", "custom_id"),
         ("metadata=no+json", "metadata"),
         ("priority=bulk&priority=normal", "priority"),
+        ("deadline=2020-01-01T00:00:00Z", "deadline"),
+        ("deadline=1999999999", "deadline"),
+        ("webhook=http://example.org/", "webhook"),
+        ("model=other", "model"),
     ):
         answer = clinic.post(f"/v1/jobs?{query}", data=JPEG, content_type="image/jpeg")
         assert answer.status_code == 422, query
         assert answer.json is not None
-        assert answer.json["errors"][0]["parameter"] == parameter
+        (error,) = answer.json["errors"]
+        assert (error.get("parameter"), error.get("pointer")) == (parameter, None), query
     nothing_half_done()
+
+
+def test_a_text_is_counted_in_characters_and_the_unknown_is_called_so(clinic: Caller) -> None:
+    wrong = {"photos": [{"custom_id": ""}], "metadata": {"a": "b" * 513}, "modle": "demo"}
+    told = clinic.send([("a.jpg", JPEG)], wrong).json
+    assert told is not None
+    said = {error["pointer"]: error["detail"] for error in told["errors"]}
+    assert said == {
+        "#/photos/0/custom_id": "String should have at least 1 character",
+        "#/metadata/a": "String should have at most 512 characters",
+        "#/modle": "is not known here",
+    }
+
+
+def test_a_custom_id_in_the_query_is_for_one_photo(clinic: Caller, nothing_half_done: Callable[[], None]) -> None:
+    for name in ("custom_id", "file_name"):
+        body = part("photos", JPEG) + part("photos", JPEG + b"2", "b.jpg") + END
+        answer = clinic.post(f"/v1/jobs?{name}=p-1", data=body, content_type=TYPE)
+        assert answer.status_code == 422
+        assert answer.json is not None
+        assert [error["parameter"] for error in answer.json["errors"]] == [name]
+    nothing_half_done()
+    assert clinic.post("/v1/jobs?custom_id=p-1", data=PHOTO + END, content_type=TYPE).status_code == 202
+
+
+def test_a_rate_and_a_time_may_be_texts_in_the_query(clinic: Caller) -> None:
+    query = "max_failure_rate=0.5&deadline=2099-01-01t00:00:00.5%2B01:00"
+    job = clinic.post(f"/v1/jobs?{query}", data=JPEG, content_type="image/jpeg").json
+    assert job is not None
+    assert (job["max_failure_rate"], job["deadline"]) == (0.5, "2098-12-31T23:00:00.500000Z")
 
 
 def test_a_raw_photo_takes_its_options_from_the_query(clinic: Caller) -> None:

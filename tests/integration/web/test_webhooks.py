@@ -7,6 +7,7 @@ import pytest
 from shared.database import Database
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, Caller
+from worker import deliveries
 
 URL = "https://example.org/hook"
 
@@ -35,7 +36,10 @@ def test_the_secret_is_shown_once(clinic: Caller, hook: dict[str, Any]) -> None:
         ({"url": "https://127.0.0.1/"}, "#/url"),
         ({"url": "https://user:pass@example.org/"}, "#/url"),
         ({"url": "https://example.org:22/"}, "#/url"),
+        ({"url": "https://localhost/"}, "#/url"),
+        ({"url": "https://2130706433/"}, "#/url"),
         ({"url": URL, "events": ["job.vanished"]}, "#/events/0"),
+        ({"url": URL, "events": ["job.completed", "job.progress"]}, "#/events/1"),
         ({"url": URL, "secret": "whsec_short"}, "#/secret"),
         ({"url": URL, "urls": []}, "#/urls"),
         ({}, "#/url"),
@@ -47,6 +51,12 @@ def test_a_wrong_webhook_is_refused(clinic: Caller, wrong: dict[str, Any], point
     assert answer.json is not None
     assert answer.json["errors"][0]["pointer"] == pointer
     assert clinic.get("/v1/webhooks").json == {"webhooks": []}
+
+
+def test_a_kind_asked_for_twice_is_kept_once(clinic: Caller) -> None:
+    made = clinic.post("/v1/webhooks", {"url": URL, "events": ["ping", "job.started", "ping"]}).json
+    assert made is not None
+    assert made["events"] == ["ping", "job.started"]
 
 
 def test_making_a_webhook_replays_with_its_secret(clinic: Caller) -> None:
@@ -98,6 +108,12 @@ def test_the_log_shows_what_is_owed_and_sends_it_again(
     assert kinds == ["job.completed"] * 3 + ["ping"]
     assert second["next"] is None
     newest, before = first.json["deliveries"]
+    with worker_db.transaction() as session:
+        assert len(deliveries.claim(session, 1, 60)) == 1
+    under_way = clinic.get(f"{path}/deliveries?state=sending").json
+    assert under_way is not None
+    assert [delivery["state"] for delivery in under_way["deliveries"]] == ["sending"]
+    assert clinic.get(f"{path}/deliveries?state=leased").status_code == 422
     assert newest["previous_id"] == before["event"]
 
     one = clinic.get(f"{path}/deliveries/{newest['id']}").json
@@ -120,4 +136,6 @@ def test_replay_counts_before_it_sends(clinic: Caller, worker_db: Database) -> N
     assert clinic.post(f"{path}/replay", since).json == {"count": 1, "preview": False}
     assert clinic.post(f"{path}/replay", {**since, "preview": True}).json == {"count": 0, "preview": True}
     assert clinic.post(f"{path}/recover", {**since, "preview": True}).json == {"count": 0, "preview": True}
-    assert clinic.post(f"{path}/recover", {"since": "yesterday"}).status_code == 422
+    for wrong in ("yesterday", 1577836800, "1577836800", "2020-01-01T00:00:00"):
+        assert clinic.post(f"{path}/recover", {"since": wrong}).status_code == 422
+    assert clinic.post(f"{path}/recover", {**since, "preview": "yes"}).status_code == 422
