@@ -11,12 +11,14 @@ from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import Strict, preferred_wait, read_query
 from web.auth import caller
 from web.openapi import LINK, PREFER_WAIT, Answer, operation
+from web.problems import NOT_ACCEPTABLE, Problem
 from web.services import services
 from web.wire import Shape, next_link, respond
 
 api = Blueprint("events", __name__)
 
 _LARGEST_SEQUENCE: Final = 2**63 - 1
+_NO_STREAM: Final = "The feed comes as application/json alone; `Prefer: wait=N` answers as soon as something happens."
 
 
 class EventBody(Shape):
@@ -50,10 +52,13 @@ class EventsQuery(Strict):
     description="Unfiltered, and without a gap: who has seen a number has seen every smaller one.",
     query=EventsQuery,
     headers=(PREFER_WAIT,),
+    problems=(NOT_ACCEPTABLE,),
 )
 def feed() -> Response:
     """Return what happened since; with ``Prefer: wait=N`` wait for something to happen."""
     query = read_query(EventsQuery)
+    if request.accept_mimetypes and not request.accept_mimetypes.best_match(["application/json"]):
+        raise Problem(NOT_ACCEPTABLE, _NO_STREAM, headers={"Vary": "Accept"})
     tenant, database = caller().tenant_id, services().database
 
     def look() -> list[Recorded]:

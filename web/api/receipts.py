@@ -10,11 +10,12 @@ from shared import history, ids, receipts
 from web.asking import Strict, read_query
 from web.auth import caller
 from web.openapi import Answer, operation
-from web.problems import CONFLICT, NOT_FOUND
+from web.problems import CONFLICT, NOT_FOUND, Problem
 from web.services import services
 
 api = Blueprint("receipts", __name__)
 
+_ASK_AGAIN: Final = 2
 _DOCUMENT: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["payload", "signature"],
@@ -58,6 +59,8 @@ def receipt(job: str) -> Response:
     with services().database.transaction(caller().tenant_id) as session:
         view = history.job(session, job_id)
         stage = query.stage or ("closed" if view.is_closed else "accepted")
+        if stage == "closed" and not view.is_closed:
+            raise Problem(CONFLICT, "The job is not closed yet.", headers={"Retry-After": str(_ASK_AGAIN)})
         rows = list(history.manifest(session, job_id))
     document = receipts.build("accepted", view, rows, keyring)
     if stage == "closed":

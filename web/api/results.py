@@ -38,8 +38,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 _MEDIA: Final = {"application/json": "json", "application/x-ndjson": "ndjson", "text/csv": "csv"}
 _COLUMNS: Final = (
     "ordinal", "image", "custom_id", "file_name", "sha256", "bytes", "outcome", "label", "probability", "probabilities",
-    "prediction_set", "reasons", "in_distribution", "blur", "exposure", "size", "duplicate_of", "model_id",
-    "model_digest", "attempts", "finished_at", "use",
+    "prediction_set", "reasons", "in_distribution", "blur", "exposure", "size", "flat", "duplicate_of",
+    "model_id", "model_digest", "attempts", "finished_at", "use",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class ResultList(Shape):
 class ResultsQuery(Strict):
     """Which results, and in what form."""
 
-    limit: Annotated[int, Field(ge=1, le=1000)] = 200
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=200, description="For JSON pages alone")
     cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
     format: Literal["json", "ndjson", "csv"] | None = Field(default=None, description="Goes before the Accept header")
 
@@ -89,6 +89,8 @@ def results(job: str) -> Response:
         raise wrong("cursor", "is not one that this list gave out")
     if form == "json":
         return _page(job_id, query)
+    if "limit" in query.model_fields_set:
+        raise wrong("limit", f"is for JSON pages; {form} holds every result there is")
     with services().database.transaction(caller().tenant_id) as session:
         view = history.job(session, job_id)
     encode, media = (
@@ -97,6 +99,7 @@ def results(job: str) -> Response:
     rows = _all_rows(services().database, caller().tenant_id, view, query.cursor)
     answer = Response(encode(rows, services().settings.public_url), content_type=media)
     answer.headers["Content-Disposition"] = f'attachment; filename="{job}.{form}"'
+    answer.vary.add("Accept")
     return answer
 
 
@@ -106,7 +109,7 @@ def _accepted() -> str:
         return "json"
     best = wanted.best_match(list(_MEDIA), default="")
     if not best:
-        raise Problem(NOT_ACCEPTABLE, f"Results come as {', '.join(_MEDIA)}.")
+        raise Problem(NOT_ACCEPTABLE, f"Results come as {', '.join(_MEDIA)}.", headers={"Vary": "Accept"})
     return _MEDIA[best]
 
 
@@ -122,7 +125,7 @@ def _page(job_id: UUID, query: ResultsQuery) -> Response:
         next=page.next,
     )
     headers = {"Link": next_link(url + request.path, limit=query.limit, cursor=page.next)} if page.next else {}
-    return respond(body, headers=headers)
+    return respond(body, headers={**headers, "Vary": "Accept"})
 
 
 def _all_rows(database: Database, tenant: UUID, view: JobView, after: str | None) -> Iterator[ResultView]:
@@ -201,6 +204,7 @@ def _cells(row: ResultView) -> list[object]:
         quality.get("blur", ""),
         quality.get("exposure", ""),
         quality.get("size", ""),
+        quality.get("flat", ""),
         ids.text("image", row.duplicate_of) if row.duplicate_of else "",
         safe(row.model_id),
         row.model_digest or "",

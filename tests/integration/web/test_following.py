@@ -13,6 +13,7 @@ from shared.settings import Settings
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import Caller, make_key
 from web.app import create_app
+from web.asking import preferred_wait
 
 PHOTOS = [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]
 
@@ -209,3 +210,33 @@ def test_the_feed_has_every_event_once_and_waits_for_the_next(clinic: Caller, wo
     assert everything["events"][-1]["type"] == "job.completed"
     assert {event["data"]["job"] for event in everything["events"]} == {job["id"]}
     assert clinic.get(f"/v1/events?after={everything['next']}").json == {"events": [], "next": everything["next"]}
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/html, text/*"])
+def test_the_feed_says_that_it_is_no_stream(accept: str, clinic: Caller) -> None:
+    answer = clinic.get("/v1/events", Accept=accept)
+    assert (answer.status_code, answer.mimetype) == (406, "application/problem+json")
+    assert answer.json is not None
+    assert "application/json" in answer.json["detail"]
+    assert "Prefer: wait=" in answer.json["detail"]
+    for taken in ("*/*", "application/json", "text/event-stream, application/json;q=0.1"):
+        assert clinic.get("/v1/events", Accept=taken).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("wait=7", 7),
+        ("wait=60", 60),
+        ("wait=9999999", 60),
+        ("respond-async, wait=" + "9" * 5000, 60),
+        ("wait=" + "0" * 20 + "5", 5),
+        ("wait=0", 0),
+        ("wait=-1", None),
+        ("wait=soon", None),
+        ("", None),
+    ],
+)
+def test_a_wait_is_cut_to_the_longest_there_is(given: str, seconds: int | None, app: Flask) -> None:
+    with app.test_request_context(headers={"Prefer": given}):
+        assert preferred_wait(60) == seconds

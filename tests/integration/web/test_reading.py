@@ -91,14 +91,38 @@ def test_csv_holds_no_formula(clinic: Caller, job: dict[str, Any]) -> None:
     assert rows[0]["file_name"] == "'=HYPERLINK(0).jpg"
     assert rows[0]["custom_id"] == "'@p-0"
     assert (rows[0]["label"], rows[0]["probability"], rows[0]["use"]) == ("mpox", "0.93", "research-only")
+    quality = [rows[0][name] for name in ("blur", "exposure", "size", "flat")]
+    assert quality == ["120.5", "0.5", "900", "30.0"]
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
 
 
 def test_other_forms_are_refused(clinic: Caller, job: dict[str, Any]) -> None:
-    assert clinic.get(f"/v1/jobs/{job['id']}/results", Accept="text/html").status_code == 406
+    refused = clinic.get(f"/v1/jobs/{job['id']}/results", Accept="text/html")
+    assert (refused.status_code, refused.headers["Vary"]) == (406, "Accept")
     assert clinic.get(f"/v1/jobs/{job['id']}/results?format=parquet").status_code == 422
     for cursor in ("x", "w99999999999999999999-" + "0" * 32, "o-1", "w1-xyz"):
         assert clinic.get(f"/v1/jobs/{job['id']}/results?cursor={cursor}").status_code == 422
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_a_stream_takes_no_limit(form: str, clinic: Caller, job: dict[str, Any]) -> None:
+    path = f"/v1/jobs/{job['id']}/results?limit=10"
+    for answer in (
+        clinic.get(f"{path}&format={form}"),
+        clinic.get(path, Accept="text/csv" if form == "csv" else "application/x-ndjson"),
+    ):
+        assert answer.status_code == 422
+        assert answer.json is not None
+        assert answer.json["errors"] == [
+            {"detail": f"is for JSON pages; {form} holds every result there is", "parameter": "limit"}
+        ]
+
+
+def test_caches_are_told_that_the_form_follows_the_accept_header(clinic: Caller, job: dict[str, Any]) -> None:
+    for media in ("application/json", "application/x-ndjson", "text/csv"):
+        assert clinic.get(f"/v1/jobs/{job['id']}/results", Accept=media).headers["Vary"] == "Accept"
+    for media in ("application/json", "text/html"):
+        assert clinic.get("/problems/not-found", Accept=media).headers["Vary"] == "Accept"
 
 
 def test_receipts_verify_offline(clinic: Caller, job: dict[str, Any]) -> None:
@@ -125,7 +149,10 @@ def test_an_open_job_has_its_first_receipt_only(clinic: Caller) -> None:
     latest = clinic.get(path).json
     assert latest is not None
     assert latest["payload"]["stage"] == "accepted"
-    assert clinic.get(f"{path}?stage=closed").status_code == 409
+    early = clinic.get(f"{path}?stage=closed")
+    assert (early.status_code, early.headers["Retry-After"]) == (409, "2")
+    assert early.json is not None
+    assert early.json["detail"] == "The job is not closed yet."
 
 
 def test_pictures_come_from_the_working_copy_and_the_evidence(clinic: Caller, job: dict[str, Any]) -> None:
