@@ -26,6 +26,7 @@ _HEADERS: Final = {
     "Content-Security-Policy": _DATA_POLICY,
 }
 _ERRORS: Final = 400
+_BODILESS: Final = (204, 304)
 _PIECE: Final = 128 * 1024
 _DRAINED: Final = 16 * 1024 * 1024
 PAGE_POLICY: Final = (
@@ -50,6 +51,8 @@ def install(app: Flask) -> None:
         if services().settings.public_url.startswith("https://"):
             answer.headers["Strict-Transport-Security"] = f"max-age={_YEAR}; includeSubDomains"
         answer.headers["X-Request-Id"] = g.request_id
+        if answer.status_code in _BODILESS or (request.method == "OPTIONS" and answer.status_code < _ERRORS):
+            answer.headers.remove("Content-Type")  # the framework names one for what is not there too
         _log(answer)
         if answer.status_code >= _ERRORS and g.get("caller") is not None:
             _drain(request.environ)

@@ -20,6 +20,8 @@ def create_app(settings: Settings) -> Flask:
     """Return the application for these settings; raises ``StorageAway`` where the storage folder cannot be made."""
     here = Services.open(settings)
     app = Flask("web", template_folder="templates", static_folder=None)
+    # An address with a double slash is an unknown one: the router would redirect it, in HTML.
+    app.url_map.merge_slashes = False
     app.extensions["poxvisio"] = here
     app.extensions["poxvisio.examiner"] = Examiner()
     atexit.register(here.close)

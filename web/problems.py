@@ -78,7 +78,7 @@ NOT_ACCEPTABLE = _kind(
     "not-acceptable",
     406,
     "No such format",
-    "Results come as application/json, application/x-ndjson or text/csv; choose with Accept or ?format=.",
+    "The answer says which formats there are; choose one with the Accept header.",
 )
 CONFLICT = _kind(
     "conflict", 409, "The present state does not allow this", "It has moved on since you last looked: read it again."
@@ -98,8 +98,9 @@ TOO_MANY_PHOTOS = _kind(
 UNSUPPORTED_TYPE = _kind(
     "unsupported-type",
     415,
-    "Photos cannot come in this type of body",
-    "Send multipart/form-data with parts named `photos`, or the bytes of one photo with its image/* type.",
+    "This type of body is not taken here",
+    "The answer says which types are: photos come as multipart/form-data or as one image/* body, the rest as "
+    "application/json.",
 )
 INVALID_OPTIONS = _kind(
     "invalid-options",
@@ -246,8 +247,9 @@ def _from_werkzeug(error: HTTPException) -> Response:
     kind = _HTTP.get(status, INTERNAL if status >= 500 else BAD_REQUEST)  # noqa: PLR2004
     if kind is NOT_FOUND:
         return not_found().response()
-    headers = {"Allow": ", ".join(sorted(error.valid_methods))} if getattr(error, "valid_methods", None) else {}  # type: ignore[attr-defined]
-    return Problem(kind, f"{HTTP_STATUS_CODES.get(status, 'Error')}.", headers=headers).response()
+    if methods := ", ".join(sorted(getattr(error, "valid_methods", None) or ())):
+        return Problem(kind, f"Offered here: {methods}.", headers={"Allow": methods}).response()
+    return Problem(kind, f"{HTTP_STATUS_CODES.get(status, 'Error')}.").response()
 
 
 def install(app: Flask) -> None:

@@ -52,8 +52,11 @@ def problem(name: str) -> Response:
     if kind is None:
         raise not_found()
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json":
-        return respond(KindBody(type=request.base_url, status=kind.status, title=kind.title, meaning=kind.meaning))
-    return _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
+        told = KindBody(type=request.base_url, status=kind.status, title=kind.title, meaning=kind.meaning)
+        return respond(told, headers={"Vary": "Accept"})
+    page = _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
+    page.vary.add("Accept")
+    return page
 
 
 @pages.get("/static/<name>")

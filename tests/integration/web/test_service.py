@@ -42,13 +42,43 @@ def test_the_served_model_shows_its_card(clinic: Caller) -> None:
         ("GET", "/v1/nothing", 404),
         ("PUT", "/v1/jobs", 405),
         ("GET", "/static/../app.py", 404),
+        ("GET", "/v1//jobs", 404),
+        ("GET", "/v1/jobs//results", 404),
+        ("GET", "/v1/jobs/", 404),
     ],
 )
 def test_errors_of_routing_are_problems_too(clinic: Caller, method: str, path: str, status: int) -> None:
     answer = clinic.client.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
     if status == 405:
-        assert "POST" in answer.headers["Allow"]
+        assert answer.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+        assert answer.json is not None
+        assert answer.json["detail"] == "Offered here: GET, HEAD, OPTIONS, POST."
+
+
+def test_what_has_no_body_has_no_type(clinic: Caller) -> None:
+    options = clinic.client.options("/v1/jobs", headers={"Authorization": f"Bearer {clinic.key}"})
+    assert (options.status_code, "Content-Type" in options.headers) == (200, False)
+    assert "POST" in options.headers["Allow"]
+    assert clinic.client.options("/v1/jobs").mimetype == "application/problem+json"  # no key, and a body that says so
+    made = clinic.post("/v1/keys", {"name": "second", "scopes": ["jobs:read"]}).json
+    assert made is not None
+    gone = clinic.open(f"/v1/keys/{made['id']}", "DELETE")
+    assert (gone.status_code, gone.data, "Content-Type" in gone.headers) == (204, b"", False)
+    job = clinic.send([("a.jpg", b"x")]).json
+    assert job is not None
+    etag = clinic.get(f"/v1/jobs/{job['id']}").headers["ETag"]
+    unchanged = clinic.get(f"/v1/jobs/{job['id']}", If_None_Match=etag)
+    assert (unchanged.status_code, "Content-Type" in unchanged.headers) == (304, False)
+    assert clinic.client.head("/v1/limits").mimetype == "application/json"
+
+
+def test_a_body_of_another_type_is_told_which_types_are_taken(clinic: Caller) -> None:
+    for path, taken in (("/v1/jobs", "multipart/form-data"), ("/v1/keys", "application/json")):
+        answer = clinic.post(path, data=b"x", content_type="text/plain")
+        assert answer.json is not None
+        assert answer.json["title"] == "This type of body is not taken here"
+        assert taken in answer.json["detail"]
 
 
 def test_the_unexpected_is_a_problem_without_details(app: Flask, clinic: Caller) -> None:
