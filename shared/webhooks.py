@@ -38,6 +38,7 @@ KINDS: Final = (
 )
 MAX_BODY: Final = 20_000
 _MAX_URL: Final = 2048
+_MAX_LABEL: Final = 63
 # A host whose last label is a number is an address in some spelling (WHATWG URL, section 3.5): no such domain exists.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _JITTER: Final = 0.2
@@ -250,6 +251,8 @@ def _check_public(parts: SplitResult, port: int | None) -> None:
     name = host.removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
         raise UrlRefused("the URL's host is the machine itself (RFC 6761)")
+    if ":" not in host and not all(0 < len(label) <= _MAX_LABEL for label in name.split(".")):
+        raise UrlRefused("the URL's host is no name that DNS could hold (RFC 1035)")
     if addresses.is_literal(host):
         if not addresses.is_public(host):
             raise UrlRefused("the URL's address is not a public one")

@@ -130,7 +130,7 @@ class Egress:
                     instruction=response.headers.get("webhook-delivery"),
                     seconds=time.perf_counter() - started,
                 )
-        except (UrlRefused, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (UrlRefused, TimeoutError, aiohttp.ClientError, UnicodeError, OSError) as error:
             return Answer(None, _name(error), b"", None, None, time.perf_counter() - started)
 
     def _checked_socket(self, info: AddressInfo) -> socket.socket:
@@ -224,7 +224,7 @@ def _seconds_of(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (aware - now).total_seconds())
@@ -236,7 +236,7 @@ _NAMES: Final = (
     (aiohttp.ClientConnectorDNSError, "name not found"),
     ((aiohttp.ClientSSLError, ssl.SSLError), "TLS failed"),
     (aiohttp.ClientConnectorError, "connection failed"),
-    (aiohttp.InvalidURL, NOT_ALLOWED),
+    ((aiohttp.InvalidURL, UnicodeError), NOT_ALLOWED),
     (aiohttp.ClientResponseError, "no valid HTTP answer"),
 )
 

@@ -256,6 +256,7 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX ix_delivery_due ON delivery (endpoint_id, next_at, id) WHERE state = 'waiting'",
+    "CREATE INDEX ix_delivery_next ON delivery (next_at) WHERE state = 'waiting'",
     "CREATE INDEX ix_delivery_leased ON delivery (endpoint_id) WHERE state = 'leased'",
     """
     CREATE TABLE attempt (

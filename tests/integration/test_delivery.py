@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -603,6 +604,37 @@ def test_a_long_queue_of_one_endpoint_does_not_hold_up_the_others(clinic: Clinic
     claimed = claim(worker_db, limit=100)
     assert sorted(owed.endpoint_id for owed in claimed) == sorted([busy] * 4 + others)
     assert claim(worker_db, limit=100) == []
+
+
+def test_a_tenant_with_many_dead_receivers_holds_up_no_other(
+    clinic: Clinic, worker_db: Database, owner_db: Database, settings: Settings
+) -> None:
+    other = Clinic(clinic.db, make_tenant(owner_db, "another clinic"), Keyring.from_settings(settings))
+    for number in range(150):
+        clinic.endpoint(f"https://dead-{number}.example/")
+    clinic.happens()
+    theirs, _ = other.endpoint("https://quick.example/")
+    other.happens()
+    claimed = claim(worker_db, limit=128)
+    assert theirs in {owed.endpoint_id for owed in claimed}
+    assert len(claimed) == 64 + 1
+    assert claim(worker_db, limit=128) == []
+
+
+def test_two_replays_at_once_owe_each_event_once(clinic: Clinic) -> None:
+    clinic.happens(times=5)
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/")
+    both_there = threading.Barrier(2)
+
+    def replay() -> int:
+        with clinic.db.transaction(clinic.tenant) as session:
+            both_there.wait(20)
+            return endpoints.replay(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        owed = [future.result() for future in [pool.submit(replay), pool.submit(replay)]]
+    assert sum(owed) == 5
+    assert len(clinic.log(endpoint_id)) == 5
 
 
 def test_four_claimers_at_once_stay_below_the_cap(clinic: Clinic, worker_db: Database) -> None:

@@ -143,6 +143,8 @@ def test_good_urls_pass(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "https://a..b.com/",  # an empty label
+        f"https://{'a' * 64}.com/",  # a label of 64 characters
         "",
         "clinic.example/hooks",
         "http://clinic.example/hooks",

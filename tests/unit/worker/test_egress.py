@@ -413,6 +413,7 @@ def test_what_the_receiver_asks_for_is_read() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),  # no such zone
         (None, None),
         ("120", 120),
         (" 5 ", 5),
