@@ -6,6 +6,7 @@ whose photos all have their outcome. A bad photo is rejected alone; a batch that
 that breaks it is found; a photo that cannot be fetched now waits and is tried again.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -227,6 +228,7 @@ class Classification:
             self._store_copies(ours)
         except StorageAway as error:
             log.warning("copies_not_stored", error=str(error))
+            self._drop_copies(ours)
             ours = [work.without_copies() for work in ours]
         self._complete(ours)
         self._keeper.drop(work.unit.id for work in works)
@@ -241,6 +243,11 @@ class Classification:
                     upload.finish()
                 keys.append(key)
         self._storage.settle(keys)
+
+    def _drop_copies(self, works: Sequence[Work]) -> None:
+        """Forget copies that may be there or under way: their photos are looked at again, or stand without."""
+        with contextlib.suppress(StorageAway):
+            self._storage.delete(copy_key(work.unit.job_id, image_id) for work in works for image_id in work.copies)
 
     def _complete(self, works: Sequence[Work]) -> None:
         """Complete the units, again and again while the database is away and the leases hold."""

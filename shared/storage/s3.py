@@ -65,7 +65,6 @@ class S3Storage:
             waiting = [self._under_way[key] for key in dict.fromkeys(keys) if checked_key(key) in self._under_way]
         failures = [error for future in waiting if (error := future.exception())]
         if failures:
-            self._forget(keys)  # told once; whoever tries again uploads again
             raise StorageAway(str(failures[0])) from failures[0]
 
     def write(self, key: str, data: bytes) -> None:

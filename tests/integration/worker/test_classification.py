@@ -4,7 +4,7 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import numpy as np
@@ -146,6 +146,9 @@ class Away:
 
     def settle(self, keys: Sequence[str]) -> None:
         self._storage.settle(keys)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._storage.delete(keys)
 
 
 def test_a_photo_that_cannot_be_fetched_waits_alone_and_is_answered_later(

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from shared.database import Database, new_id
 from shared.errors import StorageAway
 from shared.ledger.cancel import cancel
+from shared.ledger.deletion import delete
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.keys import copy_key
@@ -139,3 +140,88 @@ def test_every_old_key_is_forgotten_and_no_other(house: Housekeeping, owner_db: 
     house.forget_old_keys()
     with owner_db.transaction() as session:
         assert session.execute(sa.text("SELECT min(fence), count(*) FROM idempotency_key")).one() == (2501, 100)
+
+
+def remove(app_db: Database, tenant: UUID, job: UUID) -> None:
+    with app_db.transaction(tenant) as session:
+        delete(session, tenant, job)
+
+
+def purge_row(owner_db: Database, job: UUID) -> tuple[bool, bool]:
+    """Return whether the photos of a deleted job are gone, and whether they are to be looked for again."""
+    with owner_db.transaction() as session:
+        asked = sa.text("SELECT purged_at IS NOT NULL, purge_at IS NOT NULL FROM job WHERE id = :job")
+        return tuple(session.execute(asked, {"job": job}).one())
+
+
+def test_photos_and_copies_of_a_deleted_job_go_and_those_of_others_stay(
+    submit_photos: Submit,
+    make_worker: Worker,
+    house: Housekeeping,
+    storage: Storage,
+    app_db: Database,
+    owner_db: Database,
+    tenant: UUID,
+) -> None:
+    jobs = [submit_photos([photo(seed), photo(seed + 10)]) for seed in range(2)]
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE job SET keep_originals = true"))
+    make_worker().drain()
+    assert len(keys(storage, "copies")) == len(keys(storage, "incoming")) == 4
+    remove(app_db, tenant, jobs[0])
+    house.purge()
+    assert {key.split("/")[1] for key in keys(storage, "copies") | keys(storage, "incoming")} == {jobs[1].hex}
+    assert purge_row(owner_db, jobs[0]) == (True, True)
+    assert purge_row(owner_db, jobs[1]) == (False, False)
+
+
+def test_a_copy_that_a_late_worker_stores_for_a_deleted_job_goes_an_hour_later(
+    submit_photos: Submit, house: Housekeeping, storage: Storage, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job)
+    remove(app_db, tenant, job)
+    house.purge()
+    storage.write(copy_key(job, new_id()), b"a picture of somebody")
+    house.purge()
+    assert len(keys(storage, "copies")) == 1
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE job SET deleted_at = deleted_at - interval '2 hours',"
+                                " purge_at = purge_at - interval '2 hours'"))  # fmt: skip
+    house.purge()
+    assert keys(storage, "copies") == set()
+    assert purge_row(owner_db, job) == (True, False)
+
+
+def test_what_a_storage_refuses_to_delete_is_found_again(
+    submit_photos: Submit, make_worker: Worker, storage: Storage, worker_db: Database, app_db: Database,
+    owner_db: Database, tenant: UUID,
+) -> None:  # fmt: skip
+    jobs = [submit_photos([photo(seed)]) for seed in range(2)]
+    make_worker().drain()
+    for job in jobs:
+        remove(app_db, tenant, job)
+    Housekeeping(worker_db, Stubborn(storage, jobs[0])).purge()  # type: ignore[arg-type]  # of a storage it has what is asked for
+    assert {key.split("/")[1] for key in keys(storage, "copies")} == {jobs[0].hex}
+    assert [purge_row(owner_db, job)[0] for job in jobs] == [False, True]
+    Housekeeping(worker_db, storage).purge()  # another process, which knows nothing but the rows
+    assert keys(storage, "copies") == keys(storage, "incoming") == set()
+
+
+def test_two_who_purge_at_once_count_as_one(
+    submit_photos: Submit, storage: Storage, worker_db: Database, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job)
+    remove(app_db, tenant, job)
+
+    class Slow(Stubborn):
+        """A storage in whose time another process does the same."""
+
+        def delete_prefix(self, prefix: str) -> None:
+            Housekeeping(worker_db, storage).purge()
+
+    Housekeeping(worker_db, Slow(storage, new_id())).purge()  # type: ignore[arg-type]  # of a storage it has what is asked for
+    assert purge_row(owner_db, job) == (True, True)
