@@ -3,6 +3,7 @@
 PoxVisioError
 ├── Refused            the caller asked for something that cannot be; asking again changes nothing
 │   ├── NotFound
+│   ├── Gone
 │   ├── Conflict
 │   └── InvalidSetting
 ├── Unavailable        a part we need is away; asking again later may work
@@ -31,6 +32,10 @@ class Refused(PoxVisioError):
 
 class NotFound(Refused):
     """There is no such thing for this tenant. Do not retry."""
+
+
+class Gone(Refused):
+    """It was there and has been deleted, for good. Do not retry."""
 
 
 class Conflict(Refused):

@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared.errors import NotFound, Refused
+from shared.errors import Gone, NotFound, Refused
 from shared.tables import Image, Job, Result, WorkerNode
 from shared.vocabulary import OUTCOMES
 
@@ -51,6 +51,7 @@ class JobView:
     started_at: datetime | None
     closed_at: datetime | None
     originals_deleted_at: datetime | None
+    receipt_digest: str | None
 
     @property
     def is_closed(self) -> bool:
@@ -61,6 +62,23 @@ class JobView:
     def progress(self) -> float:
         """Return the share of photos that have their outcome, from 0 to 1."""
         return (self.total - self.remaining) / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is still known of a deleted job."""
+
+    job: JobView
+    deleted_at: datetime
+    purged_at: datetime | None
+
+
+class JobDeleted(Gone):
+    """The job was deleted; its tombstone says what it was."""
+
+    def __init__(self, tombstone: Tombstone) -> None:
+        super().__init__("the job was deleted")
+        self.tombstone = tombstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +126,18 @@ class ManifestRow:
 
 
 def job(session: Session, job_id: UUID) -> JobView:
-    """Return one job of the session's tenant; raises ``NotFound``."""
-    row = session.get(Job, job_id)
+    """Return one job of the session's tenant; raises ``NotFound``, or ``JobDeleted`` with what is left of it."""
+    row = session.get(Job, job_id, populate_existing=True)
     if row is None:
         raise NotFound("there is no such job")
+    if row.deleted_at is not None:
+        raise JobDeleted(Tombstone(_job_view(row), row.deleted_at, row.purged_at))
     return _job_view(row)
 
 
 def jobs(session: Session, *, state: str | None = None, after: UUID | None = None, limit: int = 50) -> list[JobView]:
     """Return jobs of the session's tenant, newest first, beginning behind the job ``after``."""
-    query = sa.select(Job).order_by(Job.id.desc()).limit(limit)
+    query = sa.select(Job).where(Job.deleted_at.is_(None)).order_by(Job.id.desc()).limit(limit)
     if state is not None:
         query = query.where(Job.state == state)
     if after is not None:
@@ -138,6 +158,8 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
 
     While the job is open there is always a next cursor, though nothing may stand behind it yet. A cursor stays good
     when the job closes: what it has not shown yet follows in the order of completion.
+
+    Raises ``JobDeleted`` where the job was deleted before the rows were read: too few would look like all there are.
     """
     # The job is named on both sides: the index of results begins with it, and the planner infers nothing across a join.
     query = _rows(outer=False).where(Image.job_id == view.id, Result.job_id == view.id).limit(limit + 1)
@@ -154,6 +176,7 @@ def results(session: Session, view: JobView, *, after: str | None = None, limit:
         if place is not None:
             query = query.where(sa.tuple_(Result.written_in, Result.image_id) > place)
     found = session.execute(query).all()
+    job(session, view.id)
     rows = found[:limit]
     if len(found) <= limit and view.is_closed:
         return Page([_result_view(row) for row in rows], None)
@@ -172,7 +195,7 @@ def stream_results(session: Session, view: JobView) -> Iterator[ResultView]:
 
 
 def manifest(session: Session, job_id: UUID) -> Iterator[ManifestRow]:
-    """Return what a receipt says of each image of the job, by ordinal."""
+    """Return what a receipt says of each image of the job, by ordinal; nothing at all of a job that was deleted."""
     query = (
         sa.select(Image.ordinal, Image.client_name, Image.sha256, Image.id, Result.outcome)
         .join(Result, Result.image_id == Image.id, isouter=True)
@@ -215,6 +238,7 @@ def _job_view(row: Job) -> JobView:
         started_at=row.started_at,
         closed_at=row.closed_at,
         originals_deleted_at=row.originals_deleted_at,
+        receipt_digest=row.receipt_digest,
     )
 
 

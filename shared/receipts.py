@@ -112,6 +112,33 @@ def build(
     the first time, and the one of the round before after a retry. Raises ``Conflict`` where the rows do not account
     for every photo: such a receipt is never signed.
     """
+    payload = _payload(stage, job, rows, previous)
+    value = signing.encode_signature(keyring.sign(rfc8785.dumps(payload)))
+    return {"payload": payload, "signature": {"alg": "EdDSA", "kid": keyring.kid, "value": value}}
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of the canonical payload: what the next receipt names as ``previous``."""
+    return _digest(document["payload"])
+
+
+def closed_digest(job: ReceiptJob, rows: Iterable[ReceiptRow], previous: str | None = None) -> str:
+    """Return the ``digest`` of a closed job's receipt without signing it, for when its rows are about to change.
+
+    ``previous`` is that of the round before; without one the job is in its first, which follows the accepted receipt.
+    Raises ``Conflict`` as ``build`` does.
+    """
+    found = list(rows)
+    if previous is None:
+        previous = _digest(_payload("accepted", job, found, None))
+    return _digest(_payload("closed", job, found, previous))
+
+
+def _digest(payload: Mapping[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps(payload)).hexdigest()
+
+
+def _payload(stage: Stage, job: ReceiptJob, rows: Iterable[ReceiptRow], previous: str | None) -> dict[str, Any]:
     entries = list(_entries(stage, rows))
     if len(entries) != job.total:
         raise Conflict(f"a receipt needs all {job.total} photos and there are {len(entries)}")
@@ -135,13 +162,7 @@ def build(
         payload["state"] = job.state
         payload["counts"] = _counts(entries)
         payload["times"]["closed"] = _time(job.closed_at)
-    value = signing.encode_signature(keyring.sign(rfc8785.dumps(payload)))
-    return {"payload": payload, "signature": {"alg": "EdDSA", "kid": keyring.kid, "value": value}}
-
-
-def digest(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hex, of the canonical payload: what the next receipt names as ``previous``."""
-    return hashlib.sha256(rfc8785.dumps(document["payload"])).hexdigest()
+    return payload
 
 
 @dataclass(frozen=True)

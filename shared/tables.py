@@ -81,7 +81,7 @@ class ApiKey(Base):
 
 
 class Job(Base):
-    """One submission: its state, its counters and its options."""
+    """One submission: its state, its counters and its options. A deleted one stays as its own tombstone."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -101,6 +101,8 @@ class Job(Base):
             postgresql_where=sa.text("closed_at IS NULL AND max_failure_rate IS NOT NULL"),
         ),
         sa.Index("ix_job_closed", "closed_at", postgresql_where=sa.text("closed_at IS NOT NULL")),
+        sa.Index("ix_job_to_purge", "purge_at", postgresql_where=sa.text("purge_at IS NOT NULL")),
+        sa.CheckConstraint("deleted_at IS NULL OR closed_at IS NOT NULL", name="deleted"),
         sa.CheckConstraint("remaining >= 0", name="remaining"),
         sa.CheckConstraint(
             "total = remaining + classified + abstained + rejected + failed + cancelled + expired", name="counts"
@@ -134,6 +136,12 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
     originals_deleted_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    # When the storage is to be searched for what a deleted job left there; empty when that is done.
+    purge_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+    # Of the last receipt that cannot be built anew from the rows there are.
+    receipt_digest: Mapped[str | None]
 
 
 class Image(Base):

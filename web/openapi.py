@@ -17,6 +17,7 @@ from werkzeug.routing import Rule
 from shared.bundle import RESEARCH_USE
 from web import problems
 from web.problems import Kind
+from web.wire import Tombstone
 
 View = TypeVar("View", bound=Callable[..., Any])
 _REFS: Final = "#/components/schemas/{model}"
@@ -181,6 +182,7 @@ _PROBLEM: Final[dict[str, Any]] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "tombstone": {"$ref": _REFS.format(model="Tombstone")},
         "errors": {
             "type": "array",
             "items": {
@@ -198,7 +200,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 
 def _models(operations: Iterator[Operation]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {}
+    found: dict[type[BaseModel], None] = {Tombstone: None}  # that of a problem
     for described in operations:
         found.update(dict.fromkeys(described.schemas))
         contents = [answer.content for answer in described.answers.values()]

@@ -14,8 +14,10 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from shared import errors
 from shared.accounts import KeyUnknown
+from shared.history import JobDeleted
 from shared.ledger import idempotency
 from shared.logs import logger
+from web.wire import tombstone
 
 log = logger(__name__)
 
@@ -82,6 +84,12 @@ NOT_ACCEPTABLE = _kind(
 )
 CONFLICT = _kind(
     "conflict", 409, "The present state does not allow this", "It has moved on since you last looked: read it again."
+)
+GONE = _kind(
+    "gone",
+    410,
+    "The job was deleted",
+    "Its photos and answers are gone for good; `tombstone` says what it was. Do not ask again.",
 )
 IN_FLIGHT = _kind(
     "request-in-flight",
@@ -150,7 +158,8 @@ _NOTHING: Final = "There is no such thing here."
 class Problem(Exception):  # the name RFC 9457 gives it
     """Ends a request with an answer of the given kind.
 
-    ``errors`` are RFC 9457 validation entries: ``{"detail", "pointer"}`` or ``{"detail", "parameter"}``.
+    ``errors`` are RFC 9457 validation entries: ``{"detail", "pointer"}`` or ``{"detail", "parameter"}``; ``members``
+    are further members of the answer.
     """
 
     def __init__(
@@ -160,12 +169,14 @@ class Problem(Exception):  # the name RFC 9457 gives it
         *,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
 
     def response(self) -> Response:
         """Return the answer: the same bytes for the same problem, so that nothing can be told apart by it."""
@@ -177,6 +188,7 @@ class Problem(Exception):  # the name RFC 9457 gives it
         }
         if self.errors:
             body["errors"] = self.errors
+        body |= self.members
         answer = Response(json.dumps(body, ensure_ascii=False) + "\n", status=self.kind.status, mimetype=MEDIA_TYPE)
         answer.headers.update(self.headers)
         return answer
@@ -198,6 +210,7 @@ _ANSWERS: Final[tuple[tuple[type[errors.PoxVisioError], Kind, str], ...]] = (
     # An empty sentence: the error's own text, which is written for people.
     (idempotency.InFlight, IN_FLIGHT, ""),
     (idempotency.TakenOver, IN_FLIGHT, ""),
+    (errors.Gone, GONE, ""),
     (errors.Conflict, CONFLICT, ""),
     (errors.Refused, REFUSED, ""),
     (errors.DatabaseAway, DATABASE_AWAY, "The database is out of reach; try again in a moment."),
@@ -218,7 +231,8 @@ def problem_of(error: errors.PoxVisioError) -> Problem:
         headers = {"Retry-After": str(error.retry_after)}
     elif kind is IN_FLIGHT or kind.status == UNAVAILABLE.status:
         headers = retry_after()
-    return Problem(kind, detail or _sentence(error), headers=headers)
+    members = {"tombstone": tombstone(error.tombstone).model_dump(mode="json")} if isinstance(error, JobDeleted) else {}
+    return Problem(kind, detail or _sentence(error), headers=headers, members=members)
 
 
 def challenge() -> dict[str, str]:

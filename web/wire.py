@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared import ids
 from shared.history import JobView, ResultView
+from shared.history import Tombstone as Remains
 
 ResearchUse = Literal["research-only"]
 USE: ResearchUse = "research-only"
@@ -77,6 +78,21 @@ class JobBody(Shape):
     use: ResearchUse = USE
 
 
+class Tombstone(Shape):
+    """What is left of a deleted job."""
+
+    id: str
+    state: State = Field(description="The state it ended in")
+    total: int
+    counts: Counts
+    round: int
+    created_at: datetime
+    closed_at: datetime | None
+    deleted_at: datetime
+    purged_at: datetime | None = Field(description="When its photos had left the storage; null while they are deleted")
+    receipt: str | None = Field(description="SHA-256 of the canonical payload of its last receipt")
+
+
 class Model(Shape):
     """The model that gave an answer."""
 
@@ -142,6 +158,23 @@ def job_body(
         expires_at=None,
         links=JobLinks(self=here, results=f"{here}/results", receipt=f"{here}/receipt", cancel=f"{here}/cancel"),
         webhook=webhook,
+    )
+
+
+def tombstone(remains: Remains) -> Tombstone:
+    """Return what is left of a deleted job as it goes out."""
+    job = remains.job
+    return Tombstone(
+        id=ids.text("job", job.id),
+        state=job.state,  # type: ignore[arg-type]  # the database holds no other
+        total=job.total,
+        counts=Counts(**job.counts),
+        round=job.round,
+        created_at=job.created_at,
+        closed_at=job.closed_at,
+        deleted_at=remains.deleted_at,
+        purged_at=remains.purged_at,
+        receipt=job.receipt_digest,
     )
 
 

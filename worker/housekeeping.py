@@ -1,7 +1,8 @@
 """What must be tidied up, however long it takes: photos nobody needs, old keys, partitions, and the audit of counters.
 
 Each job's photos are deleted on their own: one that cannot be deleted now is tried again and holds up no other. Several
-processes may do the same work at once; deleting twice is harmless.
+processes may do the same work at once; deleting twice is harmless. The photos of a deleted job are looked for at once,
+and again an hour later, when no worker can still be at one of them and store its copy.
 """
 
 import re
@@ -32,7 +33,8 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _WITH_ORIGINALS = sa.text("""
     SELECT id, failed > 0 AS some_failed, cancelled + expired + failed > 0 AS some_unanswered FROM (
       SELECT id, failed, cancelled, expired FROM job
-      WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals LIMIT 2000) AS closed
+      WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals AND deleted_at IS NULL
+      LIMIT 2000) AS closed
     ORDER BY random() LIMIT 100
 """)
 _FAILED_KEYS = sa.text("""
@@ -40,6 +42,17 @@ _FAILED_KEYS = sa.text("""
 """)
 _WITH_COPIES = sa.text("SELECT image_id FROM result WHERE job_id = :job AND has_copy")
 _ORIGINALS_DELETED = sa.text("UPDATE job SET originals_deleted_at = now() WHERE id = :job")
+_TO_PURGE = sa.text("""
+    SELECT id, purge_at FROM (SELECT id, purge_at FROM job WHERE purge_at <= now() LIMIT 2000) AS deleted
+    ORDER BY random() LIMIT 100
+""")
+# Only what was looked for is done: another process may have been here meanwhile.
+_PURGED = sa.text("""
+    UPDATE job SET purged_at = coalesce(purged_at, now()),
+      originals_deleted_at = coalesce(originals_deleted_at, now()),
+      purge_at = CASE WHEN purge_at = deleted_at THEN deleted_at + interval '1 hour' END
+    WHERE id = :job AND purge_at = :looked
+""")
 _OLD_KEYS = sa.text("""
     DELETE FROM idempotency_key
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_key WHERE expires_at < now() LIMIT :many))
@@ -66,6 +79,7 @@ class Housekeeping:
         while not self._stopping.wait(_PAUSE_SECONDS):
             try:
                 self.delete_originals()
+                self.purge()
                 self._do_what_is_due()
             except Unavailable as error:
                 log.warning("housekeeping_interrupted", error=str(error))
@@ -123,6 +137,22 @@ class Housekeeping:
             named = {image.hex for image in session.execute(_WITH_COPIES, {"job": job}).scalars()}
         stored = [item.key for item in self._storage.list(copies_of(job))]
         self._storage.delete([key for key in stored if key.rpartition("/")[2].removesuffix(".jpg") not in named])
+
+    def purge(self) -> None:
+        """Delete all photos and working copies of jobs that were deleted."""
+        with self._database.transaction() as session:
+            deleted = session.execute(_TO_PURGE).all()
+        for job in deleted:
+            if self._stopping.is_set():
+                return
+            try:
+                self._storage.delete_prefix(originals_of(job.id))
+                self._storage.delete_prefix(copies_of(job.id))
+            except StorageAway as error:
+                log.warning("deleted_job_not_purged", job=str(job.id), error=str(error))
+                continue
+            with self._database.transaction() as session:
+                session.execute(_PURGED, {"job": job.id, "looked": job.purge_at})
 
     def delete_orphans(self) -> None:
         """Delete stored photos that no job names: their request died between storing and committing."""

@@ -58,7 +58,7 @@ _READY = sa.text("""
 _WORKERS = sa.text("SELECT greatest(1, count(*)) FROM worker_node WHERE last_seen > now() - interval '30 seconds'")
 _DISAGREEING = sa.text("""
     SELECT j.id FROM job j
-    WHERE j.closed_at > now() - interval '5 minutes'
+    WHERE j.closed_at > now() - interval '5 minutes' AND j.deleted_at IS NULL
       AND (j.remaining <> 0 OR (SELECT count(*) FROM result r WHERE r.job_id = j.id) <> j.total)
     LIMIT 100
 """)

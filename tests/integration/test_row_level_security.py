@@ -25,9 +25,9 @@ TENANT_TABLES = {
     "idempotency_key": {"INSERT", "UPDATE", "DELETE"},
     "image": {"INSERT", "DELETE"},
     "job": {"INSERT", "UPDATE", "DELETE"},
-    "result": {"INSERT"},
+    "result": {"INSERT", "DELETE"},
     "tenant": set(),
-    "unit": {"INSERT", "UPDATE"},
+    "unit": {"INSERT", "UPDATE", "DELETE"},
 }
 NEVER_OF_WORKERS = {"tenant", "api_key"}
 LOOKUP_TABLES = {"api_key", "tenant", "unit", "flow"}

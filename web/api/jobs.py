@@ -12,10 +12,12 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from shared import history, ids
-from shared.errors import DatabaseAway
+from shared import history, ids, receipts
+from shared.errors import DatabaseAway, Gone
 from shared.history import JobView
 from shared.ledger.cancel import cancel as cancel_job
+from shared.ledger.deletion import delete as delete_job
+from shared.ledger.deletion import hold_closed
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
@@ -40,6 +42,7 @@ from web.problems import (
     BROKEN_BODY,
     CONFLICT,
     DUPLICATE_CUSTOM_ID,
+    GONE,
     INVALID_OPTIONS,
     MODEL_AWAY,
     NO_PHOTOS,
@@ -185,7 +188,7 @@ def index() -> Response:
     scope="jobs:read",
     query=NoQuery,
     headers=(IF_NONE_MATCH, PREFER_WAIT),
-    problems=(NOT_FOUND,),
+    problems=(NOT_FOUND, GONE),
 )
 def read(job: str) -> Response:
     """Read a job; with ``Prefer: wait=N`` once its state or counts change."""
@@ -219,7 +222,7 @@ def read(job: str) -> Response:
     scope="jobs:write",
     query=NoQuery,
     headers=(IDEMPOTENCY_KEY,),
-    problems=(NOT_FOUND, CONFLICT),
+    problems=(NOT_FOUND, GONE, CONFLICT),
 )
 def cancel(job: str) -> Response:
     """Cancel a job. Cancelling twice is no error."""
@@ -228,12 +231,45 @@ def cancel(job: str) -> Response:
     tenant = caller().tenant_id
 
     def act(session: Session) -> JobBody:
+        history.job(session, job_id)
         cancel_job(session, tenant, job_id)
-        session.expire_all()
         view = history.job(session, job_id)
         return _body(view, *outlook(session, view))
 
     return perform(fingerprint.of_request("POST", request.path, {}), JobBody, act)
+
+
+@api.delete("/v1/jobs/<job>")
+@operation(
+    "Delete a job",
+    {204: Answer("It is gone: its photos' rows and answers at once, what lies in the storage soon after.")},
+    tag=_TAG,
+    scope="jobs:write",
+    description="Only a closed job can be deleted. What is left is its tombstone, which every later question about the "
+    "job is answered with (410).",
+    query=NoQuery,
+    problems=(NOT_FOUND, GONE, CONFLICT),
+)
+def delete(job: str) -> Response:
+    """Delete a closed job."""
+    read_query(NoQuery)
+    job_id = ids.parse("job", job)
+    tenant = caller().tenant_id
+    with services().database.transaction(tenant) as session:
+        history.job(session, job_id)
+        try:
+            hold_closed(session, tenant, job_id, "cancel it first, then delete it")
+        except Gone:
+            history.job(session, job_id)  # somebody else was faster, and this tells so with the tombstone
+            raise
+        delete_job(session, tenant, job_id, _receipt_digest(session, job_id))
+    return Response(status=204)
+
+
+def _receipt_digest(session: Session, job_id: UUID) -> str:
+    """Return the digest of the closed receipt of a job that the transaction holds."""
+    view = history.job(session, job_id)
+    return receipts.closed_digest(view, history.manifest(session, job_id), view.receipt_digest)
 
 
 def _load(job_id: UUID) -> JobView:

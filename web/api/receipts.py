@@ -10,7 +10,7 @@ from shared import history, ids, receipts
 from web.asking import Strict, read_query
 from web.auth import caller
 from web.openapi import Answer, operation
-from web.problems import CONFLICT, NOT_FOUND, Problem
+from web.problems import CONFLICT, GONE, NOT_FOUND, Problem
 from web.services import services
 
 api = Blueprint("receipts", __name__)
@@ -49,7 +49,7 @@ class ReceiptQuery(Strict):
     scope="jobs:read",
     description=receipts.STATEMENT,
     query=ReceiptQuery,
-    problems=(NOT_FOUND, CONFLICT),
+    problems=(NOT_FOUND, GONE, CONFLICT),
 )
 def receipt(job: str) -> Response:
     """Build the receipt anew: the same rows give the same bytes."""
@@ -62,9 +62,10 @@ def receipt(job: str) -> Response:
         if stage == "closed" and not view.is_closed:
             raise Problem(CONFLICT, "The job is not closed yet.", headers={"Retry-After": str(_ASK_AGAIN)})
         rows = list(history.manifest(session, job_id))
+        history.job(session, job_id)  # it may have been deleted between the two
     document = receipts.build("accepted", view, rows, keyring)
     if stage == "closed":
-        document = receipts.build("closed", view, rows, keyring, receipts.digest(document))
+        document = receipts.build("closed", view, rows, keyring, view.receipt_digest or receipts.digest(document))
     answer = Response(rfc8785.dumps(document), mimetype="application/json")
     answer.headers["Content-Disposition"] = f'inline; filename="{job}-{stage}.json"'
     return answer

@@ -15,12 +15,12 @@ from pydantic import Field
 from shared import history, ids
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.history import JobView, Page, ResultView
+from shared.history import JobDeleted, JobView, Page, ResultView
 from shared.logs import logger
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
 from web.openapi import LINK, Answer, operation
-from web.problems import DATABASE_AWAY, INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Problem
+from web.problems import DATABASE_AWAY, GONE, INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Kind, Problem
 from web.services import services
 from web.wire import USE, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
 
@@ -33,6 +33,7 @@ _STREAMED: Final = 500
 # Seconds between tries while a stream waits for its database.
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _CUT_OFF: Final = "INCOMPLETE: the database went away; ask again"
+_DELETED: Final = "INCOMPLETE: the job was deleted"
 # A spreadsheet takes what begins with one of these for a formula (OWASP, CSV Injection).
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 _MEDIA: Final = {"application/json": "json", "application/x-ndjson": "ndjson", "text/csv": "csv"}
@@ -78,7 +79,7 @@ class ResultsQuery(Strict):
     tag="jobs",
     scope="jobs:read",
     query=ResultsQuery,
-    problems=(NOT_FOUND, NOT_ACCEPTABLE, INVALID_OPTIONS),
+    problems=(NOT_FOUND, GONE, NOT_ACCEPTABLE, INVALID_OPTIONS),
 )
 def results(job: str) -> Response:
     """Return a page of results, or all of them as a stream."""
@@ -131,7 +132,8 @@ def _page(job_id: UUID, query: ResultsQuery) -> Response:
 def _all_rows(database: Database, tenant: UUID, view: JobView, after: str | None) -> Iterator[ResultView]:
     """Return every result there is now, in short transactions: a slow reader must not hold a connection.
 
-    A database that goes away in between is waited for; raises ``DatabaseAway`` where it stays away.
+    A database that goes away in between is waited for; raises ``DatabaseAway`` where it stays away, and ``JobDeleted``
+    where the job is deleted meanwhile.
     """
     while True:
         page = _patiently(database, tenant, view, after)
@@ -160,7 +162,13 @@ def _ndjson(rows: Iterable[ResultView], url: str) -> Iterator[str]:
     except DatabaseAway:
         # Servers end a broken stream like a whole one, so its last line says that it is not.
         log.warning("results_cut_off")
-        yield json.dumps({"type": f"{url}/problems/{DATABASE_AWAY.name}", "status": 503, "detail": _CUT_OFF}) + "\n"
+        yield _last_line(url, DATABASE_AWAY, _CUT_OFF)
+    except JobDeleted:
+        yield _last_line(url, GONE, _DELETED)
+
+
+def _last_line(url: str, kind: Kind, detail: str) -> str:
+    return json.dumps({"type": f"{url}/problems/{kind.name}", "status": kind.status, "detail": detail}) + "\n"
 
 
 def _csv(rows: Iterable[ResultView], _: str) -> Iterator[str]:
@@ -181,6 +189,8 @@ def _csv(rows: Iterable[ResultView], _: str) -> Iterator[str]:
     except DatabaseAway:
         log.warning("results_cut_off")
         yield line([_CUT_OFF])
+    except JobDeleted:
+        yield line([_DELETED])
 
 
 def _cells(row: ResultView) -> list[object]:

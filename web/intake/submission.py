@@ -24,7 +24,7 @@ from werkzeug.http import parse_options_header
 from shared import history, ids, signing, webhooks
 from shared.accounts import Caller
 from shared.database import new_id
-from shared.errors import DatabaseAway, NotFound, Refused
+from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from web.asking import idempotency_key, parse_json, pointer, read_query, wrong
 from web.intake import fingerprint
@@ -245,6 +245,8 @@ def _is_there(services: Services, tenant_id: UUID, job_id: UUID) -> bool:
             history.job(session, job_id)
     except NotFound:
         return False
+    except Gone:
+        return True
     return True
 
 

@@ -159,6 +159,7 @@ def check_invariants(database: Database, hint: object = "") -> None:
         FROM job j CROSS JOIN LATERAL (
           SELECT count(*) AS images, count(r.image_id) AS results, {counted}
           FROM image i LEFT JOIN result r ON r.image_id = i.id WHERE i.job_id = j.id) x
+        WHERE j.deleted_at IS NULL
         """,
     )
     for job in found:

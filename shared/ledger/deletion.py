@@ -1,0 +1,53 @@
+"""Deleting a closed job: its rows go at once, its photos soon after, and its own row stays as the tombstone.
+
+The row is also what finds the photos again after a crash: `purge_at` says when they are to be looked for in the
+storage, and is empty when there is nothing left to look for (``worker/housekeeping.py``).
+"""
+
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared.errors import Conflict, Gone, NotFound
+
+_HOLD = sa.text("SELECT state, closed_at, deleted_at FROM job WHERE tenant_id = :tenant AND id = :job FOR UPDATE")
+
+# Children first, so that no foreign key has to look for them row by row. Events stay: the feed has no gaps, and they
+# hold counts and ids alone. A one-off endpoint hears of this job alone; it goes with what it was still owed.
+_ROWS = (
+    sa.text("DELETE FROM unit WHERE job_id = :job"),
+    sa.text("DELETE FROM result WHERE job_id = :job"),
+    sa.text("DELETE FROM image WHERE job_id = :job"),
+    sa.text("DELETE FROM endpoint WHERE job_id = :job"),
+)
+
+_BURY = sa.text("""
+    UPDATE job SET deleted_at = now(), purge_at = now(), details = '{}', receipt_digest = :receipt WHERE id = :job
+""")
+
+
+def hold_closed(session: Session, tenant_id: UUID, job_id: UUID, wish: str) -> None:
+    """Lock a closed job for the rest of the transaction; ``wish`` is what for, in the words of the refusal.
+
+    Raises ``NotFound`` where the tenant has no such job, ``Gone`` where it was deleted, and ``Conflict`` while it is
+    open.
+    """
+    job = session.execute(_HOLD, {"tenant": tenant_id, "job": job_id}).one_or_none()
+    if job is None:
+        raise NotFound("there is no such job")
+    if job.deleted_at is not None:
+        raise Gone("the job was deleted")
+    if job.closed_at is None:
+        raise Conflict(f"the job is {job.state}: {wish}")
+
+
+def delete(session: Session, tenant_id: UUID, job_id: UUID, receipt: str | None = None) -> None:
+    """Delete what a closed job has; ``receipt`` is the digest of its last one, which cannot be built anew after this.
+
+    Raises what ``hold_closed`` raises; a second time that is ``Gone``.
+    """
+    hold_closed(session, tenant_id, job_id, "cancel it first, then delete it")
+    for statement in _ROWS:
+        session.execute(statement, {"job": job_id})
+    session.execute(_BURY, {"job": job_id, "receipt": receipt})
