@@ -44,6 +44,7 @@ class Running:
     url: str
     key: str
     database_url: str
+    folder: Path
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command against it."""
@@ -59,7 +60,8 @@ class Running:
         )
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll until the condition holds; return whether it came true within these seconds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -82,10 +84,10 @@ def running(services_root: Path) -> Iterator[Running]:
         stderr=subprocess.STDOUT,
     )
     try:
-        assert _until(lambda: ready.exists() or up.poll() is not None, 120)
+        assert until(lambda: ready.exists() or up.poll() is not None, 120)
         assert ready.exists(), (services_root / "up.log").read_text()
         facts: dict[str, Any] = json.loads(ready.read_text())
-        yield Running(facts["url"], facts["api_key"], facts["database_url"])
+        yield Running(facts["url"], facts["api_key"], facts["database_url"], folder)
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait(90)

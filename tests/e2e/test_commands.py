@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psycopg2
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from cli.demo import PHOTOS
 from cli.photos import find_photos
-from tests.e2e.conftest import ROOT, Running
+from tests.e2e.conftest import ROOT, Running, until
 
 COUNT = len(find_photos([str(PHOTOS)]))
 
@@ -98,23 +99,32 @@ def test_a_login_that_may_not_migrate_is_told_so_in_one_line(running: Running) -
     assert refused.stderr.count("\n") == 1
 
 
-def test_the_sql_of_the_operations_page_deletes_a_job_and_all_it_has(running: Running) -> None:
+def test_a_job_is_deleted_as_the_operations_page_says(running: Running) -> None:
     job = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait").stdout.strip()
     assert running.run("jobs", "wait", job).returncode == 0
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Deleting\n")[2]
-    lines = [line.strip() for line in page.splitlines() if line.startswith("    ")]
-    statement = "\n".join(lines).replace("<32 hex digits>", job.removeprefix("job_"))
-    with (
-        contextlib.closing(psycopg2.connect(running.database_url)) as connection,
-        connection,
-        connection.cursor() as sql,
-    ):
-        sql.execute(statement)
-        assert sql.rowcount == 1
-        for table in ("image", "result", "unit"):
-            sql.execute(f"SELECT count(*) FROM {table} WHERE job_id = %s", (job.removeprefix("job_"),))
-            assert sql.fetchone() == (0,)
-    assert "404" in running.run("jobs", "show", job).stderr
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Deleting\n")[2].partition("## ")[0]
+    method, path = next(line for line in page.splitlines() if line.startswith("    DELETE")).split(maxsplit=1)
+    statement = "\n".join(line.strip() for line in page.splitlines() if line.startswith(("    SET", "    SELECT")))
+    digits = job.removeprefix("job_")
+    folders = [running.folder / "photos" / place / digits for place in ("copies", "incoming")]
+    assert folders[0].is_dir()
+
+    request = urllib.request.Request(
+        running.url + path.replace("<32 hex digits>", digits),
+        method=method,
+        headers={"Authorization": f"Bearer {running.key}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 204
+    assert "410" in running.run("jobs", "show", job).stderr
+
+    def unpurged() -> list[tuple[object, ...]]:
+        with contextlib.closing(psycopg2.connect(running.database_url)) as connection, connection.cursor() as sql:
+            sql.execute(statement)
+            return sql.fetchall()
+
+    assert until(lambda: not unpurged(), 30)
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_the_python_of_the_readme_does_what_it_says(running: Running, tmp_path: Path) -> None:
