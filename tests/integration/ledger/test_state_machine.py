@@ -341,6 +341,7 @@ CHOSEN = settings(
     deadline=None,
     derandomize=False,
     print_blob=True,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
 
@@ -352,7 +353,7 @@ def run(databases: tuple[Database, Database, Database], chosen: settings, number
     run_state_machine_as_test(seed(number)(machine), settings=chosen)
 
 
-@pytest.mark.timeout(7200 if LONG else 180)
+@pytest.mark.timeout(7200 if LONG else 600)  # seconds where it passes; minutes to find the fewest steps where it fails
 def test_any_order_of_steps_keeps_the_books(owner_db: Database, app_db: Database, worker_db: Database) -> None:
     number = int(os.environ.get("LEDGER_SEED") or random.SystemRandom().randrange(2**32))
     print(f"LEDGER_SEED={number}")  # shown where the test fails
