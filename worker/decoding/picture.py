@@ -21,6 +21,8 @@ from worker.decoding.outcomes import Limits, Unusable
 from worker.inference.preprocess import SIDE
 
 _COPY_QUALITY = 85
+# A working copy between this and the limit is made of the decode as it is: resizing it costs more than decoding 1 MP.
+_COPY_LEAST = 512
 _CMYK = 4
 _STRIP_PIXELS = 1 << 20
 _SIDEWAYS = 5  # Exif orientations from here on swap width and height
@@ -87,7 +89,7 @@ def _needed(width: int, height: int, copy_side: int) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes, header: Header, copy_side: int) -> Image.Image:
-    min_width, min_height = _needed(header.width, header.height, copy_side)
+    min_width, min_height = _needed(header.width, header.height, min(copy_side, _COPY_LEAST))
     ink = header.components == _CMYK
     if has_hole(data):
         raise Unusable("damaged", "Part of the JPEG is zeros.")

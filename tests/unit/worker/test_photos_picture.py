@@ -317,6 +317,12 @@ def test_the_working_copy_is_as_large_as_asked_and_never_larger_than_the_photo(
         assert Image.open(BytesIO(copy)).size == expected
 
 
+def test_a_decode_that_fits_a_working_copy_becomes_it_without_a_resize() -> None:
+    picture = _decode(files.encoded(files.photo(1152, 864)))
+    assert max(picture.image.size) in range(512, 768 + 1)
+    assert Image.open(BytesIO(working_copy(picture, 768))).size == picture.image.size
+
+
 def test_a_scaled_decode_keeps_twice_the_networks_input_and_the_answer() -> None:
     original = files.photo(4000, 3000)
     whole = Image.open(BytesIO(data := files.encoded(original, quality=92)))
