@@ -262,6 +262,30 @@ class Result(Base):
     finished_at: Mapped[datetime] = _now()
 
 
+class ResultHistory(Base):
+    """What a result said that a retry replaced; ``round`` is the one it was given in."""
+
+    __tablename__ = "result_history"
+    __table_args__ = (
+        _job_key(),
+        sa.ForeignKeyConstraint(["tenant_id", "image_id"], ["image.tenant_id", "image.id"], ondelete="CASCADE"),
+        sa.Index("ix_result_history_job", "job_id"),
+    )
+
+    image_id: Mapped[UUID] = mapped_column(primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    job_id: Mapped[UUID]
+    ordinal: Mapped[int]
+    fence: Mapped[int] = mapped_column(sa.BigInteger())
+    outcome: Mapped[str]
+    reasons: Mapped[list[str]]
+    attempts: Mapped[int] = mapped_column(sa.SmallInteger())
+    timings: Mapped[dict[str, Any] | None]
+    finished_at: Mapped[datetime]
+    replaced_at: Mapped[datetime] = _now()
+
+
 class EventCounter(Base):
     """The tenant's last event number; locked last in a transaction, so that numbers appear without gaps."""
 

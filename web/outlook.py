@@ -31,7 +31,8 @@ def outlook(session: Session, view: JobView, now: datetime | None = None) -> tup
 
 
 def _pace(view: JobView, moment: datetime) -> float | None:
-    if view.started_at is None:
+    # A job that was retried has rested in between: its times say nothing of its pace.
+    if view.started_at is None or view.round:
         return None
     seconds = ((view.closed_at or moment) - view.started_at).total_seconds()
     finished = view.total - view.remaining

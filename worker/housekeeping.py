@@ -31,17 +31,24 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 # In no fixed order: what cannot be deleted must not stand in front of the rest for ever.
 _WITH_ORIGINALS = sa.text("""
-    SELECT id, failed > 0 AS some_failed, cancelled + expired + failed > 0 AS some_unanswered FROM (
-      SELECT id, failed, cancelled, expired FROM job
+    SELECT id, round, failed > 0 AS some_failed, cancelled + expired + failed > 0 AS some_unanswered FROM (
+      SELECT id, round, failed, cancelled, expired FROM job
       WHERE closed_at IS NOT NULL AND originals_deleted_at IS NULL AND NOT keep_originals AND deleted_at IS NULL
       LIMIT 2000) AS closed
     ORDER BY random() LIMIT 100
 """)
-_FAILED_KEYS = sa.text("""
-    SELECT i.storage_key FROM result r JOIN image i ON i.id = r.image_id WHERE r.job_id = :job AND r.outcome = 'failed'
+# A photo without a result is one that is being tried again since the look at its job.
+_NEEDED_KEYS = sa.text("""
+    SELECT i.storage_key FROM image i LEFT JOIN result r ON r.image_id = i.id
+    WHERE i.job_id = :job AND (r.image_id IS NULL OR r.outcome = 'failed')
 """)
-_WITH_COPIES = sa.text("SELECT image_id FROM result WHERE job_id = :job AND has_copy")
-_ORIGINALS_DELETED = sa.text("UPDATE job SET originals_deleted_at = now() WHERE id = :job")
+_WITH_COPIES = sa.text("""
+    SELECT i.id FROM image i LEFT JOIN result r ON r.image_id = i.id
+    WHERE i.job_id = :job AND (r.image_id IS NULL OR r.has_copy)
+""")
+_ORIGINALS_DELETED = sa.text("""
+    UPDATE job SET originals_deleted_at = now() WHERE id = :job AND round = :round AND closed_at IS NOT NULL
+""")
 _TO_PURGE = sa.text("""
     SELECT id, purge_at FROM (SELECT id, purge_at FROM job WHERE purge_at <= now() LIMIT 2000) AS deleted
     ORDER BY random() LIMIT 100
@@ -121,21 +128,22 @@ class Housekeeping:
                 log.warning("originals_not_deleted", job=str(job.id), error=str(error))
                 continue
             with self._database.transaction() as session:
-                session.execute(_ORIGINALS_DELETED, {"job": job.id})
+                session.execute(_ORIGINALS_DELETED, {"job": job.id, "round": job.round})
 
     def _delete_originals_of(self, job: UUID, *, keep_failed: bool) -> None:
         if not keep_failed:
             self._storage.delete_prefix(originals_of(job))
             return
         with self._database.transaction() as session:
-            kept = set(session.execute(_FAILED_KEYS, {"job": job}).scalars())
+            kept = set(session.execute(_NEEDED_KEYS, {"job": job}).scalars())
         self._storage.delete([item.key for item in self._storage.list(originals_of(job)) if item.key not in kept])
 
     def _delete_stray_copies(self, job: UUID) -> None:
         """Delete working copies that were stored just before their photo was cancelled, expired or given up."""
+        # What is stored is listed first: what a new round stores after that is not deleted.
+        stored = [item.key for item in self._storage.list(copies_of(job))]
         with self._database.transaction() as session:
             named = {image.hex for image in session.execute(_WITH_COPIES, {"job": job}).scalars()}
-        stored = [item.key for item in self._storage.list(copies_of(job))]
         self._storage.delete([key for key in stored if key.rpartition("/")[2].removesuffix(".jpg") not in named])
 
     def purge(self) -> None:

@@ -5,6 +5,7 @@ queueing; Demers, Keshav, Shenker 1989). Workers claim the smallest tags first, 
 only its own tags far into the future, and a single photo of anybody is in the next claim.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHTS = {"interactive": 8.0, "normal": 4.0, "bulk": 1.0}
@@ -41,3 +42,12 @@ def slices(photos: int, *, lane: str, last_vft: float, now_vft: float, tenant_we
         Slice(first, n := min(UNIT_IMAGES, photos - first), base + (first + n) / share)
         for first in range(0, photos, UNIT_IMAGES)
     ]
+
+
+def singles(
+    ordinals: Sequence[int], *, lane: str, last_vft: float, now_vft: float, tenant_weight: float = 1.0
+) -> list[Slice]:
+    """Make a unit of each of these photos and stamp them as ``slices`` would."""
+    base = max(last_vft, now_vft)
+    share = WEIGHTS[lane] * tenant_weight
+    return [Slice(ordinal, 1, base + place / share) for place, ordinal in enumerate(ordinals, 1)]

@@ -4,7 +4,7 @@ The photos' bytes are durable before this runs. COPY would be the fastest way in
 tables with row-level security, so rows go in as arrays: one statement for any number of photos.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from shared.ledger import fairness
 from shared.ledger.fairness import default_lane
 from shared.tables import Job
 
-__all__ = ["NewImage", "NewJob", "default_lane", "submit"]
+__all__ = ["NewImage", "NewJob", "default_lane", "queue", "submit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,15 @@ def submit(session: Session, job: NewJob) -> None:
     )
     session.flush()
     _insert_images(session, job)
-    _insert_units(session, job)
+    queue(
+        session,
+        job.tenant_id,
+        job.id,
+        job.lane,
+        lambda last_vft, now_vft: fairness.slices(
+            total, lane=job.lane, last_vft=last_vft, now_vft=now_vft, tenant_weight=job.weight
+        ),
+    )
     events.record(
         session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "priority": job.lane})]
     )
@@ -127,8 +135,14 @@ def _insert_images(session: Session, job: NewJob) -> None:
     )
 
 
-def _insert_units(session: Session, job: NewJob) -> None:
-    flow = {"tenant": job.tenant_id, "lane": job.lane}
+def queue(
+    session: Session, tenant_id: UUID, job_id: UUID, lane: str, cut: Callable[[float, float], Sequence[fairness.Slice]]
+) -> None:
+    """Insert ready units for a job, under the next fair tags of its tenant and lane.
+
+    ``cut`` is given the last tag of the two and the virtual time, and returns the units, at least one.
+    """
+    flow = {"tenant": tenant_id, "lane": lane}
     session.execute(
         sa.text("INSERT INTO flow (tenant_id, lane, last_vft) VALUES (:tenant, :lane, 0) ON CONFLICT DO NOTHING"), flow
     )
@@ -136,23 +150,20 @@ def _insert_units(session: Session, job: NewJob) -> None:
     last_vft = session.execute(
         sa.text("SELECT last_vft FROM flow WHERE tenant_id = :tenant AND lane = :lane FOR UPDATE"), flow
     ).scalar_one()
-    now_vft = session.execute(sa.text("SELECT lookup_virtual_time()")).scalar_one()
-    slices = fairness.slices(
-        len(job.images), lane=job.lane, last_vft=last_vft, now_vft=now_vft, tenant_weight=job.weight
-    )
+    pieces = cut(last_vft, session.execute(sa.text("SELECT lookup_virtual_time()")).scalar_one())
     session.execute(
         _UNITS,
         {
-            "tenant": job.tenant_id,
-            "job": job.id,
-            "lane": job.lane,
-            "ids": [str(new_id()) for _ in slices],
-            "firsts": [piece.first for piece in slices],
-            "sizes": [piece.n for piece in slices],
-            "tags": [piece.vft for piece in slices],
+            "tenant": tenant_id,
+            "job": job_id,
+            "lane": lane,
+            "ids": [str(new_id()) for _ in pieces],
+            "firsts": [piece.first for piece in pieces],
+            "sizes": [piece.n for piece in pieces],
+            "tags": [piece.vft for piece in pieces],
         },
     )
     session.execute(
         sa.text("UPDATE flow SET last_vft = :tag WHERE tenant_id = :tenant AND lane = :lane"),
-        {**flow, "tag": slices[-1].vft},
+        {**flow, "tag": pieces[-1].vft},
     )

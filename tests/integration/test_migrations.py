@@ -117,6 +117,12 @@ def fill(owner: Database, url: str) -> UUID:
         SELECT :id, tenant_id, id, 1, 5 FROM delivery LIMIT 1
     """
     change(owner, tried, id=new_id())
+    replaced = """
+        INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,
+                                    finished_at)
+        SELECT image_id, 0, tenant_id, job_id, ordinal, fence, 'failed', '{}', 3, now() FROM result LIMIT 1
+    """
+    change(owner, replaced)
     app.close()
     worker.close()
     assert all(snapshot(url).values()), "a table without rows proves nothing"

@@ -26,6 +26,7 @@ TENANT_TABLES = {
     "image": {"INSERT", "DELETE"},
     "job": {"INSERT", "UPDATE", "DELETE"},
     "result": {"INSERT", "DELETE"},
+    "result_history": {"INSERT"},
     "tenant": set(),
     "unit": {"INSERT", "UPDATE", "DELETE"},
 }
@@ -47,6 +48,12 @@ FILLING = (
     """
     INSERT INTO idempotency_key (tenant_id, key, fence, lease_until, expires_at)
     VALUES (:tenant, 'k', 1, now(), now())
+    """,
+    """
+    INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,
+                                finished_at)
+    SELECT image_id, 0, tenant_id, job_id, ordinal, fence, 'failed', '{}', 3, now() FROM result
+    WHERE tenant_id = :tenant LIMIT 1
     """,
 )
 
@@ -262,6 +269,7 @@ def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> No
     assert set(allowed) == set(TENANT_TABLES) - NEVER_OF_WORKERS | {"alembic_version", "worker_node"}
     assert allowed["image"] == {"SELECT"}
     assert allowed["result"] == {"SELECT", "INSERT"}
+    assert allowed["result_history"] == {"SELECT"}
     assert allowed["job"] == {"SELECT", "UPDATE"}
     assert allowed["event"] == {"SELECT", "INSERT"}
     assert allowed["attempt"] == {"SELECT", "INSERT"}

@@ -150,7 +150,7 @@ def check_invariants(database: Database, hint: object = "") -> None:
         database,
         f"""
         SELECT j.*, x.results, x.images, {", ".join(f"x.{name} AS n_{name}" for name in OUTCOMES)},
-          (SELECT count(*) FROM event e WHERE e.job_id = j.id AND e.kind IN
+          (SELECT count(*) FROM event e WHERE e.job_id = j.id AND e.round = j.round AND e.kind IN
              ('job.completed', 'job.cancelled', 'job.expired', 'job.stopped')) AS closing_events,
           (SELECT count(*) FROM unit u WHERE u.job_id = j.id
              AND u.state IN ('waiting', 'ready', 'leased')) AS open_units,

@@ -12,11 +12,12 @@ from shared.database import Database, new_id
 from shared.errors import StorageAway
 from shared.ledger.cancel import cancel
 from shared.ledger.deletion import delete
+from shared.ledger.retry import retry
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.keys import copy_key
 from tests.integration.worker.conftest import Submit, Worker, photo
-from worker.housekeeping import Housekeeping
+from worker.housekeeping import _ORIGINALS_DELETED, _WITH_ORIGINALS, Housekeeping
 
 
 @pytest.fixture
@@ -225,3 +226,33 @@ def test_two_who_purge_at_once_count_as_one(
 
     Housekeeping(worker_db, Slow(storage, new_id())).purge()  # type: ignore[arg-type]  # of a storage it has what is asked for
     assert purge_row(owner_db, job) == (True, True)
+
+
+def test_originals_of_a_job_that_is_tried_again_stay_until_it_closes_again(
+    submit_photos: Submit,
+    make_worker: Worker,
+    house: Housekeeping,
+    storage: Storage,
+    app_db: Database,
+    owner_db: Database,
+    tenant: UUID,
+) -> None:
+    job = submit_photos([photo(1), photo(2)])
+    make_worker().drain()
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE result SET outcome = 'failed', has_copy = false WHERE ordinal = 1"))
+        session.execute(sa.text("UPDATE job SET failed = 1, classified = classified - (classified > 0)::int,"
+                                " abstained = abstained - (classified = 0)::int"))  # fmt: skip
+    with owner_db.transaction() as session:
+        seen = session.execute(_WITH_ORIGINALS).one()
+    with app_db.transaction(tenant) as session:
+        retry(session, tenant, job, [1])
+    # A look at the job from before the retry does no harm after it.
+    house._delete_originals_of(seen.id, keep_failed=seen.some_failed)
+    with owner_db.transaction() as session:
+        session.execute(_ORIGINALS_DELETED, {"job": job, "round": seen.round})
+    assert keys(storage, "incoming") == {f"incoming/{job.hex}/00001"}
+    make_worker().drain()
+    house.delete_originals()
+    assert keys(storage, "incoming") == set()
+    assert len(keys(storage, "copies")) == 2

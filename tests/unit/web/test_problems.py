@@ -1,10 +1,17 @@
 """Every error of ours has its kind of problem, and every kind its own name."""
 
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
 import pytest
 
 from shared import errors
 from shared.accounts import KeyUnknown
+from shared.history import JobDeleted, JobView, Tombstone
 from shared.ledger.idempotency import InFlight, TakenOver
+from shared.vocabulary import OUTCOMES
 from web import problems
 from web.problems import KINDS, problem_of
 
@@ -16,6 +23,7 @@ from web.problems import KINDS, problem_of
         (errors.NotFound("there is no job 5"), problems.NOT_FOUND),
         (InFlight(7), problems.IN_FLIGHT),
         (TakenOver("gone"), problems.IN_FLIGHT),
+        (errors.Gone("deleted"), problems.GONE),
         (errors.Conflict("closed"), problems.CONFLICT),
         (errors.Refused("no"), problems.REFUSED),
         (errors.DatabaseAway("x"), problems.DATABASE_AWAY),
@@ -33,11 +41,21 @@ def every_error(kind: type[errors.PoxVisioError]) -> list[type[errors.PoxVisioEr
     return [kind, *(found for child in kind.__subclasses__() for found in every_error(child))]
 
 
+def some_tombstone() -> Tombstone:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    given: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(JobView))
+    counts = dict.fromkeys((*OUTCOMES, "waiting"), 0) | {"classified": 1}
+    given |= {"id": UUID(int=7), "state": "completed", "round": 0, "total": 1, "counts": counts, "created_at": now}
+    return Tombstone(JobView(**given), now, None)
+
+
 @pytest.mark.parametrize("kind", every_error(errors.PoxVisioError))
 def test_no_error_is_forgotten(kind: type[errors.PoxVisioError]) -> None:
     error = kind.__new__(kind)
     Exception.__init__(error, "told")
     error.retry_after = 1  # type: ignore[attr-defined]
+    if isinstance(error, JobDeleted):
+        error.tombstone = some_tombstone()
     assert problem_of(error).kind in KINDS.values()
 
 
