@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.report import BEGIN, END, Row, load, number, store, table, versus, write_figures
+from benchmarks.__main__ import HERE, NAMES
+from benchmarks.report import BEGIN, END, Row, figures, load, number, store, table, versus, write_figures
 
 MACHINE = {"processor": "one", "cores": 2, "memory_gib": 4.0, "kernel": "Linux 6", "python": "3.11.9", "packages": {}}
 RUN = {
@@ -62,3 +63,10 @@ def test_figures_go_between_the_marks_of_the_readme(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert "2 cores, 4.0 GiB, Linux 6, Python 3.11.9; load 0.1 before and 1.1 after" in text
+
+
+def test_the_readme_shows_what_the_results_hold() -> None:
+    kept = load(HERE / "results.json")
+    assert {item["name"] for item in kept} == set(NAMES)
+    assert not any(item["quick"] for item in kept)
+    assert figures(kept) in (HERE / "README.md").read_text(encoding="utf-8")
