@@ -27,6 +27,8 @@ class Worker:
         self._name = name
         self._chance = random.Random(f"{seed} {name}")
         self._stopping = stopping
+        # Each worker dies over its first claim, so that no draw is without a death.
+        self._lives = False
         self._asleep: list[list[Claimed]] = []
         self.zombies = 0
 
@@ -43,7 +45,8 @@ class Worker:
         self._wake_up()
 
     def _act(self, units: list[Claimed]) -> None:
-        what = self._chance.random()
+        what = self._chance.random() if self._lives else 0.0
+        self._lives = True
         if what < 0.06:
             return  # killed: nobody hears of the lease again
         if what < 0.12:
