@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
@@ -30,12 +31,22 @@ def page(browser: webdriver.Chrome, running: Running) -> Iterator[webdriver.Chro
     assert [line for line in severe if "401" not in line["message"]] == []
 
 
+def patient(page: webdriver.Chrome) -> "WebDriverWait[webdriver.Chrome]":
+    """Wait for something on a page that draws itself anew meanwhile."""
+    return WebDriverWait(page, PATIENCE, ignored_exceptions=[NoSuchElementException, StaleElementReferenceException])
+
+
 def find(page: webdriver.Chrome, selector: str) -> WebElement:
     return page.find_element(By.CSS_SELECTOR, selector)
 
 
+def clicked(element: WebElement) -> bool:
+    element.click()
+    return True
+
+
 def shown(page: webdriver.Chrome, selector: str) -> WebElement:
-    return WebDriverWait(page, PATIENCE).until(lambda _: (e := find(page, selector)).is_displayed() and e)
+    return patient(page).until(lambda _: (e := find(page, selector)).is_displayed() and e)
 
 
 def sign_in(page: webdriver.Chrome, key: str) -> None:
@@ -56,10 +67,10 @@ def test_photos_are_sent_watched_and_each_answer_is_shown(page: webdriver.Chrome
     shown(page, "#drop")
     find(page, "#files").send_keys("\n".join(str(path) for path in SAMPLES))
 
-    WebDriverWait(page, PATIENCE).until(lambda _: f"{len(SAMPLES)} of {len(SAMPLES)} accounted for" in page.page_source)
+    patient(page).until(lambda _: f"{len(SAMPLES)} of {len(SAMPLES)} accounted for" in page.page_source)
     while (more := find(page, "#more")).is_displayed():
         more.click()
-    WebDriverWait(page, PATIENCE).until(lambda _: len(cards(page)) == len(SAMPLES))
+    patient(page).until(lambda _: len(cards(page)) == len(SAMPLES))
 
     texts = [card.text for card in cards(page)]
     for path, text in zip(SAMPLES, texts, strict=True):
@@ -75,21 +86,21 @@ def test_the_heat_map_can_be_laid_over_a_photo(page: webdriver.Chrome, running: 
     sign_in(page, running.key)
     shown(page, "#drop")
     find(page, "#files").send_keys(str(SAMPLES[-1]))
-    WebDriverWait(page, PATIENCE).until(lambda _: len(cards(page)) == 1)
+    patient(page).until(lambda _: len(cards(page)) == 1)
     [card] = cards(page)
     page.execute_script("arguments[0].scrollIntoView()", card)
-    WebDriverWait(page, PATIENCE).until(lambda _: any(i.is_displayed() for i in card.find_elements(By.TAG_NAME, "img")))
-    WebDriverWait(page, PATIENCE).until(lambda _: any(b.is_displayed() for b in buttons(card)))
+    patient(page).until(lambda _: any(i.is_displayed() for i in card.find_elements(By.TAG_NAME, "img")))
+    patient(page).until(lambda _: any(b.is_displayed() for b in buttons(card)))
     [button] = [b for b in buttons(card) if b.is_displayed()]
     button.click()
     pictures = "return [...arguments[0].querySelectorAll('img')].filter(i => i.checkVisibility() && i.naturalWidth)"
-    WebDriverWait(page, PATIENCE).until(lambda _: len(page.execute_script(pictures, card)) == 2)
+    patient(page).until(lambda _: len(page.execute_script(pictures, card)) == 2)
     assert button.get_attribute("aria-pressed") == "true"
 
 
 def test_a_wrong_key_is_refused_in_words(page: webdriver.Chrome) -> None:
     sign_in(page, "pxv_wrong")
-    WebDriverWait(page, PATIENCE).until(lambda _: find(page, "#key-error").text)
+    patient(page).until(lambda _: find(page, "#key-error").text)
     assert "no such key" in find(page, "#key-error").text
     assert not find(page, "#drop").is_displayed()
 
@@ -130,8 +141,7 @@ def test_the_list_of_jobs_opens_an_earlier_one(page: webdriver.Chrome, running: 
     sign_in(page, running.key)
     shown(page, "#drop")
     find(page, "#files").send_keys(str(SAMPLES[-2]))
-    WebDriverWait(page, PATIENCE).until(lambda _: len(cards(page)) == 1)
+    patient(page).until(lambda _: len(cards(page)) == 1)
     page.refresh()
-    WebDriverWait(page, PATIENCE).until(lambda _: page.find_elements(By.CSS_SELECTOR, "#jobs button"))
-    page.find_elements(By.CSS_SELECTOR, "#jobs button")[0].click()
-    WebDriverWait(page, PATIENCE).until(lambda _: SAMPLES[-2].name in find(page, "#results").text)
+    patient(page).until(lambda _: clicked(find(page, "#jobs button")))
+    patient(page).until(lambda _: SAMPLES[-2].name in find(page, "#results").text)
