@@ -38,8 +38,8 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy --strict
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore=tests/e2e
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e
 
 .PHONY: fuzz
 fuzz: .venv/.dev ## Send hostile files by the hundred thousand through the real decoder; SEED= repeats a run

@@ -29,7 +29,7 @@ from cli.receiver import Receiver
 from cli.sending import Sent, account, await_all, send
 from cli.service import Service
 from cli.up import up
-from shared import receipts
+from shared import verification
 from shared.errors import Unavailable
 
 PHOTOS: Final = Path(__file__).resolve().parent.parent / "models" / "demo" / "photos"
@@ -191,7 +191,7 @@ def _check_receipts(visit: Visit, sent: Sent, documents: Mapping[str, dict[str, 
     folder = listing(PHOTOS)
     for stage, document in documents.items():
         held = account(sent, document, keys)
-        compared = receipts.compare(document, folder) if held.ok else None
+        compared = verification.compare(document, folder) if held.ok else None
         problems = [*held.problems, *(compared.lines()[1:] if compared else ())]
         if document["payload"]["stage"] != stage:
             problems.append(f"it is the {document['payload']['stage']} one")

@@ -12,7 +12,7 @@ from cli.multipart import PhotoForm
 from cli.photos import Photo
 from cli.progress import progress
 from cli.service import Service
-from shared import receipts
+from shared import verification
 from shared.errors import Refused
 
 BYTES_AT_ONCE = 2_000_000_000
@@ -104,7 +104,7 @@ def await_all(
 
 def account(sent: Sent, receipt: dict[str, Any], keys: dict[str, Any]) -> Accounting:
     """Hold a receipt against what was sent: its signature, its own sums, and each photo by its place and its bytes."""
-    report = receipts.verify(receipt, keys)
+    report = verification.verify(receipt, keys)
     problems = list(report.problems)
     if not problems and report.job != sent.id:
         problems.append(f"the receipt is of {report.job}")

@@ -11,7 +11,7 @@ from cli.listing import printable
 from cli.options import example, json_option, print_json, url_option
 from cli.photos import listing
 from cli.service import Service
-from shared import receipts
+from shared import verification
 from web.intake.names import display_name
 
 
@@ -34,11 +34,11 @@ def verify(folder: Path, receipt: Path, keys: Path | None, url: str | None, as_j
     if (keys is None) == (url is None):
         raise click.UsageError("give the public keys as a file (--keys) or the service to fetch them from (--url)")
     document = _read(receipt)
-    report = receipts.verify(document, _read(keys) if keys else _fetch(str(url)))
+    report = verification.verify(document, _read(keys) if keys else _fetch(str(url)))
     try:
         names = frozenset(entry["name"] for entry in document["payload"]["entries"] if entry["name"])
         held = listing(folder, names)
-        compared = receipts.compare(placed(document, held), held)
+        compared = verification.compare(placed(document, held), held)
     except (KeyError, TypeError) as error:
         raise click.UsageError(f"{receipt} is no receipt") from error
     found = compared.found if report.stage == "accepted" else min(compared.found, report.accounted)

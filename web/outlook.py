@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from shared import history
-from shared.history import JobView
+from shared.views import JobView
 
 # Below this many photos the measured rate says more about the start than about the rest.
 _TELLING: Final = 16

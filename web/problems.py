@@ -14,9 +14,9 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from shared import errors
 from shared.accounts import KeyUnknown
-from shared.history import JobDeleted
 from shared.ledger import idempotency
 from shared.logs import logger
+from shared.views import JobDeleted
 from web.wire import tombstone
 
 log = logger(__name__)

@@ -9,8 +9,8 @@ from flask import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared import ids
-from shared.history import JobView, ResultView
-from shared.history import Tombstone as Remains
+from shared.views import JobView, ResultView
+from shared.views import Tombstone as Remains
 
 ResearchUse = Literal["research-only"]
 USE: ResearchUse = "research-only"

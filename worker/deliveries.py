@@ -4,20 +4,20 @@ Each function is one short transaction. Locks are taken in one order everywhere:
 endpoint, the delivery.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import events, ids
+from shared import events
 from shared.database import new_id
-from shared.events import NewEvent
 from shared.tables import Attempt, Delivery, Endpoint
 from shared.webhooks import Recorded
+from worker.endpoint_health import Patience, Verdict, apply, change_of
 
 # One claimer at a time: each counts what is in flight before it takes more, and must see what the last one took.
 _LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('poxvisio deliveries'))")
@@ -118,24 +118,6 @@ class Tried:
     response: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What follows from an attempt: the delivery's state, when to try again, and what becomes of its endpoint."""
-
-    state: str
-    delay: float = 0.0
-    pause: float = 0.0
-    disable: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds of nothing but failures after which an endpoint's owner is warned, and it is disabled."""
-
-    warn: float = 60 * 3600.0
-    disable: float = 120 * 3600.0
-
-
 def claim(session: Session, limit: int, lease_seconds: float) -> list[Owed]:
     """Take up to ``limit`` due deliveries, no endpoint above its cap and no tenant above its share, tenants in turn."""
     if not session.execute(_ANY_DUE).scalar_one():
@@ -198,7 +180,7 @@ def settle(session: Session, owed: Owed, tried: Tried, verdict: Verdict, patienc
     2. Lock the endpoint if it changes, then move the delivery under its fence.
     3. Add the attempt's row, change the endpoint, and record its warning or end.
     """
-    change = _change(session, owed, verdict, patience)
+    change = change_of(session, owed.endpoint_id, verdict, patience)
     if change and change.kind:
         events.hold(session, owed.event.tenant_id)
     if change:
@@ -220,48 +202,8 @@ def settle(session: Session, owed: Owed, tried: Tried, verdict: Verdict, patienc
     )
     session.flush()
     if change:
-        _apply(session, owed, change)
+        apply(session, owed.event.tenant_id, owed.endpoint_id, change)
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """How the endpoint changes, and the kind of event that tells of it."""
-
-    values: Mapping[str, Any]
-    kind: str | None = None
-    reason: str | None = None
-
-
-def _change(session: Session, owed: Owed, verdict: Verdict, patience: Patience) -> _Change | None:
-    endpoint = session.execute(
-        sa.select(
-            Endpoint.state_reason,
-            Endpoint.failing_since,
-            sa.func.extract("epoch", sa.func.now() - Endpoint.failing_since).label("failing"),
-        ).where(Endpoint.id == owed.endpoint_id, Endpoint.state == "enabled")
-    ).one_or_none()
-    if endpoint is None:
-        return None
-    if verdict.state == "delivered":
-        return _Change({"failing_since": None, "state_reason": None}) if endpoint.failing_since else None
-    failing = float(endpoint.failing or 0)
-    reason = verdict.disable or (
-        f"nothing but failures for {failing / 3600:.0f} hours" if failing >= patience.disable else None
-    )
-    values: dict[str, Any] = {}
-    if not endpoint.failing_since:
-        values["failing_since"] = sa.func.now()
-    if verdict.pause:
-        values["open_until"] = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, verdict.pause)
-    if reason:
-        return _Change(values | {"state": "disabled", "state_reason": reason}, "endpoint.disabled", reason)
-    # While an endpoint is enabled its reason says that it has been warned.
-    if failing >= patience.warn and not endpoint.state_reason:
-        left = (patience.disable - failing) / 3600
-        reason = f"nothing but failures for {failing / 3600:.0f} hours; it will be disabled in {left:.0f} hours"
-        return _Change(values | {"state_reason": reason}, "endpoint.warning", reason)
-    return _Change(values) if values else None
 
 
 def _move(session: Session, owed: Owed, verdict: Verdict) -> bool:
@@ -291,15 +233,3 @@ def _next_numbers(session: Session, delivery_ids: Sequence[UUID]) -> dict[UUID, 
     )
     last: dict[UUID, int] = {row.delivery_id: row.last for row in found}
     return {delivery_id: last.get(delivery_id, 0) + 1 for delivery_id in delivery_ids}
-
-
-def _apply(session: Session, owed: Owed, change: _Change) -> None:
-    changed = session.execute(
-        sa.update(Endpoint)
-        .where(Endpoint.id == owed.endpoint_id, Endpoint.state == "enabled")
-        .values(**change.values)
-        .returning(Endpoint.id)
-    ).first()
-    if changed and change.kind:
-        body = {"endpoint": ids.text("endpoint", owed.endpoint_id), "reason": change.reason}
-        events.record(session, [NewEvent(owed.event.tenant_id, change.kind, None, 0, body)])

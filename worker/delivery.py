@@ -26,8 +26,9 @@ from shared.logs import logger
 from shared.settings import Settings
 from shared.signing import Keyring
 from worker import deliveries
-from worker.deliveries import Owed, Patience, Tried, Verdict
+from worker.deliveries import Owed, Tried
 from worker.egress import Answer, Egress
+from worker.endpoint_health import Patience, Verdict
 
 log = logger(__name__)
 

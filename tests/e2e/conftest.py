@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+# A shell starts a command in the background deaf to SIGINT, and children inherit that; ours are to hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 COMMAND = [sys.executable, "-m", "cli.main"]
 
 

@@ -30,7 +30,8 @@ from shared.signing import Keyring
 from shared.tables import Delivery, Endpoint
 from tests.conftest import make_tenant
 from worker import deliveries
-from worker.deliveries import Owed, Patience, Tried, Verdict
+from worker.deliveries import Owed, Tried
+from worker.endpoint_health import Patience, Verdict
 
 ROOT = Path(__file__).parents[2]
 Reply = Callable[["Receiver", BaseHTTPRequestHandler], None]

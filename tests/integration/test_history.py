@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from shared import history
 from shared.database import Database, new_id
 from shared.errors import NotFound
-from shared.history import BadCursor, JobView, ResultView
+from shared.history import BadCursor
 from shared.ledger.claim import Claimed
 from shared.ledger.complete import complete
+from shared.views import JobView, Page, ResultView
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import answers, change, finish, leases, submit_job, take
 
@@ -21,7 +22,7 @@ def view(app_db: Database, tenant: UUID, job: UUID) -> JobView:
         return history.job(session, job)
 
 
-def page(app_db: Database, tenant: UUID, job: UUID, after: str | None = None, limit: int = 200) -> history.Page:
+def page(app_db: Database, tenant: UUID, job: UUID, after: str | None = None, limit: int = 200) -> Page:
     with app_db.transaction(tenant) as session:
         return history.results(session, history.job(session, job), after=after, limit=limit)
 

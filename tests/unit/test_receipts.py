@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import receipts, signing
+from shared import receipts, signing, verification
 from shared.errors import Conflict
 from shared.signing import Keyring
 
@@ -106,7 +106,7 @@ def test_the_tree_is_the_one_of_rfc_9162_for_any_leaves(leaves: list[bytes]) -> 
 
 def test_a_closed_receipt_accounts_for_every_photo() -> None:
     document = receipts.build("closed", SomeJob(13), rows(13), KEYRING, "ab" * 32)
-    report = receipts.verify(document, KEYRING.public_jwks())
+    report = verification.verify(document, KEYRING.public_jwks())
     assert report.ok
     (line,) = report.lines()
     assert line.startswith("job_018f3c5e7d2a7abc8def0123456789ab: 13 of 13 accounted for (3 classified, 2 abstained,")
@@ -127,7 +127,7 @@ def test_a_closed_receipt_accounts_for_every_photo() -> None:
 
 def test_an_accepted_receipt_lists_photos_without_outcomes() -> None:
     document = receipts.build("accepted", SomeJob(3, closed_at=None), rows(3, closed=False), KEYRING)
-    assert receipts.verify(document, KEYRING.public_jwks()).lines()[0].endswith("3 of 3 accounted for")
+    assert verification.verify(document, KEYRING.public_jwks()).lines()[0].endswith("3 of 3 accounted for")
     assert "counts" not in document["payload"]
     assert all("outcome" not in entry for entry in document["payload"]["entries"])
 
@@ -212,9 +212,9 @@ def test_every_alteration_of_the_payload_is_seen(alter: Callable[[dict[str, Any]
     document = receipts.build("closed", SomeJob(7), rows(7), KEYRING, "ab" * 32)
     altered = copy.deepcopy(document)
     alter(altered["payload"])
-    report = receipts.verify(altered, KEYRING.public_jwks())
+    report = verification.verify(altered, KEYRING.public_jwks())
     assert "the signature does not fit the contents" in report.problems
-    assert receipts.verify(document, KEYRING.public_jwks()).ok
+    assert verification.verify(document, KEYRING.public_jwks()).ok
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_the_contents_are_checked_even_where_the_signature_holds(
     alter(document["payload"])
     signature = KEYRING.sign(rfc8785.dumps(document["payload"]))
     document["signature"]["value"] = signing.encode_signature(signature)
-    assert problem in receipts.verify(document, KEYRING.public_jwks()).problems
+    assert problem in verification.verify(document, KEYRING.public_jwks()).problems
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,13 @@ def test_the_contents_are_checked_even_where_the_signature_holds(
 def test_every_alteration_of_the_signature_is_seen(alter: Callable[[dict[str, Any]], object]) -> None:
     document = receipts.build("closed", SomeJob(2), rows(2), KEYRING)
     alter(document["signature"])
-    assert not receipts.verify(document, KEYRING.public_jwks()).ok
+    assert not verification.verify(document, KEYRING.public_jwks()).ok
 
 
 def test_keys_of_somebody_else_do_not_verify() -> None:
     document = receipts.build("closed", SomeJob(2), rows(2), KEYRING)
     stranger = Keyring(b"a secret key of somebody else entirely")
-    report = receipts.verify(document, stranger.public_jwks())
+    report = verification.verify(document, stranger.public_jwks())
     assert report.problems == ("it is signed with a key that is not in the key set",)
 
 
@@ -266,13 +266,13 @@ def test_keys_of_somebody_else_do_not_verify() -> None:
     "rubbish", [{}, {"payload": None}, {"payload": {}, "signature": {}}, {"payload": [1], "signature": 2}]
 )
 def test_rubbish_is_reported_and_raises_nothing(rubbish: dict[str, Any]) -> None:
-    assert not receipts.verify(rubbish, KEYRING.public_jwks()).ok
+    assert not verification.verify(rubbish, KEYRING.public_jwks()).ok
 
 
 def test_a_folder_that_holds_the_photos_agrees_with_the_receipt() -> None:
     document = receipts.build("accepted", SomeJob(4), rows(4), KEYRING)
     folder = {row.name: row.sha256 for row in rows(4) if row.name}
-    comparison = receipts.compare(document, folder)
+    comparison = verification.compare(document, folder)
     assert comparison.ok
     assert comparison.lines() == ["4 of 4 photos of the receipt are in the folder, byte for byte"]
 
@@ -283,7 +283,7 @@ def test_missing_extra_and_changed_files_are_named() -> None:
     del folder["ward é/001.jpg"]
     folder["ward é/002.jpg"] = "00" * 32
     folder["notes.txt"] = "11" * 32
-    comparison = receipts.compare(document, folder)
+    comparison = verification.compare(document, folder)
     assert not comparison.ok
     assert (comparison.found, comparison.total) == (2, 4)
     assert comparison.missing == ("ward é/001.jpg",)
@@ -299,7 +299,7 @@ def test_missing_extra_and_changed_files_are_named() -> None:
 def test_a_photo_sent_without_a_name_is_found_by_its_bytes() -> None:
     nameless = [SomeRow(0, None, "ab" * 32, JOB), SomeRow(1, None, "cd" * 32, UUID(int=1))]
     document = receipts.build("accepted", SomeJob(2), nameless, KEYRING)
-    comparison = receipts.compare(document, {"any name.jpg": "ab" * 32})
+    comparison = verification.compare(document, {"any name.jpg": "ab" * 32})
     assert comparison.found == 1
     assert comparison.missing == ("img_" + "0" * 31 + "1",)
     assert comparison.extra == ()

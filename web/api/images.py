@@ -8,8 +8,8 @@ from pydantic import Field
 from shared import history, ids
 from shared.errors import ObjectMissing
 from shared.heatmap import heatmap_png
-from shared.history import ResultView
 from shared.storage.keys import copy_key
+from shared.views import ResultView
 from web.asking import NoQuery, Strict, read_query
 from web.auth import caller
 from web.openapi import Answer, operation

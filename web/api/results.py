@@ -15,8 +15,8 @@ from pydantic import Field
 from shared import history, ids
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.history import JobDeleted, JobView, Page, ResultView
 from shared.logs import logger
+from shared.views import JobDeleted, JobView, Page, ResultView
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
 from web.openapi import LINK, Answer, operation

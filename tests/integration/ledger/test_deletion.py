@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from shared import history
 from shared.database import Database, new_id
 from shared.errors import Conflict, Gone, NotFound
-from shared.history import JobDeleted
 from shared.ledger.cancel import cancel
 from shared.ledger.deletion import delete
 from shared.ledger.sweep import disagreements
+from shared.views import JobDeleted
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import (
     change,

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from PIL import Image
 
-from shared import receipts
+from shared import receipts, verification
 from shared.database import Database
 from shared.ids import parse
 from tests.integration.web.answering import EVIDENCE, answer_all
@@ -133,8 +133,8 @@ def test_receipts_verify_offline(clinic: Caller, job: dict[str, Any]) -> None:
     closed = clinic.get(path).json
     assert accepted is not None
     assert closed is not None
-    assert receipts.verify(accepted, jwks).ok
-    report = receipts.verify(closed, jwks)
+    assert verification.verify(accepted, jwks).ok
+    report = verification.verify(closed, jwks)
     assert report.ok
     assert (report.accounted, report.total) == (70, 70)
     assert report.counts["classified"] == 18

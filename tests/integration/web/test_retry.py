@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared import receipts
+from shared import receipts, verification
 from shared.database import Database
 from tests.integration.ledger.factories import check_invariants
 from tests.integration.web.answering import answer_all
@@ -40,7 +40,7 @@ def test_a_retried_job_opens_again_and_closes_with_a_receipt_that_names_the_one_
         assert clinic.get(f"{path}/receipt?stage=closed").status_code == 409
         answer_all(worker_db, ("failed",) if number == 1 else ("classified",))
         receipt = body(clinic.get(f"{path}/receipt"))
-        assert receipts.verify(receipt, keys).ok
+        assert verification.verify(receipt, keys).ok
         assert (receipt["payload"]["round"], receipt["payload"]["previous"]) == (number, digests[-1])
         digests.append(receipts.digest(receipt))
     assert body(clinic.get(path))["counts"]["classified"] == 3

@@ -19,6 +19,7 @@ from shared.errors import StorageAway
 from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
 from shared.storage.keys import copy_key
+from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Submit, Worker, photo
 from worker import classification
 from worker.inference.answers import Answer
@@ -27,7 +28,7 @@ from worker.inference.preprocess import Quality
 from worker.work import MAX_ATTEMPTS, backoff_seconds
 
 
-def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[history.JobView, list[history.ResultView]]:
+def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[JobView, list[ResultView]]:
     with database.transaction(tenant) as session:
         view = history.job(session, job)
         return view, list(history.stream_results(session, view))

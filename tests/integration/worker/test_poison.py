@@ -14,6 +14,7 @@ from PIL import Image
 
 from shared import history
 from shared.database import Database
+from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Submit, Worker, photo
 from worker.classification import Classification
 
@@ -63,7 +64,7 @@ def _memory(pid: int) -> int:
         return 0
 
 
-def _results(database: Database, tenant: UUID, job: UUID) -> tuple[history.JobView, list[history.ResultView]]:
+def _results(database: Database, tenant: UUID, job: UUID) -> tuple[JobView, list[ResultView]]:
     with database.transaction(tenant) as session:
         view = history.job(session, job)
         return view, list(history.stream_results(session, view))

@@ -16,6 +16,7 @@ from shared import history
 from shared.bundle import CARD, PARITY
 from shared.database import Database
 from shared.settings import Settings
+from shared.views import JobView
 from tests.integration.worker.conftest import BUNDLE, Submit, photo
 from training.publish import write_card
 from worker import process
@@ -64,7 +65,7 @@ def engine_of(owner_db: Database) -> str | None:
     return engine
 
 
-def job_of(app_db: Database, tenant: UUID, job: UUID) -> history.JobView:
+def job_of(app_db: Database, tenant: UUID, job: UUID) -> JobView:
     with app_db.transaction(tenant) as session:
         return history.job(session, job)
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from cli.main import main
 from shared import receipts
 from shared.database import new_id
-from shared.history import ManifestRow
 from shared.signing import Keyring
+from shared.views import ManifestRow
 
 KEYRING = Keyring(b"a secret of the tests, long enough to be one")
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 
 from shared import errors
 from shared.accounts import KeyUnknown
-from shared.history import JobDeleted, JobView, Tombstone
 from shared.ledger.idempotency import InFlight, TakenOver
+from shared.views import JobDeleted, JobView, Tombstone
 from shared.vocabulary import OUTCOMES
 from web import problems
 from web.problems import KINDS, problem_of

@@ -2,9 +2,9 @@
 
 import pytest
 
-from worker.deliveries import Verdict
 from worker.delivery import judge
 from worker.egress import Answer
+from worker.endpoint_health import Verdict
 
 SCHEDULE = (5.0, 300.0)
 GONE = "the receiver answered 410 Gone"

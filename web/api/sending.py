@@ -1,0 +1,116 @@
+"""``POST /v1/jobs``: photos in, and 202 with the job; for one photo that somebody waits for, its answer."""
+
+from typing import Final
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+
+from shared import history, ids
+from shared.errors import DatabaseAway
+from web.api.job_view import load
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
+from web.asking import preferred_wait
+from web.auth import caller
+from web.intake.options import JobOptions, QueryOptions
+from web.intake.submission import accept
+from web.openapi import (
+    CONTENT_LOCATION,
+    IDEMPOTENCY_KEY,
+    LOCATION,
+    PREFER_WAIT,
+    REPLAYED,
+    Answer,
+    operation,
+)
+from web.problems import (
+    BROKEN_BODY,
+    DUPLICATE_CUSTOM_ID,
+    INVALID_OPTIONS,
+    MODEL_AWAY,
+    NO_PHOTOS,
+    STORAGE_AWAY,
+    TOO_LARGE,
+    TOO_MANY_PHOTOS,
+    UNKNOWN_MODEL,
+    UNSUPPORTED_TYPE,
+)
+from web.services import services
+from web.wire import JobBody, ResultBody, respond, result_body
+
+api = Blueprint("sending", __name__)
+
+_MULTIPART: Final = {
+    "type": "object",
+    "required": ["photos"],
+    "properties": {
+        "photos": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "job": {"$ref": "#/components/schemas/JobOptions"},
+    },
+}
+
+
+@api.post("/v1/jobs")
+@operation(
+    "Send photos",
+    {
+        200: Answer(
+            "With `Prefer: wait=N`, for one photo: its answer, which came in time.",
+            {"application/json": ResultBody},
+            (LOCATION, CONTENT_LOCATION, REPLAYED, PREFERENCE_APPLIED),
+        ),
+        202: Answer(
+            "The job is taken in: its photos are stored and accounted for.",
+            {"application/json": JobBody},
+            (LOCATION, CONTENT_LOCATION, REPLAYED),
+        ),
+    },
+    tag="jobs",
+    scope="jobs:write",
+    description="Photos as multipart parts named `photos` with an optional `job` part, or one photo as the raw body. "
+    "A photo that is empty, damaged, too large or of a wrong type does not harm its job: it is answered `rejected`.",
+    query=QueryOptions,
+    body={"multipart/form-data": _MULTIPART, "image/*": {"type": "string", "format": "binary"}},
+    schemas=(JobOptions,),
+    headers=(IDEMPOTENCY_KEY, PREFER_WAIT),
+    problems=(
+        BROKEN_BODY,
+        TOO_LARGE,
+        TOO_MANY_PHOTOS,
+        UNSUPPORTED_TYPE,
+        INVALID_OPTIONS,
+        NO_PHOTOS,
+        DUPLICATE_CUSTOM_ID,
+        UNKNOWN_MODEL,
+        STORAGE_AWAY,
+        MODEL_AWAY,
+    ),
+)
+def create() -> Response:
+    """Take a job in."""
+    accepted = accept(services(), caller(), request)
+    here = accepted.job.links.self
+    headers = {"Location": here, "Content-Location": here}
+    if accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    seconds = preferred_wait(LONGEST_WAIT)
+    if seconds and accepted.job.total == 1 and "jobs:read" in caller().scopes:
+        answer = _answer_in_time(ids.parse("job", accepted.job.id), seconds)
+        if answer is not None:
+            headers |= {"Preference-Applied": f"wait={seconds}"}
+            headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{answer.image}"
+            return respond(answer, 200, headers)
+    return respond(accepted.job, 202, headers)
+
+
+def _answer_in_time(job_id: UUID, seconds: int) -> ResultBody | None:
+    """Return the answer of a job of one photo if it comes within these seconds."""
+    tenant = caller().tenant_id
+    try:
+        view, _ = wait(load(job_id), lambda: load(job_id), lambda seen: seen.is_closed, seconds)
+        if not view.is_closed:
+            return None
+        with services().database.transaction(tenant) as session:
+            (row,) = history.results(session, view, limit=1).rows
+    except DatabaseAway:
+        return None  # the job is taken in all the same, and 202 says where to look
+    return result_body(row, services().settings.public_url)
