@@ -10,27 +10,28 @@ from pathlib import Path
 from cli.embedded.processes import wait_until
 from cli.programs import ROOT, Program
 
+LONGEST_DELAY = 30.0
 _FIRST_DELAY = 0.5
-_LONGEST_DELAY = 30.0
 _HEALTHY_AFTER = 60.0
 # Where nobody reaps orphans they stay as zombies: dead, and still members of the group.
 _GONE_SECONDS = 1.0
 _LOG_BYTES = 16 * 1024 * 1024
 
 
-def restart_delay(deaths: int) -> float:
-    """Return the seconds to wait before a start, after so many quick deaths in a row: 0.5, 1, 2, ... 30."""
-    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(deaths - 1, 10))
+def restart_delay(deaths: int, longest: float = LONGEST_DELAY) -> float:
+    """Return the seconds to wait before a start, after so many quick deaths in a row: 0.5, 1, 2, ... ``longest``."""
+    return min(longest, _FIRST_DELAY * 2.0 ** min(deaths - 1, 10))
 
 
 class Child:
-    """A program and the process that runs it now, if any."""
+    """A program and the process that runs it now, if any; ``longest_delay`` is that before a start, in seconds."""
 
-    def __init__(self, program: Program, logs: Path) -> None:
+    def __init__(self, program: Program, logs: Path, longest_delay: float = LONGEST_DELAY) -> None:
         self.program = program
         self.log = logs / f"{program.name}.log"
         self.deaths = 0
         self.due = 0.0
+        self._longest_delay = longest_delay
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
@@ -42,7 +43,7 @@ class Child:
     @property
     def delay(self) -> float:
         """Seconds that pass before the next start."""
-        return restart_delay(self.deaths)
+        return restart_delay(self.deaths, self._longest_delay)
 
     def spawn(self) -> None:
         """Start the program; what it prints goes to its log, of which one older part is kept."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from cli.child import restart_delay
+from cli.child import LONGEST_DELAY, restart_delay
 from shared.errors import PoxVisioError
 
 _START_SECONDS = 30.0
@@ -26,11 +26,19 @@ class Server(Protocol):
 class KeptServer:
     """A server that is started again when it dies; ``stop_signal`` is what shuts it down from outside."""
 
-    def __init__(self, name: str, server: Server, stop_signal: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        server: Server,
+        stop_signal: int,
+        say: Callable[[str], None],
+        longest_delay: float = LONGEST_DELAY,
+    ) -> None:
         self.name = name
         self.server = server
         self.stop_signal = stop_signal
         self._say = say
+        self._longest_delay = longest_delay
         self._failures = 0
         self._due = 0.0
 
@@ -43,7 +51,7 @@ class KeptServer:
             self.server.start(_START_SECONDS)
         except PoxVisioError as error:
             self._failures += 1
-            delay = restart_delay(self._failures)
+            delay = restart_delay(self._failures, self._longest_delay)
             self._due = time.monotonic() + delay
             self._say(f"{self.name}: {error}; again in {delay:.1f} s")
         else:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cli.child import Child
+from cli.child import LONGEST_DELAY, Child
 from cli.guard import Guard
 from cli.programs import KINDS, Program
 from cli.servers import KeptServer, Server
@@ -28,7 +28,8 @@ class Supervisor:
 
     ``on_worker_death(name)`` is called at once when a worker is dead with its whole group; if it raises a
     ``PoxVisioError`` it is called again before the worker's successor starts. ``on_change(pids)`` is called whenever a
-    process was replaced. ``guard`` ends everything should this process be killed.
+    process was replaced. ``guard`` ends everything should this process be killed. What dies again and again waits for
+    ``longest_delay`` seconds at most.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Supervisor:
         on_change: Callable[[Pids], None] = lambda _: None,
         say: Callable[[str], None] = print,
         guard: Guard | None = None,
+        longest_delay: float = LONGEST_DELAY,
     ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self.children: list[Child] = []
@@ -50,19 +52,21 @@ class Supervisor:
         self._on_change = on_change
         self._say = say
         self._guard = guard or Guard()
+        self._longest_delay = longest_delay
         self._unreleased: set[str] = set()
 
     def serve(self, name: str, server: Server) -> str:
         """Start a server, keep it running from now on, and return its URL; the last one started is stopped first."""
         url = server.start()
-        self.servers.append(KeptServer(name, server, _STOP_SIGNALS.get(name, signal.SIGTERM), self._say))
+        stop_signal = _STOP_SIGNALS.get(name, signal.SIGTERM)
+        self.servers.append(KeptServer(name, server, stop_signal, self._say, self._longest_delay))
         self._tell_guard()
         return url
 
     def start(self, programs: Sequence[Program]) -> None:
         """Start programs and keep them running from now on."""
         for program in programs:
-            child = Child(program, self._logs)
+            child = Child(program, self._logs, self._longest_delay)
             child.spawn()
             self.children.append(child)
             self._tell_guard()

@@ -1,13 +1,14 @@
 """``poxvisio up``: everything on this machine, from the databases to the sweep, until somebody asks to stop."""
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 import sqlalchemy as sa
 
-from cli.embedded.ports import HOST, free_port, is_free
+from cli.embedded.ports import HOST, hold_port
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.processes import tail
 from cli.embedded.valkey import EmbeddedValkey
@@ -70,12 +71,12 @@ def up(
     if ready_file:
         ready_file.unlink(missing_ok=True)
     overrides = {**(settings or {}), **({"MODEL": str(model.resolve())} if model else {})}
-    Settings.load({**inherited(without=_OWN), **overrides, **_NOT_YET})
+    asked = Settings.load({**inherited(without=_OWN), **overrides, **_NOT_YET})
     instance = Instance(data_dir)
-    with StopRequests() as requests, instance.lock(say) as lock:
-        run = _Run(instance, requests, lock, ready_file, say)
+    with StopRequests() as requests, instance.lock(say) as lock, _hold_port(port, say) as held:
+        run = _Run(instance, requests, lock, ready_file, say, longest_delay=asked.restart_seconds)
         try:
-            run.start(_choose_port(port, say), workers, overrides)
+            run.start(held.getsockname()[1], workers, overrides)
             run.supervisor.run()
         except Stopping:
             pass
@@ -92,7 +93,14 @@ class _Run:
     """One life of an instance."""
 
     def __init__(
-        self, instance: Instance, requests: StopRequests, lock: int, ready_file: Path | None, say: Say
+        self,
+        instance: Instance,
+        requests: StopRequests,
+        lock: int,
+        ready_file: Path | None,
+        say: Say,
+        *,
+        longest_delay: float,
     ) -> None:
         self._instance = instance
         self._requests = requests
@@ -107,6 +115,7 @@ class _Run:
             on_change=self._write_ready,
             say=say,
             guard=Guard(holds=[lock], removes=[ready_file.resolve()] if ready_file else []),
+            longest_delay=longest_delay,
         )
 
     def start(self, port: int, workers: int, settings: Mapping[str, str]) -> None:
@@ -214,11 +223,14 @@ def _environments(
     }
 
 
-def _choose_port(port: int, say: Say) -> int:
-    if is_free(port):
-        return port
-    other = free_port()
-    say(f"port {port} is taken; using {other}")
+def _hold_port(port: int, say: Say) -> socket.socket:
+    """Hold the wanted port, or a free one, as long as the service runs: the web process shares its port unasked."""
+    if held := hold_port(port):
+        return held
+    other = hold_port(0)
+    if other is None:
+        raise Unavailable(f"{HOST} has no free port left")
+    say(f"port {port} is taken; using {other.getsockname()[1]}")
     return other
 
 

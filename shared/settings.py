@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shared import crash_points
 from shared.errors import InvalidSetting
 
 _MEGABYTE = 1024 * 1024
@@ -181,6 +182,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias="POXVISIO_LOG_LEVEL", description="What is logged"
     )
+    restart_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        validation_alias="POXVISIO_RESTART_SECONDS",
+        description="Longest pause before `poxvisio up` starts again what died; it doubles from 0.5 s",
+    )
+    test_mode: bool = Field(
+        default=False,
+        validation_alias="POXVISIO_TEST_MODE",
+        description="1 allows what only tests may ask for; never set it where photos matter",
+    )
+    crash_point: str = Field(
+        default="",
+        validation_alias="POXVISIO_CRASH_POINT",
+        description="For tests: where a process kills itself (docs/chaos.md); refused without POXVISIO_TEST_MODE",
+    )
 
     @field_validator("webhook_loopback", mode="before")
     @classmethod
@@ -191,6 +208,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split_seconds(cls, value: object) -> object:
         return tuple(float(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("crash_point")
+    @classmethod
+    def _for_tests_alone(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("test_mode"):
+            raise ValueError("kills processes, so it needs POXVISIO_TEST_MODE=1 beside it")
+        crash_points.check(value)
+        return value
 
     @field_validator("secret_key")
     @classmethod

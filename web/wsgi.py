@@ -1,6 +1,6 @@
 """What the WSGI server loads: ``granian --interface wsgi web.wsgi:app``."""
 
-from shared import logs
+from shared import crash_points, logs
 from shared.errors import InvalidSetting
 from shared.settings import Settings
 from web.app import create_app
@@ -10,4 +10,5 @@ try:
 except InvalidSetting as error:
     raise SystemExit(f"web: {error}") from None
 logs.configure(settings.log_level)
+crash_points.arm(settings.crash_point)
 app = create_app(settings)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from shared import crash_points
 from shared.logs import configure
 from worker.app import settings
 
@@ -35,6 +36,7 @@ def _start(**_: Any) -> None:
     from worker.process import WorkerProcess  # noqa: PLC0415  # only a child may load what this brings along
 
     configure(settings.log_level)
+    crash_points.arm(settings.crash_point)
     process = _here = WorkerProcess(settings)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

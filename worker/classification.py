@@ -18,6 +18,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.orm import Session
 
+from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
 from shared.ledger.claim import ClaimedImage, Lease, claim
@@ -156,6 +157,7 @@ class Classification:
                 people_only=people_only,
                 busy=not self._keeper.is_empty,
             )
+        passing("worker.claimed")
         self._claimed += len(units)
         self._keeper.add(units, claimed_at)
         works = [Work(unit) for unit in units]
@@ -176,6 +178,7 @@ class Classification:
         batch: list[_Photo] = []
         for request, photo in photos:
             work, image = request.context
+            passing("worker.decoded")
             if isinstance(photo, Decoded):
                 batch.append(_Photo(work, image, photo))
             else:
@@ -230,6 +233,7 @@ class Classification:
             log.warning("copies_not_stored", error=str(error))
             self._drop_copies(ours)
             ours = [work.without_copies() for work in ours]
+        passing("worker.copied")
         self._complete(ours)
         self._keeper.drop(work.unit.id for work in works)
 
@@ -258,10 +262,12 @@ class Classification:
             try:
                 with self._database.transaction() as session:
                     done = complete(session, leases, outcomes, deferred)
+                    passing("worker.completing")
             except DatabaseAway:
                 time.sleep(0.5)
                 works = [work for work in works if self._keeper.holds(work.unit.id)]
                 continue
+            passing("worker.completed")
             self.answered += done.written
             log.info("units_completed", units=len(done.units), lost=len(works) - len(done.units), images=done.written)
             return

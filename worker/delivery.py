@@ -19,7 +19,8 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from shared import ids, logs, signing, webhooks
+from shared import crash_points, ids, logs, signing, webhooks
+from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, InvalidSetting, Refused
 from shared.logs import logger
@@ -143,6 +144,7 @@ class Deliverer:
         deadline = time.monotonic() + self._lease
         started = datetime.now(UTC)
         answer = await self._send(owed)
+        passing("deliverer.answered")
         verdict = judge(answer, owed.attempt, self._settings.webhook_schedule, random.random())  # noqa: S311 - jitter
         tried = Tried(started, answer.seconds, answer.status, answer.error, answer.body)
         settled = await self._settle(owed, tried, verdict, deadline)
@@ -210,6 +212,7 @@ def main() -> None:
         print(f"poxvisio deliverer: {error}", file=sys.stderr)
         sys.exit(2)
     logs.configure(settings.log_level)
+    crash_points.arm(settings.crash_point)
     asyncio.run(deliver(settings))
     sys.stderr.flush()
     # Everything is settled; a look-up of a name with dead DNS may still hold its thread, and must not hold the exit.

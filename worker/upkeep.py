@@ -10,6 +10,7 @@ import sys
 import threading
 from types import FrameType
 
+from shared import crash_points
 from shared.broker import Broker
 from shared.database import Database
 from shared.errors import InvalidSetting, Unavailable
@@ -78,6 +79,7 @@ def main() -> int:
         print(f"poxvisio sweep: {error}", file=sys.stderr)
         return 2
     configure(settings.log_level)
+    crash_points.arm(settings.crash_point)
     database = Database.open(settings, "poxvisio_worker")
     upkeep = Upkeep(database, Broker(settings), seconds=settings.sweep_seconds)
     housekeeping = Housekeeping(database, open_storage(settings))

@@ -15,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.crash_points import passing
 from shared.database import Database
 from shared.ledger import cancel
 from shared.ledger.reap import Reaped, reap
@@ -75,6 +76,8 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
         if not session.execute(_LOCK).scalar_one():
             return None
         reaped = reap(session, after_outage=after_outage)
+        if reaped.total:
+            passing("sweep.reaping")
     with database.transaction() as session:
         overdue = list(session.execute(_OVERDUE).scalars())
         failing = list(session.execute(_FAILING).scalars())

@@ -18,3 +18,7 @@ from cli.child import restart_delay
 )
 def test_the_pause_doubles_up_to_half_a_minute(deaths: int, seconds: float) -> None:
     assert restart_delay(deaths) == seconds
+
+
+def test_a_shorter_bound_holds_from_the_first_death() -> None:
+    assert [restart_delay(deaths, 0.2) for deaths in (1, 2, 9)] == [0.2, 0.2, 0.2]

@@ -23,6 +23,7 @@ from werkzeug.http import parse_options_header
 
 from shared import history, ids, signing, webhooks
 from shared.accounts import Caller
+from shared.crash_points import passing
 from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
@@ -121,15 +122,19 @@ class _Submission:
     def commit(self, options: JobOptions) -> JobBody:
         """Make the photos durable and write the job; raises ``StorageAway``, ``DatabaseAway`` and ``TakenOver``."""
         self.reception.settle()
+        passing("web.stored")
         job = self._new_job(options)
         try:
             with self._services.database.transaction(self._caller.tenant_id) as session:
                 answer = self._write(session, job, options)
                 self.may_clean_up = False
+                passing("web.written")
         except DatabaseAway:
             if self.may_clean_up or not _is_there(self._services, self._caller.tenant_id, self._job_id):
                 raise
+        passing("web.committed")
         self._services.broker.wake([job.lane])
+        passing("web.woken")
         return answer
 
     def _receive_multipart(self, request: Request, body: Body, given: QueryOptions) -> JobOptions:
