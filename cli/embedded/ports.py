@@ -23,6 +23,25 @@ def is_free(port: int) -> bool:
     return True
 
 
+def hold_port(port: int) -> socket.socket | None:
+    """Hold a port for a server that will bind it with SO_REUSEPORT; None where it is taken. 0 takes any free one.
+
+    Such a server binds beside another one of its kind without a word, and clients then meet either. The socket that is
+    held never listens: it lets the server in, since both have SO_REUSEPORT, and keeps out whoever holds or looks.
+    """
+    held = socket.socket()
+    try:
+        # Connections that linger from the server before are no obstacle.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((HOST, port))
+    except OSError:
+        held.close()
+        return None
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return held
+
+
 def choose_port(wanted: int | None, last: Path) -> int:
     """The wanted port, else the one in the file ``last`` while it is still free, else a free one; kept in ``last``.
 
