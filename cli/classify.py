@@ -68,6 +68,8 @@ def classify(
     """
     if as_json and csv_to:
         raise click.UsageError("choose one of --json and --csv")
+    if csv_to and not wait:
+        raise click.UsageError("--csv needs the results, which --no-wait does not wait for")
     try:
         photos = find_photos(paths)
         # All would be sent before a file that cannot be written is noticed.

@@ -17,7 +17,7 @@ _STATES = ("receiving", "queued", "running", *sorted(CLOSED))
 )
 @click.pass_context
 def jobs(ctx: click.Context) -> None:
-    """List, show, wait for and cancel jobs."""
+    """List, show, wait for, cancel, retry and delete jobs."""
     if ctx.invoked_subcommand is None:
         # Not ctx.invoke: that would leave out what the environment says.
         with list_jobs.make_context("list", [], parent=ctx) as listing:
@@ -82,6 +82,30 @@ def cancel(job_id: str, url: str, key: str, as_json: bool) -> None:
     with Service(url, key) as service:
         job = service.cancel(job_id)
     print_json(job) if as_json else click.echo(job_line(job))
+
+
+@jobs.command(epilog=example("poxvisio jobs retry job_0192f0c1e5a07bd2a3c4d5e6f708192a"))
+@click.argument("job_id", metavar="ID")
+@service_options
+@json_option("the job")
+def retry(job_id: str, url: str, key: str, as_json: bool) -> None:
+    """Try the failed photos of a closed job again; every other photo keeps its answer."""
+    with Service(url, key) as service:
+        job = service.retry(job_id)
+    print_json(job) if as_json else click.echo(job_line(job))
+
+
+@jobs.command(epilog=example("poxvisio jobs delete job_0192f0c1e5a07bd2a3c4d5e6f708192a --yes"))
+@click.argument("job_id", metavar="ID")
+@service_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(job_id: str, url: str, key: str, yes: bool) -> None:
+    """Delete a closed job: its photos and answers go for good, and a tombstone stays."""
+    if not yes:
+        click.confirm(f"Delete {job_id} with its photos and answers for good?", abort=True)
+    with Service(url, key) as service:
+        service.delete(job_id)
+    click.echo(f"{job_id} deleted")
 
 
 @jobs.command(epilog=example("poxvisio jobs wait job_0192f0c1e5a07bd2a3c4d5e6f708192a && echo done"))

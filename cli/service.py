@@ -98,8 +98,19 @@ class Service:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; what is finished stays."""
+        return self._change(job_id, "cancel")
+
+    def retry(self, job_id: str) -> dict[str, Any]:
+        """Try the failed photos of a closed job again."""
+        return self._change(job_id, "retry")
+
+    def delete(self, job_id: str) -> None:
+        """Delete a closed job; raises ``ServiceRefused`` while it is open."""
+        self._send("DELETE", f"/v1/jobs/{job_id}")
+
+    def _change(self, job_id: str, how: str) -> dict[str, Any]:
         headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'}
-        return _object(self._send("POST", f"/v1/jobs/{job_id}/cancel", headers=headers))
+        return _object(self._send("POST", f"/v1/jobs/{job_id}/{how}", headers=headers))
 
     def wait(
         self, job_id: str, told: Callable[[dict[str, Any]], None] = lambda _: None, timeout: float | None = None

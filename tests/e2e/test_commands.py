@@ -99,6 +99,19 @@ def test_a_login_that_may_not_migrate_is_told_so_in_one_line(running: Running) -
     assert refused.stderr.count("\n") == 1
 
 
+def test_a_job_is_deleted_only_on_purpose_and_retried_only_where_photos_failed(running: Running) -> None:
+    job = running.run("classify", str(PHOTOS / "photo-02.jpg"), "--no-wait").stdout.strip()
+    assert running.run("jobs", "wait", job).returncode == 0
+    retried = running.run("jobs", "retry", job)
+    assert retried.returncode == 3
+    assert "409" in retried.stderr
+    assert running.run("jobs", "delete", job).returncode == 1
+    assert running.run("jobs", "show", job).returncode == 0
+    deleted = running.run("jobs", "delete", job, "--yes")
+    assert (deleted.returncode, deleted.stdout) == (0, f"{job} deleted\n")
+    assert "410" in running.run("jobs", "show", job).stderr
+
+
 def test_a_job_is_deleted_as_the_operations_page_says(running: Running) -> None:
     job = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait").stdout.strip()
     assert running.run("jobs", "wait", job).returncode == 0
