@@ -45,6 +45,10 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 fuzz: .venv/.dev ## Send hostile files by the hundred thousand through the real decoder; SEED= repeats a run
 	@$(BIN)/python -m tests.security.photos.fuzz $(if $(SEED),--seed $(SEED))
 
+.PHONY: chaos
+chaos: .venv/.dev ## Kill processes at random, 1,000 of them, and account for every photo; KILLS= and SEED= change the run
+	@$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: .venv/.dev ## Measure everything against yardsticks of the same run; writes benchmarks/results.json and README.md
 	@$(BIN)/python -m benchmarks

@@ -1,38 +1,58 @@
 """Every accepted photo has exactly one result, whatever is killed, frozen or wiped while it is answered."""
 
+import contextlib
 import os
 import signal
-import threading
 import time
-from pathlib import Path
-from uuid import UUID
+from collections.abc import Iterator
+from uuid import UUID, uuid4
 
-import httpx
 import psutil
-import psycopg2
+import pytest
 import redis
 
-from tests.chaos.conftest import PHOTOS, Service, until
+from shared.crash_points import POINTS
+from tests.chaos import promise
+from tests.chaos.promise import Reference, Sampler
+from tests.chaos.receivers import Receivers
+from tests.chaos.running import Service, until
+from tests.chaos.samples import SAMPLES
+from tests.chaos.victims import census
 
-Reference = list[tuple[int, str, str | None]]
+PHOTOS = SAMPLES * 2
 
 
-def started(service: Service, at_least: int = 1) -> UUID:
+@pytest.fixture(autouse=True)
+def _watched(watched: Sampler) -> None:
+    """Look at the books in every test."""
+
+
+def started(service: Service) -> UUID:
     """Submit all photos and return the job when some, but not all, are answered."""
-    job = service.submit()
-    until(lambda: service.answered(job) >= at_least, "the first photos are answered")
+    job = service.submit(PHOTOS)
+    until(lambda: service.answered(job) >= 1, "the first photos are answered")
     assert service.answered(job) < len(PHOTOS), "the job was over before it could be disturbed"
     return job
 
 
-def ended(service: Service, job: UUID, reference: Reference) -> None:
-    """Wait for the job's end and hold it against the promise and the undisturbed answers."""
-    service.await_end(job)
-    service.check(job, len(PHOTOS))
-    assert service.labels(job) == reference
+def ended(service: Service, job: UUID, reference: Reference, photos: list[bytes] = PHOTOS) -> None:
+    """Wait for the job's end and hold it against the undisturbed answers."""
+    promise.await_closed(service, [job], 90)
+    assert promise.answers(service.rows, job, photos, reference) == []
 
 
-def members(service: Service, number: int = 0) -> list[psutil.Process]:
+@contextlib.contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def group(service: Service, number: int = 0) -> list[psutil.Process]:
     parent = psutil.Process(service.pid("worker", number))
     return [parent, *parent.children(recursive=True)]
 
@@ -41,52 +61,45 @@ def test_worker_groups_killed_in_mid_batch(service: Service, reference: Referenc
     job = started(service)
     before = service.facts["pids"]["worker"]
     for number in (0, 1):
-        for process in members(service, number):
+        for process in group(service, number):
             process.kill()
     ended(service, job, reference)
     assert service.rows("SELECT count(*) FROM unit WHERE job_id = %s AND crashes > 0", str(job)) > [(0,)]
     until(lambda: not set(before) & set(service.facts["pids"]["worker"]), "new workers stand in the ready file")
 
 
-def test_pool_children_killed_under_living_parents(service: Service, reference: Reference) -> None:
-    job = started(service)
-    for number in (0, 1):
-        parent, *children = members(service, number)
-        [child] = [process for process in children if "spawn_main" in " ".join(process.cmdline())]
-        child.kill()
-        assert parent.is_running()
-    ended(service, job, reference)
-
-
 def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(service: Service, reference: Reference) -> None:
     job = started(service)
-    frozen = members(service, 0)
-    for process in frozen:
-        process.suspend()
-    try:
-        service.await_end(job)
-        answers = service.rows("SELECT image_id, fence, finished_at FROM result WHERE job_id = %s ORDER BY 1", str(job))
-    finally:
-        for process in frozen:
-            process.resume()
-    time.sleep(2)
-    later = service.rows("SELECT image_id, fence, finished_at FROM result WHERE job_id = %s ORDER BY 1", str(job))
-    assert later == answers
+    statement = "SELECT image_id, fence, finished_at FROM result WHERE job_id = %s ORDER BY 1"
+    with frozen(group(service)):
+        promise.await_closed(service, [job], 90)
+        answers = service.rows(statement, str(job))
+    woken = service.rows("SELECT now()")[0][0]
+    # A worker that is awake reports itself: by then it has tried to complete what it held.
+    awake = "SELECT count(*) > 1 FROM worker_node WHERE last_seen > %s"
+    until(lambda: service.rows(awake, woken) == [(True,)], "both workers report themselves")
+    assert service.rows(statement, str(job)) == answers
     ended(service, job, reference)
 
 
 def test_valkey_killed_and_wiped(service: Service, reference: Reference) -> None:
     job = started(service)
-    url = service.facts["broker_url"]
-    with redis.Redis.from_url(url) as broker:
+    with redis.Redis.from_url(service.facts["broker_url"]) as broker:
         broker.flushall()
     killed = service.pid("valkey")
     os.kill(killed, signal.SIGKILL)
     until(lambda: service.replaced("valkey", killed), "Valkey is back")
-    second = service.submit(PHOTOS[:3])
+    second = service.submit(SAMPLES[:3])
     ended(service, job, reference)
-    service.await_end(second)
-    service.check(second, 3)
+    ended(service, second, reference, SAMPLES[:3])
+
+
+def test_valkey_frozen(service: Service, reference: Reference) -> None:
+    with frozen([psutil.Process(service.pid("valkey"))]):
+        began = time.monotonic()
+        job = service.submit(SAMPLES[:3])
+        assert time.monotonic() - began < 10, "accepting waited for the broker"
+    ended(service, job, reference, SAMPLES[:3])
 
 
 def test_postgresql_killed(service: Service, reference: Reference) -> None:
@@ -97,62 +110,63 @@ def test_postgresql_killed(service: Service, reference: Reference) -> None:
     ended(service, job, reference)
 
 
-def stored(service: Service) -> set[str]:
-    incoming = Path(service.facts["data_dir"]) / "photos" / "incoming"
-    return {folder.name for folder in incoming.iterdir()} if incoming.exists() else set()
+def test_every_connection_terminated_again_and_again(service: Service, reference: Reference) -> None:
+    job = started(service)
+    for _ in range(5):
+        service.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'poxvisio%%'")
+        time.sleep(0.3)
+    ended(service, job, reference)
 
 
-def test_web_killed_between_storing_and_committing_with_the_clients_retry(service: Service) -> None:
-    until(lambda: not stored(service), "the originals of earlier jobs are gone")
-    jobs_before = service.rows("SELECT count(*) FROM job")[0][0]
-    lock = psycopg2.connect(service.facts["database_url"])
-    lock.cursor().execute("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")  # web stops where it would commit
-    cut: list[BaseException] = []
-
-    def send() -> None:
-        try:
-            service.submit(PHOTOS[:5], key="one-key-for-both")
-        except (httpx.TransportError, AssertionError) as error:
-            cut.append(error)
-
-    first = threading.Thread(target=send)
-    first.start()
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%%INSERT INTO job%%'"
-    )
-    until(lambda: service.rows(waiting) > [(0,)], "web waits for its commit")
-    assert len(stored(service)) == 1
-    killed = service.pid("web")
-    for process in [*psutil.Process(killed).children(recursive=True), psutil.Process(killed)]:
-        process.kill()
-    first.join(60)
-    lock.rollback()
-    lock.close()
-    assert cut, "the client was told nothing"
-    assert service.rows("SELECT count(*) FROM job")[0][0] == jobs_before
-
-    until(lambda: service.replaced("web", killed), "web is back")
-    job = retried(service)
-    service.await_end(job)
-    service.check(job, 5)
-    assert service.submit(PHOTOS[:5], key="one-key-for-both") == job
-    assert service.rows("SELECT count(*) FROM job")[0][0] == jobs_before + 1
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("worker.")])
+def test_a_pool_child_killed_at_a_named_point(service: Service, reference: Reference, point: str) -> None:
+    has_died = service.order_death(point)
+    job = service.submit(SAMPLES[:6])
+    until(has_died, f"a worker dies at {point}")
+    ended(service, job, reference, SAMPLES[:6])
 
 
-def retried(service: Service) -> UUID:
-    """Send the same photos under the same key until the dead request's lease is over, as a client would."""
-    files = [("photos", (f"{place}.jpg", data, "image/jpeg")) for place, data in enumerate(PHOTOS[:5])]
-    statuses = []
-    while True:
-        try:
-            with service.client() as client:
-                answer = client.post("/v1/jobs", files=files, headers={"Idempotency-Key": "one-key-for-both"})
-        except httpx.TransportError:
-            time.sleep(0.2)
-            continue
-        statuses.append(answer.status_code)
-        if answer.status_code == 202:
-            return UUID(hex=answer.json()["id"].removeprefix("job_"))
-        assert answer.status_code in {409, 503}, answer.text
-        assert len(statuses) < 100, "the key was never free again"
-        time.sleep(min(1.0, float(answer.headers["Retry-After"])))
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("web.")])
+def test_web_killed_at_a_named_point_with_the_clients_retry(service: Service, reference: Reference, point: str) -> None:
+    before = service.rows("SELECT count(*) FROM job")[0][0]
+    has_died = service.order_death(point)
+    key = str(uuid4())
+    job = service.insist(SAMPLES[:3], key)
+    assert has_died()
+    ended(service, job, reference, SAMPLES[:3])
+    assert service.insist(SAMPLES[:3], key) == job
+    assert service.rows("SELECT count(*) FROM job")[0][0] == before + 1
+
+
+def test_the_sweep_killed_while_it_takes_back_leases(service: Service, reference: Reference) -> None:
+    has_died = service.order_death("sweep.reaping")
+    job = started(service)
+    with frozen(group(service, 0)):
+        until(has_died, "the sweep dies when it finds the frozen worker's leases")
+    ended(service, job, reference)
+
+
+def test_the_deliverer_killed_between_the_answer_and_its_record(service: Service, receivers: Receivers) -> None:
+    with service.client() as client:
+        made = client.post("/v1/webhooks", json={"url": receivers.url("good"), "events": ["job.completed"]})
+        assert made.status_code == 201, made.text
+    has_died = service.order_death("deliverer.answered")
+    job = service.submit(SAMPLES[:1])
+    until(has_died, "the deliverer dies")
+    # Its lease has to run out before another may send: that takes longer than a test may, so the clock is moved.
+    service.rows("UPDATE delivery SET lease_until = now() WHERE state = 'leased' RETURNING 1")
+    [(event,)] = service.rows("SELECT id FROM event WHERE job_id = %s AND kind = 'job.completed'", str(job))
+    name = f"evt_{UUID(event).hex}"
+    until(lambda: receivers.ids("good")[name] == 2, "the message comes again, under its id")
+    until(lambda: promise.deliveries(service.rows) == [], "every delivery ends")
+
+
+def test_everything_killed_at_once(service: Service, reference: Reference) -> None:
+    job = started(service)
+    found = census(psutil.Process(service.process.pid))
+    assert {"web", "worker", "deliverer", "sweep", "valkey", "postgres"} <= set(found)
+    for processes in found.values():
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    ended(service, job, reference)
