@@ -115,11 +115,6 @@ def workers(session: Session) -> list[WorkerNode]:
     return list(session.scalars(sa.select(WorkerNode).where(WorkerNode.last_seen > recent).order_by(WorkerNode.name)))
 
 
-def backlog(session: Session) -> int:
-    """Return how many photos of all tenants wait or are being worked on."""
-    return int(session.execute(sa.text("SELECT lookup_backlog()")).scalar_one())
-
-
 def _job_view(row: Job) -> JobView:
     counts = {outcome: getattr(row, outcome) for outcome in OUTCOMES} | {"waiting": row.remaining}
     return JobView(

@@ -106,6 +106,36 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_MAX_WAITING_CLIENTS",
         description="Long-polls a web process holds at once; further ones are answered at once",
     )
+    max_uploads: int = Field(
+        default=8,
+        ge=1,
+        validation_alias="POXVISIO_MAX_UPLOADS",
+        description="Bodies of jobs a web process takes in at once; further ones wait 5 s for a place, then get 503",
+    )
+    tenant_backlog_seconds: float = Field(
+        default=8 * 3600.0,
+        gt=0,
+        validation_alias="POXVISIO_TENANT_BACKLOG_SECONDS",
+        description="Longest a tenant's new job may have to wait for what is queued before it; beyond, 429",
+    )
+    backlog_seconds: float = Field(
+        default=24 * 3600.0,
+        gt=0,
+        validation_alias="POXVISIO_BACKLOG_SECONDS",
+        description="Longest all that waits in a job's lane and in more urgent ones may take; beyond, 503",
+    )
+    tenant_backlog_photos: int = Field(
+        default=250_000,
+        ge=1,
+        validation_alias="POXVISIO_TENANT_BACKLOG_PHOTOS",
+        description="Most photos before a tenant's new job while no worker says how fast it is; beyond, 429",
+    )
+    backlog_photos: int = Field(
+        default=1_000_000,
+        ge=1,
+        validation_alias="POXVISIO_BACKLOG_PHOTOS",
+        description="Most photos that may wait in all while no worker says how fast it is; beyond, 503",
+    )
 
     lease_floor: float = Field(
         default=60.0, gt=0, validation_alias="POXVISIO_LEASE_FLOOR", description="Shortest lease of a unit, in seconds"
@@ -155,11 +185,11 @@ class Settings(BaseSettings):
         description="Where compiled engines are kept",
     )
     copy_side: int = Field(
-        default=768,
+        default=1024,
         ge=512,
         le=1024,
         validation_alias="POXVISIO_COPY_SIDE",
-        description="Longer side of a working copy, in pixels",
+        description="Longer side of a working copy, in pixels; below 1,009 it costs a 12-megapixel photo one more resize",
     )
 
     webhook_loopback: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -443,3 +443,20 @@ class WorkerNode(Base):
     problem: Mapped[str | None]
     started_at: Mapped[datetime] = _now()
     last_seen: Mapped[datetime] = _now()
+
+
+class BacklogCount(Base):
+    """What waited when the sweep last counted; one row, without names: ``ahead[i]`` ready photos up to ``tags[i]``."""
+
+    __tablename__ = "backlog_count"
+    __table_args__ = (sa.CheckConstraint("sole", name="sole"),)
+
+    sole: Mapped[bool] = mapped_column(primary_key=True, server_default=sa.true())
+    counted_at: Mapped[datetime]
+    took: Mapped[float]
+    interactive: Mapped[int] = mapped_column(sa.BigInteger())
+    normal: Mapped[int] = mapped_column(sa.BigInteger())
+    bulk: Mapped[int] = mapped_column(sa.BigInteger())
+    leased: Mapped[int] = mapped_column(sa.BigInteger())
+    tags: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION()))
+    ahead: Mapped[list[int]] = mapped_column(ARRAY(sa.BigInteger()))

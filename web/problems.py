@@ -131,6 +131,13 @@ KEY_REUSED = _kind(
     "This Idempotency-Key was used for another request",
     "A key stands for one request. Make a new key for a new request.",
 )
+TENANT_FULL = _kind(
+    "too-much-waiting",
+    429,
+    "Too much of yours waits already",
+    "What you have queued in this lane takes longer than the service lets anybody queue. Nothing was kept. Come back "
+    "when Retry-After has passed, or cancel a job; other lanes may be free: name one with `priority` in the query.",
+)
 INTERNAL = _kind(
     "internal-error",
     500,
@@ -148,6 +155,19 @@ MODEL_AWAY = _kind(
     503,
     "There is no model to answer with",
     "The bundle is missing or altered. Jobs are accepted and wait; no score is ever made up.",
+)
+SERVICE_FULL = _kind(
+    "service-full",
+    503,
+    "Too much waits in all",
+    "The service has more to do than it promises to hold; bulk is turned away first. Nothing was kept. Come back when "
+    "Retry-After has passed.",
+)
+TOO_MANY_UPLOADS = _kind(
+    "too-many-uploads",
+    503,
+    "Too many uploads at once",
+    "All places for bodies that come in are taken. Nothing was read. Try again when Retry-After has passed.",
 )
 UNAVAILABLE = _kind("unavailable", 503, "A part we need is out of reach", "Try again when Retry-After has passed.")
 

@@ -58,24 +58,25 @@ class ServedModel:
 
 
 class Seats:
-    """Places for clients that wait; whoever finds none goes on at once."""
+    """Places for requests that take long."""
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self.taken = 0
 
-    def take(self) -> bool:
-        """Take a place if there is one."""
-        with self._lock:
-            free = self.taken < self._places
+    def take(self, patience: float = 0.0) -> bool:
+        """Take a place if there is one, or one is left within so many seconds."""
+        with self._changed:
+            free = self._changed.wait_for(lambda: self.taken < self._places, patience)
             self.taken += free
             return free
 
     def leave(self) -> None:
         """Give the place back."""
-        with self._lock:
+        with self._changed:
             self.taken -= 1
+            self._changed.notify()
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Seats
+    uploads: Seats
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":
@@ -101,6 +103,7 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
+            uploads=Seats(settings.max_uploads),
         )
 
     def close(self) -> None:

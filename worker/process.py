@@ -17,11 +17,12 @@ from shared.storage import open_storage
 from worker.classification import Classification
 from worker.holder import holder_name, release_dead
 from worker.inference.classifier import Classifier
+from worker.pace import Pace
 from worker.photos import PhotoReader
 
 log = logger(__name__)
 
-_REPORT_SECONDS = 5.0
+_REPORT_SECONDS = 2.0
 _RELOAD_SECONDS = 5.0
 
 _REPORT = sa.text("""
@@ -31,6 +32,8 @@ _REPORT = sa.text("""
       bundle_digest = excluded.bundle_digest, engine = excluded.engine, images_per_second = excluded.images_per_second,
       problem = excluded.problem, last_seen = now()
 """)
+# More than it holds waits for it.
+_WAITING = sa.text("SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND kind = 'images')")
 _FORGET = sa.text("DELETE FROM worker_node WHERE name = :name OR last_seen < now() - interval '1 day'")
 
 
@@ -47,6 +50,7 @@ class WorkerProcess:
         self._state = "starting"
         self._problem: str | None = None
         self._tried_at = 0.0
+        self._pace = Pace()
         self._stopping = threading.Event()
         self._reporter = threading.Thread(target=self._report_on, name="reporter", daemon=True)
 
@@ -134,7 +138,7 @@ class WorkerProcess:
     def _report_on(self) -> None:
         while not self._stopping.wait(_REPORT_SECONDS):
             try:
-                self._report()
+                self._report(measure=True)
             except Exception:  # the edge of a thread: one bad report must not be the last
                 log.exception("report_failed")
 
@@ -142,10 +146,13 @@ class WorkerProcess:
         self._state = state
         self._report()
 
-    def _report(self) -> None:
+    def _report(self, *, measure: bool = False) -> None:
         bundle, digest = self._bundle or (None, None)
         try:
             with self._database.transaction() as session:
+                if measure and self._classification is not None:
+                    is_full = self._state == "busy" and bool(session.execute(_WAITING).scalar_one())
+                    self._pace.look(time.monotonic(), self._classification.answered, is_full=is_full)
                 session.execute(
                     _REPORT,
                     {
@@ -154,7 +161,7 @@ class WorkerProcess:
                         "bundle": bundle,
                         "digest": digest,
                         "engine": self._engine,
-                        "rate": self._classification and self._classification.images_per_second,
+                        "rate": self._pace.rate or (self._classification and self._classification.images_per_second),
                         "problem": self._problem,
                     },
                 )

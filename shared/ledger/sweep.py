@@ -6,7 +6,8 @@ Every step is safe to run twice; the advisory lock only spares several processes
 2. End jobs whose deadline has passed, or more of whose photos failed than they allow.
 3. Promote units whose wait is over.
 4. Tell which lanes have work, so that tokens can be sent for it.
-5. Look for closed jobs whose counters and results disagree: there must be none.
+5. Count what waits, for whoever must say how long something will take.
+6. Look for closed jobs whose counters and results disagree: there must be none.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from shared.crash_points import passing
 from shared.database import Database
-from shared.ledger import cancel
+from shared.ledger import backlog, cancel
 from shared.ledger.reap import Reaped, reap
 
 
@@ -91,6 +92,8 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
         promoted = len(session.execute(_PROMOTE).all())
         ready = {lane: int(units) for lane, units in session.execute(_READY)}
         workers = int(session.execute(_WORKERS).scalar_one())
+    with database.transaction() as session:
+        backlog.count(session)
     return Sweep(reaped, promoted, len(overdue), ready, workers, len(failing))
 
 

@@ -305,20 +305,3 @@ def test_workers_are_those_seen_lately(owner_db: Database, app_db: Database, ten
         change(owner_db, seen, name=name, age=age)
     with app_db.transaction(tenant) as session:
         assert [node.name for node in history.workers(session)] == ["a", "b"]
-
-
-def test_the_backlog_counts_photos_of_all_tenants(
-    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
-) -> None:
-    submit_job(app_db, tenant, 70)
-    submit_job(app_db, make_tenant(owner_db, "other clinic"), 5)
-
-    def backlog() -> int:
-        with app_db.transaction(tenant) as session:
-            return history.backlog(session)
-
-    assert backlog() == 75
-    units = take(worker_db, 2)
-    assert backlog() == 75
-    finish(worker_db, units)
-    assert backlog() == 75 - sum(unit.n for unit in units)

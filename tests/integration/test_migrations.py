@@ -105,6 +105,10 @@ def fill(owner: Database, url: str) -> UUID:
         "INSERT INTO endpoint (id, tenant_id, url, secret) VALUES (:endpoint, :tenant, 'https://a.example', 's')",
         "INSERT INTO worker_node (name, state) VALUES ('alpha', 'ready')",
         """
+        INSERT INTO backlog_count (counted_at, took, interactive, normal, bulk, leased, tags, ahead)
+        VALUES (now(), 0.1, 0, 8, 32, 32, '{2}', '{8}')
+        """,
+        """
         INSERT INTO idempotency_key (tenant_id, key, fence, lease_until, expires_at)
         VALUES (:tenant, 'k', 1, now(), now())
         """,

@@ -12,6 +12,7 @@ from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import preferred_wait
 from web.auth import caller
 from web.intake.options import JobOptions, QueryOptions
+from web.intake.pressure import entrance
 from web.intake.submission import accept
 from web.openapi import (
     CONTENT_LOCATION,
@@ -28,9 +29,12 @@ from web.problems import (
     INVALID_OPTIONS,
     MODEL_AWAY,
     NO_PHOTOS,
+    SERVICE_FULL,
     STORAGE_AWAY,
+    TENANT_FULL,
     TOO_LARGE,
     TOO_MANY_PHOTOS,
+    TOO_MANY_UPLOADS,
     UNKNOWN_MODEL,
     UNSUPPORTED_TYPE,
 )
@@ -83,11 +87,15 @@ _MULTIPART: Final = {
         UNKNOWN_MODEL,
         STORAGE_AWAY,
         MODEL_AWAY,
+        TENANT_FULL,
+        SERVICE_FULL,
+        TOO_MANY_UPLOADS,
     ),
 )
 def create() -> Response:
     """Take a job in."""
-    accepted = accept(services(), caller(), request)
+    with entrance(services()):
+        accepted = accept(services(), caller(), request)
     here = accepted.job.links.self
     headers = {"Location": here, "Content-Location": here}
     if accepted.replayed:

@@ -1,6 +1,7 @@
 """From a request to a job: the order of steps that keeps every photo accounted for.
 
-1. The Idempotency-Key is put in flight, in a transaction of its own, before the body is read.
+1. The Idempotency-Key is put in flight, in a transaction of its own, before the body is read; where too much waits
+   already, nothing is read at all (``pressure.py``).
 2. Bytes go into storage as they come, hashed on the way; options are checked as soon as they are there.
 3. The photos are made durable.
 4. One transaction writes job, images, units, the event, a one-off webhook and the key's answer.
@@ -28,7 +29,7 @@ from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from web.asking import idempotency_key, parse_json, pointer, read_query, wrong
-from web.intake import fingerprint
+from web.intake import fingerprint, pressure
 from web.intake.body import Body
 from web.intake.multipart import MultipartReader
 from web.intake.names import display_name
@@ -70,11 +71,15 @@ def accept(services: Services, caller: Caller, request: Request) -> Accepted:
     once = Once(services, caller, idempotency_key())
     body.on_piece = once.stay_alive
     submission = _Submission(services, caller, once)
+    assumed = pressure.likely_lane(request, given.priority, services.settings.max_photo_bytes)
     try:
+        if not once.is_answered:
+            pressure.admit(services, caller, assumed)
         options = submission.receive(request, body, given)
         if once.is_answered:
             stored = once.stored(fingerprint.of_job(submission.photos, options.canonical()))
             return Accepted(JobBody.model_validate(stored.body), replayed=True)
+        pressure.admit_after_all(services, caller, assumed, options.priority or default_lane(len(submission.photos)))
         return Accepted(submission.commit(options), replayed=False)
     except BaseException:
         if submission.may_clean_up:
