@@ -175,13 +175,14 @@ class Unit(Base):
     __tablename__ = "unit"
     __table_args__ = (
         _job_key(),
-        sa.Index("ix_unit_ready", "vft", "id", postgresql_where=sa.text("state = 'ready'")),
+        sa.Index("ix_unit_ready", "vft", "id", postgresql_where=sa.text("state = 'ready' AND kind = 'images'")),
+        sa.Index("ix_unit_intake", "vft", "id", postgresql_where=sa.text("state = 'ready' AND kind = 'intake'")),
         # The look for waiting people passes over everything else that is ready, however much that is.
         sa.Index(
             "ix_unit_people",
             "vft",
             "id",
-            postgresql_where=sa.text("state = 'ready' AND lane = 'interactive' AND n <= 4"),
+            postgresql_where=sa.text("state = 'ready' AND lane = 'interactive' AND n <= 4 AND kind = 'images'"),
         ),
         sa.Index("ix_unit_leased", "lease_until", postgresql_where=sa.text("state = 'leased'")),
         sa.Index("ix_unit_waiting", "available_at", postgresql_where=sa.text("state = 'waiting'")),
@@ -213,6 +214,45 @@ class Unit(Base):
     fence: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("0"))
     leased_by: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    available_at: Mapped[datetime] = _now()
+
+
+class Intake(Base):
+    """What a job was sent as: an archive, which lies in the storage until it is expanded, or a list of addresses."""
+
+    __tablename__ = "intake"
+    __table_args__ = (
+        _job_key(),
+        sa.Index("ix_intake_ended", "ended_at", postgresql_where=sa.text("source_deleted_at IS NULL")),
+        sa.CheckConstraint("kind IN ('archive', 'urls')", name="kind"),
+        sa.CheckConstraint("kind <> 'archive' OR num_nonnulls(storage_key, sha256, bytes) = 3", name="source"),
+    )
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    kind: Mapped[str]
+    name: Mapped[str | None]
+    storage_key: Mapped[str | None]
+    sha256: Mapped[bytes | None]
+    bytes: Mapped[int | None] = mapped_column(sa.BigInteger())
+    weight: Mapped[float]
+    ended_at: Mapped[datetime | None]
+    source_deleted_at: Mapped[datetime | None]
+
+
+class IntakeUrl(Base):
+    """A photo of a job that is still to be fetched; the row goes when the photo is an image."""
+
+    __tablename__ = "intake_url"
+    __table_args__ = (_job_key(),)
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    url: Mapped[str]
+    client_name: Mapped[str | None]
+    custom_id: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("0"))
     available_at: Mapped[datetime] = _now()
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.errors import Conflict, NotFound
-from shared.ledger import closing
+from shared.ledger import closing, remainder
 from shared.tables import Job
 
 _OPEN_UNITS = sa.text("""
@@ -70,4 +70,5 @@ def _end(session: Session, job_id: UUID, *, outcome: str, state: str) -> None:
         ids = [str(unit) for unit in session.execute(_OPEN_UNITS, {"job": job_id}).scalars()]
         session.execute(_END_UNITS, {"units": ids})
         written += len(session.execute(_END_IMAGES, {"units": ids, "outcome": outcome}).all())
-    closing.count(session, {job_id: Counter({outcome: written})}, closing=state)
+    remainder.account(session, job_id, outcome)
+    closing.count(session, {job_id: Counter({outcome: written})}, closing=state, ended=[job_id])

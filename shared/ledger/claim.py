@@ -84,10 +84,10 @@ class _Look:
         )
 
 
-_OF_LANES = _Look.at("lane = ANY (:lanes)")
+_OF_LANES = _Look.at("kind = 'images' AND lane = ANY (:lanes)")
 # Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
 # a job of thousands in the interactive lane has its weight, and no more.
-_OF_PEOPLE = _Look.at("lane = 'interactive' AND n <= 4")
+_OF_PEOPLE = _Look.at("kind = 'images' AND lane = 'interactive' AND n <= 4")
 
 _IMAGES = sa.text("""
     SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes, i.sha256
@@ -97,11 +97,15 @@ _IMAGES = sa.text("""
     ORDER BY u.id, i.ordinal
 """)
 
+# A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
 _START = sa.text("""
     WITH j AS MATERIALIZED (
-      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND state = 'queued' ORDER BY id
+      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[]))
+        AND (state = 'queued' OR (state = 'receiving' AND started_at IS NULL)) ORDER BY id
       FOR NO KEY UPDATE)
-    UPDATE job SET state = 'running', started_at = coalesce(started_at, now()) FROM j WHERE job.id = j.id
+    UPDATE job SET started_at = coalesce(started_at, now()),
+      state = CASE WHEN state = 'queued' THEN 'running' ELSE state END
+    FROM j WHERE job.id = j.id
     RETURNING job.id, job.tenant_id, job.round, job.total
 """)
 

@@ -3,7 +3,8 @@
 This comes last in a transaction: it locks job rows in the order of their ids, then the tenants' event counters.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,13 +17,16 @@ from shared.vocabulary import OUTCOMES
 # transactions that both have results of a job wait for each other.
 _LOCK = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER BY id FOR NO KEY UPDATE")
 
+# A job that still takes photos in goes on, however many of those it has are answered.
+_ENDS = "j.remaining = x.written AND j.closed_at IS NULL AND j.state <> 'receiving'"
+
 _COUNT = sa.text(f"""
     UPDATE job j SET
       remaining = j.remaining - x.written,
       {", ".join(f"{outcome} = j.{outcome} + x.{outcome}" for outcome in OUTCOMES)},
-      state = CASE WHEN j.remaining = x.written AND j.closed_at IS NULL THEN :closing ELSE j.state END,
-      closed_at = CASE WHEN j.remaining = x.written AND j.closed_at IS NULL THEN now() ELSE j.closed_at END,
-      started_at = coalesce(j.started_at, now())
+      state = CASE WHEN {_ENDS} THEN :closing ELSE j.state END,
+      closed_at = CASE WHEN {_ENDS} THEN now() ELSE j.closed_at END,
+      started_at = CASE WHEN x.written > 0 OR {_ENDS} THEN coalesce(j.started_at, now()) ELSE j.started_at END
     FROM unnest(CAST(:jobs AS uuid[]), CAST(:written AS int[]), {", ".join(f"CAST(:{o} AS int[])" for o in OUTCOMES)})
       AS x(id, written, {", ".join(OUTCOMES)})
     WHERE j.id = x.id
@@ -30,17 +34,30 @@ _COUNT = sa.text(f"""
 """)  # noqa: S608  # made of the constant names above
 
 
-def count(session: Session, tally: Mapping[UUID, Mapping[str, int]], *, closing: str = "completed") -> list[UUID]:
+def lock(session: Session, jobs: Iterable[UUID]) -> None:
+    """Lock these jobs in the order of their ids, for a transaction that changes several before it counts."""
+    session.execute(_LOCK, {"jobs": sorted(str(job) for job in jobs)})
+
+
+def count(
+    session: Session,
+    tally: Mapping[UUID, Mapping[str, int]],
+    *,
+    closing: str = "completed",
+    ended: Iterable[UUID] = (),
+) -> list[UUID]:
     """Add new results to their jobs and return the jobs that this closed.
 
     ``tally`` gives, for each job, how many results of each outcome were really inserted: so ``remaining`` is ``total``
-    minus the results at every instant. ``closing`` is the state that a job takes when nothing remains.
+    minus the results at every instant. ``closing`` is the state that a job takes when nothing remains. ``ended`` are
+    jobs that take nothing in any more: their last photo may have had its answer before.
     """
-    jobs = sorted(job for job, written in tally.items() if sum(written.values()))
+    tally = {job: Counter[str]() for job in ended} | {job: new for job, new in tally.items() if sum(new.values())}
+    jobs = sorted(tally)
     if not jobs:
         return []
     ids = [str(job) for job in jobs]
-    session.execute(_LOCK, {"jobs": ids})
+    lock(session, jobs)
     rows = session.execute(
         _COUNT,
         {
@@ -50,7 +67,7 @@ def count(session: Session, tally: Mapping[UUID, Mapping[str, int]], *, closing:
             **{outcome: [tally[job].get(outcome, 0) for job in jobs] for outcome in OUTCOMES},
         },
     ).all()
-    closed = [row for row in rows if row.remaining == 0]
+    closed = [row for row in rows if row.remaining == 0 and row.state != "receiving"]
     events.record(
         session,
         [

@@ -19,6 +19,7 @@ _ROWS = (
     sa.text("DELETE FROM unit WHERE job_id = :job"),
     sa.text("DELETE FROM result WHERE job_id = :job"),
     sa.text("DELETE FROM image WHERE job_id = :job"),
+    sa.text("DELETE FROM intake WHERE job_id = :job"),
     sa.text("DELETE FROM endpoint WHERE job_id = :job"),
 )
 

@@ -51,3 +51,23 @@ def singles(
     base = max(last_vft, now_vft)
     share = WEIGHTS[lane] * tenant_weight
     return [Slice(ordinal, 1, base + place / share) for place, ordinal in enumerate(ordinals, 1)]
+
+
+def runs(
+    ordinals: Sequence[int], *, lane: str, last_vft: float, now_vft: float, tenant_weight: float = 1.0
+) -> list[Slice]:
+    """Cut photos with gaps between them into units of neighbours and stamp these as ``slices`` would.
+
+    ``ordinals`` rise. A unit holds neighbours alone, since its images are those from its first on.
+    """
+    base = max(last_vft, now_vft)
+    share = WEIGHTS[lane] * tenant_weight
+    found: list[Slice] = []
+    for place, ordinal in enumerate(ordinals, 1):
+        tag = base + place / share
+        last = found[-1] if found else None
+        if last and last.n < UNIT_IMAGES and ordinal == last.first + last.n:
+            found[-1] = Slice(last.first, last.n + 1, tag)
+        else:
+            found.append(Slice(ordinal, 1, tag))
+    return found

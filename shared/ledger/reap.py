@@ -1,18 +1,20 @@
 """Taking units back: from workers that died or slept (a crash), and from workers that give them back (no crash).
 
 A unit of several photos that was under a worker when it died is split into single photos; each of these then runs
-alone. A photo that was under three dying workers is answered ``failed: quarantined``.
+alone. A photo that was under three dying workers is answered ``failed: quarantined``, and so is the rest of an archive
+or list that three workers died of without getting on in between: such a unit is never split.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.database import new_id
-from shared.ledger import closing
+from shared.ledger import closing, remainder
 from shared.ledger.claim import Lease
 from shared.ledger.complete import Outcome, write_results
 
@@ -42,7 +44,7 @@ _LOST = """
       state = CASE WHEN blameless THEN 'ready' WHEN n > 1 THEN 'split' WHEN crashes + 1 >= :crashes THEN 'dead'
               ELSE 'ready' END
     FROM s WHERE u.id = s.id
-    RETURNING u.id, u.job_id, u.first, u.n, u.state, u.attempt
+    RETURNING u.id, u.job_id, u.kind, u.first, u.n, u.state, u.attempt
 """
 # No worker could prolong a lease that ran out while the server was away, or just after: nobody crashed.
 _EXPIRED = sa.text(
@@ -100,7 +102,7 @@ def give_back(session: Session, leases: Sequence[Lease]) -> int:
     return len(rows.all())
 
 
-def _bury(session: Session, lost: Sequence[sa.Row[tuple[object, ...]]]) -> Reaped:
+def _bury(session: Session, lost: Sequence[sa.Row[Any]]) -> Reaped:
     split = [row for row in lost if row.state == "split"]
     dead = [row for row in lost if row.state == "dead"]
     if split:
@@ -118,7 +120,17 @@ def _bury(session: Session, lost: Sequence[sa.Row[tuple[object, ...]]]) -> Reape
     return Reaped(len(lost) - len(split) - len(dead), len(split), len(dead))
 
 
-def _quarantine(session: Session, dead: Sequence[sa.Row[tuple[object, ...]]]) -> None:
+def _quarantine(session: Session, dead: Sequence[sa.Row[Any]]) -> None:
+    intakes = [row.job_id for row in dead if row.kind == "intake"]
+    if intakes:
+        closing.lock(session, {row.job_id for row in dead})
+    for job in intakes:
+        remainder.account(session, job, "failed", QUARANTINED)
+    photos = _images(session, [row for row in dead if row.kind == "images"])
+    closing.count(session, write_results(session, photos), ended=intakes)
+
+
+def _images(session: Session, dead: Sequence[sa.Row[Any]]) -> list[Outcome]:
     found = session.execute(
         sa.text("""
             SELECT x.unit, i.id AS image, i.ordinal
@@ -133,8 +145,7 @@ def _quarantine(session: Session, dead: Sequence[sa.Row[tuple[object, ...]]]) ->
         },
     )
     attempts: dict[UUID, int] = {row.id: row.attempt for row in dead}
-    outcomes = [
+    return [
         Outcome(row.image, row.unit, row.ordinal, "failed", reasons=(QUARANTINED,), attempts=attempts[row.unit])
         for row in found
     ]
-    closing.count(session, write_results(session, outcomes))

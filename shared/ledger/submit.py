@@ -19,7 +19,7 @@ from shared.ledger import fairness
 from shared.ledger.fairness import default_lane
 from shared.tables import Job
 
-__all__ = ["NewImage", "NewJob", "default_lane", "queue", "submit"]
+__all__ = ["NewImage", "NewJob", "accepted", "add_job", "default_lane", "insert_images", "queue", "submit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ _IMAGES = sa.text("""
 """)
 
 _UNITS = sa.text("""
-    INSERT INTO unit (id, tenant_id, job_id, lane, first, n, state, vft)
-    SELECT x.id, :tenant, :job, :lane, x.first, x.n, 'ready', x.vft
+    INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft)
+    SELECT x.id, :tenant, :job, :kind, :lane, x.first, x.n, 'ready', x.vft
     FROM unnest(CAST(:ids AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS smallint[]), CAST(:tags AS float8[]))
       AS x(id, first, n, vft)
 """)
@@ -80,12 +80,28 @@ def submit(session: Session, job: NewJob) -> None:
     if not job.images:
         raise ValueError("a job has at least one photo")
     total = len(job.images)
+    add_job(session, job, state="queued", total=total)
+    insert_images(session, job)
+    queue(
+        session,
+        job.tenant_id,
+        job.id,
+        job.lane,
+        lambda last_vft, now_vft: fairness.slices(
+            total, lane=job.lane, last_vft=last_vft, now_vft=now_vft, tenant_weight=job.weight
+        ),
+    )
+    accepted(session, job, total)
+
+
+def add_job(session: Session, job: NewJob, *, state: str, total: int) -> None:
+    """Write the job's row, with ``total`` photos still to be answered."""
     session.add(
         Job(
             id=job.id,
             tenant_id=job.tenant_id,
             key_id=job.key_id,
-            state="queued",
+            state=state,
             lane=job.lane,
             total=total,
             remaining=total,
@@ -97,22 +113,17 @@ def submit(session: Session, job: NewJob) -> None:
         )
     )
     session.flush()
-    _insert_images(session, job)
-    queue(
-        session,
-        job.tenant_id,
-        job.id,
-        job.lane,
-        lambda last_vft, now_vft: fairness.slices(
-            total, lane=job.lane, last_vft=last_vft, now_vft=now_vft, tenant_weight=job.weight
-        ),
-    )
+
+
+def accepted(session: Session, job: NewJob, total: int) -> None:
+    """Record the event ``job.accepted``; call it last."""
     events.record(
         session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "priority": job.lane})]
     )
 
 
-def _insert_images(session: Session, job: NewJob) -> None:
+def insert_images(session: Session, job: NewJob) -> None:
+    """Write the job's images, each naming the first of them with the same bytes as ``duplicate_of``."""
     first_with: dict[bytes, UUID] = {}
     duplicates = []
     for image in job.images:
@@ -136,7 +147,13 @@ def _insert_images(session: Session, job: NewJob) -> None:
 
 
 def queue(
-    session: Session, tenant_id: UUID, job_id: UUID, lane: str, cut: Callable[[float, float], Sequence[fairness.Slice]]
+    session: Session,
+    tenant_id: UUID,
+    job_id: UUID,
+    lane: str,
+    cut: Callable[[float, float], Sequence[fairness.Slice]],
+    *,
+    kind: str = "images",
 ) -> None:
     """Insert ready units for a job, under the next fair tags of its tenant and lane.
 
@@ -156,6 +173,7 @@ def queue(
         {
             "tenant": tenant_id,
             "job": job_id,
+            "kind": kind,
             "lane": lane,
             "ids": [str(new_id()) for _ in pieces],
             "firsts": [piece.first for piece in pieces],

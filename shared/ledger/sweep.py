@@ -53,7 +53,10 @@ _FAILING = sa.text("""
 """)
 # A look at the first thousand says enough: a token is permission to look at all of them.
 _READY = sa.text("""
-    SELECT lane, count(*) FROM (SELECT lane FROM unit WHERE state = 'ready' ORDER BY vft, id LIMIT 1000) AS head
+    SELECT lane, count(*) FROM (
+      (SELECT lane FROM unit WHERE state = 'ready' AND kind = 'images' ORDER BY vft, id LIMIT 1000)
+      UNION ALL
+      (SELECT lane FROM unit WHERE state = 'ready' AND kind = 'intake' ORDER BY vft, id LIMIT 100)) AS head
     GROUP BY lane
 """)
 # At least one: a worker that has not reported itself yet must be woken too.

@@ -127,6 +127,8 @@ def fill(owner: Database, url: str) -> UUID:
         SELECT image_id, 0, tenant_id, job_id, ordinal, fence, 'failed', '{}', 3, now() FROM result LIMIT 1
     """
     change(owner, replaced)
+    change(owner, "INSERT INTO intake SELECT id, tenant_id, 'urls', 'a', NULL, NULL, NULL, 1, now(), NULL FROM job")
+    change(owner, "INSERT INTO intake_url SELECT job_id, 0, tenant_id, 'https://a.example/1' FROM intake")
     app.close()
     worker.close()
     assert all(snapshot(url).values()), "a table without rows proves nothing"

@@ -24,6 +24,8 @@ TENANT_TABLES = {
     "flow": {"INSERT", "UPDATE"},
     "idempotency_key": {"INSERT", "UPDATE", "DELETE"},
     "image": {"INSERT", "DELETE"},
+    "intake": {"INSERT", "UPDATE", "DELETE"},
+    "intake_url": {"INSERT", "DELETE"},
     "job": {"INSERT", "UPDATE", "DELETE"},
     "result": {"INSERT", "DELETE"},
     "result_history": {"INSERT"},
@@ -48,6 +50,14 @@ FILLING = (
     """
     INSERT INTO idempotency_key (tenant_id, key, fence, lease_until, expires_at)
     VALUES (:tenant, 'k', 1, now(), now())
+    """,
+    """
+    INSERT INTO intake (job_id, tenant_id, kind, weight)
+    SELECT id, tenant_id, 'urls', 1 FROM job WHERE tenant_id = :tenant LIMIT 1
+    """,
+    """
+    INSERT INTO intake_url (job_id, ordinal, tenant_id, url)
+    SELECT job_id, 0, tenant_id, 'https://photos.example/1' FROM intake WHERE tenant_id = :tenant
     """,
     """
     INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,
@@ -267,7 +277,7 @@ def test_the_web_may_do_what_the_list_says_and_no_more(owner_db: Database) -> No
 def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> None:
     allowed = rights(owner_db, "poxvisio_worker")
     assert set(allowed) == set(TENANT_TABLES) - NEVER_OF_WORKERS | {"alembic_version", "worker_node", "backlog_count"}
-    assert allowed["image"] == {"SELECT"}
+    assert allowed["image"] == {"SELECT", "INSERT"}
     assert allowed["result"] == {"SELECT", "INSERT"}
     assert allowed["result_history"] == {"SELECT"}
     assert allowed["job"] == {"SELECT", "UPDATE"}
@@ -402,7 +412,7 @@ def test_the_functions_that_look_across_tenants_are_these(owner_db: Database) ->
     assert {row.name: (row.owner, row.callers) for row in found} == {
         "lookup_api_key(uuid)": ("poxvisio_lookup", ["poxvisio_app"]),
         "touch_api_key(uuid)": ("poxvisio_lookup", ["poxvisio_app"]),
-        "lookup_virtual_time()": ("poxvisio_lookup", ["poxvisio_app"]),
+        "lookup_virtual_time()": ("poxvisio_lookup", ["poxvisio_app", "poxvisio_worker"]),
         "make_attempt_partitions()": ("poxvisio_owner", ["poxvisio_worker"]),
     }
     for row in found:

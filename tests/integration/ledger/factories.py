@@ -155,7 +155,8 @@ def check_invariants(database: Database, hint: object = "") -> None:
           (SELECT count(*) FROM unit u WHERE u.job_id = j.id
              AND u.state IN ('waiting', 'ready', 'leased')) AS open_units,
           (SELECT coalesce(sum(u.n), 0) FROM unit u WHERE u.job_id = j.id
-             AND u.state IN ('waiting', 'ready', 'leased')) AS open_images
+             AND u.state IN ('waiting', 'ready', 'leased')) AS open_images,
+          (SELECT count(*) FROM intake_url l WHERE l.job_id = j.id) AS to_come
         FROM job j CROSS JOIN LATERAL (
           SELECT count(*) AS images, count(r.image_id) AS results, {counted}
           FROM image i LEFT JOIN result r ON r.image_id = i.id WHERE i.job_id = j.id) x
@@ -164,12 +165,12 @@ def check_invariants(database: Database, hint: object = "") -> None:
     )
     for job in found:
         where = (job.id, job.state, hint)
-        assert job.images == job.total, where
+        assert job.images + job.to_come == job.total, where
         assert job.remaining == job.total - job.results, where
         for name in OUTCOMES:
             assert getattr(job, name) == getattr(job, f"n_{name}"), (name, *where)
-        assert job.open_images == job.remaining, where
-        closed = job.remaining == 0
+        assert job.open_images + job.to_come == job.remaining, where
+        closed = job.remaining == 0 and job.state != "receiving"
         assert (job.closed_at is not None) == closed, where
         assert (job.state in ("completed", "cancelled", "expired", "stopped")) == closed, where
         assert job.closing_events == int(closed), where
