@@ -22,7 +22,7 @@ from tests.chaos.load import Load
 from tests.chaos.promise import Reference, Sampler, undisturbed
 from tests.chaos.receivers import Receivers
 from tests.chaos.report import Report
-from tests.chaos.running import ROOT, Service, running
+from tests.chaos.running import ROOT, Service, Up, running
 from tests.chaos.samples import SAMPLES
 from tests.chaos.victims import schedule
 
@@ -110,7 +110,7 @@ def found(service: Service, load: Load, reference: Reference) -> list[str]:
     return wrong + promise.receipts(service, load.jobs)
 
 
-def _kill(service: Service, seed: int, kills: int, pause: float) -> Killer:
+def _kill(service: Up, seed: int, kills: int, pause: float) -> Killer:
     # Carriage returns in a log would be one line of ten thousand characters.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(), disable=not sys.stdout.isatty()) as progress:

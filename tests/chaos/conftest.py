@@ -7,7 +7,7 @@ import pytest
 from tests.chaos import promise
 from tests.chaos.promise import Reference, Sampler, undisturbed
 from tests.chaos.receivers import Receivers
-from tests.chaos.running import Service, running
+from tests.chaos.running import Up, running
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def receivers() -> Iterator[Receivers]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> Iterator[Up]:
     """Return a running service with two workers."""
     settings = {
         "POXVISIO_WEBHOOK_LOOPBACK": receivers.address,
@@ -29,13 +29,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> I
 
 
 @pytest.fixture(scope="module")
-def reference(service: Service) -> Reference:
+def reference(service: Up) -> Reference:
     """Return the answers to the samples of a run that nobody disturbed."""
     return undisturbed(service)
 
 
 @pytest.fixture
-def watched(service: Service) -> Iterator[Sampler]:
+def watched(service: Up) -> Iterator[Sampler]:
     """Look at the counters all through the test, and in the end at all the books."""
     with Sampler(lambda: str(service.facts["database_url"])) as sampler:
         yield sampler

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from tests.chaos.running import Service
+from tests.chaos.running import Up
 from tests.chaos.victims import Draw, census
 
 # A point that nobody has passed for so long is given up, so that each has its turn.
@@ -28,7 +28,7 @@ class Kill:
 class Killer:
     """Kills along a schedule until there were as many as wanted; ``told`` hears of each."""
 
-    service: Service
+    service: Up
     draws: Iterator[Draw]
     told: Callable[[Kill], None] = lambda _: None
     kills: list[Kill] = field(default_factory=list)

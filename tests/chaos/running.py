@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,17 +54,15 @@ def ask(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 @dataclass
-class Service:
-    """A running instance, started by ``up``. ``points`` is the folder of its crash points."""
+class Service(ABC):
+    """A running service. ``points`` is the folder of its crash points."""
 
-    ready_file: Path
-    process: "subprocess.Popen[bytes]"
     points: Path
 
     @property
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the ready file says now."""
-        return dict(json.loads(self.ready_file.read_text()))
+        """What the ready file of ``up`` says now."""
 
     def pid(self, kind: str, number: int = 0) -> int:
         """The process of that kind."""
@@ -132,13 +131,26 @@ class Service:
         return lambda: not (self.points / point).exists()
 
 
+@dataclass
+class Up(Service):
+    """A service that ``poxvisio up`` runs."""
+
+    ready_file: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the ready file says now."""
+        return dict(json.loads(self.ready_file.read_text()))
+
+
 def job_of(answer: httpx.Response) -> UUID:
     """Return the job that an answer accepts."""
     return UUID(hex=answer.json()["id"].removeprefix("job_"))
 
 
 @contextmanager
-def running(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[Service]:
+def running(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[Up]:
     """Run a service with quick settings; it has to end in order, and with everything it started."""
     ready, points = folder / "ready.json", folder / "points"
     points.mkdir()
@@ -155,7 +167,7 @@ def running(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | Non
 
         try:
             until(is_ready, "the service is ready", START_SECONDS)
-            yield Service(ready, process, points)
+            yield Up(points, ready, process)
         finally:
             everything = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ from shared.crash_points import POINTS
 from tests.chaos import promise
 from tests.chaos.promise import Reference, Sampler
 from tests.chaos.receivers import Receivers
-from tests.chaos.running import Service, until
+from tests.chaos.running import Service, Up, until
 from tests.chaos.samples import SAMPLES
 from tests.chaos.victims import census
 
@@ -161,7 +161,7 @@ def test_the_deliverer_killed_between_the_answer_and_its_record(service: Service
     until(lambda: promise.deliveries(service.rows) == [], "every delivery ends")
 
 
-def test_everything_killed_at_once(service: Service, reference: Reference) -> None:
+def test_everything_killed_at_once(service: Up, reference: Reference) -> None:
     job = started(service)
     found = census(psutil.Process(service.process.pid))
     assert {"web", "worker", "deliverer", "sweep", "valkey", "postgres"} <= set(found)
