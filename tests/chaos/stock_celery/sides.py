@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg2
 import redis
+from celery import Celery
 
 from cli.embedded.valkey import EmbeddedValkey
 from shared.broker import Broker
@@ -24,7 +25,6 @@ from shared.ledger.submit import NewImage, NewJob, submit
 from shared.settings import Settings
 from tests.chaos.stock_celery import notes
 from tests.chaos.stock_celery.stock import ANSWER, QUEUE
-from tests.chaos.stock_celery.stock import app as stock_app
 from worker.upkeep import Upkeep
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -161,12 +161,12 @@ class Stock(Side):
     app: ClassVar[str] = "tests.chaos.stock_celery.stock"
 
     def __post_init__(self) -> None:
-        stock_app.conf.update(broker_url=self.broker_url)
+        self._sender = Celery("sender", broker=self.broker_url, set_as_current=False)
 
     def accept(self, seconds: float) -> str:
         """Publish one photo; it is accepted when the broker has answered."""
         photo = new_id().hex
-        stock_app.send_task(ANSWER, (photo, seconds), queue=QUEUE, retry=False)
+        self._sender.send_task(ANSWER, (photo, seconds), queue=QUEUE, retry=False)
         self.accepted.append(photo)
         return photo
 
