@@ -33,8 +33,8 @@ _ACCEPTED = 202
 
 def run(*, quick: bool) -> Iterator[Row]:
     """Send few large photos, then many small ones."""
-    with running(broker=True) as services, _server(services) as (port, web):
-        key = _key(services)
+    with running(broker=True) as services, server(services) as (port, web):
+        key = key_of(services)
         sizes = ((10, 100_000),) if quick else ((100, 1_000_000), (1_000, 100_000))
         for count, size in sizes:
             yield _run(services, port, web, key, count=count, size=size, rounds=1 if quick else 7)
@@ -42,16 +42,16 @@ def run(*, quick: bool) -> Iterator[Row]:
 
 def _run(services: Services, port: int, web: int, key: str, *, count: int, size: int, rounds: int) -> Row:
     photos = [b"\xff\xd8\xff\xe0" + secrets.token_bytes(size - 4) for _ in range(count)]
-    body = _multipart(photos)
+    body = multipart(photos)
     posts, raws = [], []
-    _post(port, key, body)
+    send(port, key, body)
     for round_number in range(rounds):
         with Span([os.getpid()]) as span:
             # Nothing is deleted in between: what a deletion owes the disk would be paid by whoever comes next.
             _write_raw(services.folder / f"raw-{count}-{round_number}", photos)
         raws.append(span)
         with Span([web, services.postgres]) as span:
-            _post(port, key, body)
+            send(port, key, body)
         posts.append(span)
     post, raw = (statistics.median(span.wall for span in found) for found in (posts, raws))
     in_post, in_raw = (statistics.median(span.ours for span in found) for found in (posts, raws))
@@ -87,7 +87,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _multipart(photos: Sequence[bytes]) -> bytes:
+def multipart(photos: Sequence[bytes]) -> bytes:
+    """Return the photos as the body of a request."""
     parts = bytearray()
     for number, data in enumerate(photos):
         head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="photos"; filename="{number}.jpg"\r\n\r\n'
@@ -95,7 +96,8 @@ def _multipart(photos: Sequence[bytes]) -> bytes:
     return bytes(parts + f"--{_BOUNDARY}--\r\n".encode())
 
 
-def _post(port: int, key: str, body: bytes) -> None:
+def send(port: int, key: str, body: bytes) -> str:
+    """Send such a body and return the id of the job."""
     connection = http.client.HTTPConnection(HOST, port, timeout=120)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
     connection.request("POST", "/v1/jobs", body, headers)
@@ -104,16 +106,18 @@ def _post(port: int, key: str, body: bytes) -> None:
     connection.close()
     if answer.status != _ACCEPTED:
         raise RuntimeError(f"{answer.status}: {json.loads(said)}")
+    return str(json.loads(said)["id"])
 
 
-def _key(services: Services) -> str:
+def key_of(services: Services) -> str:
+    """Return a key of a fresh tenant."""
     tenant: UUID = services.tenant()
     with services.database("poxvisio_owner") as database, database.transaction(tenant) as session:
-        return accounts.create_key(session, tenant, "benchmark", ["jobs:write"])
+        return accounts.create_key(session, tenant, "benchmark", ["jobs:write", "jobs:read"])
 
 
 @contextmanager
-def _server(services: Services) -> Iterator[tuple[int, int]]:
+def server(services: Services) -> Iterator[tuple[int, int]]:
     """Run the web process as ``poxvisio up`` does; gives its port and its pid."""
     port = free_port()
     command = [sys.executable, "-m", *(word.format(host=HOST, port=port) for word in WEB)]

@@ -14,6 +14,7 @@ from benchmarks.machine import tree_cpu
 from benchmarks.report import Row, versus
 from benchmarks.services import Services, running
 from shared.database import Database, new_id
+from shared.ledger import backlog
 from shared.ledger.claim import Claimed, Lease, claim
 from shared.ledger.complete import Outcome, complete
 from shared.ledger.fairness import UNIT_IMAGES
@@ -59,14 +60,14 @@ def _cycles(services: Services, images: int) -> Iterator[Row]:
     tenant = services.tenant()
     for with_answers in (True, False):
         with services.database("poxvisio_app") as web, services.database("poxvisio_worker") as database:
-            _submit(web, tenant, 2 * UNIT_IMAGES * _UNITS)
-            while _cycle(database, with_answers=with_answers):
+            submit_job(web, tenant, 2 * UNIT_IMAGES * _UNITS)
+            while answer_some(database, with_answers=with_answers):
                 continue  # statements are compiled once, connections opened once
             for _ in range(images // 3_200 or 1):
-                _submit(web, tenant, min(images, 3_200))
+                submit_job(web, tenant, min(images, 3_200))
             before = _Cost.now(services)
             done, began = 0, time.perf_counter()
-            while answered := _cycle(database, with_answers=with_answers):
+            while answered := answer_some(database, with_answers=with_answers):
                 done += answered
             wall, after = time.perf_counter() - began, _Cost.now(services)
         python, postgres = (
@@ -84,7 +85,7 @@ def _cycles(services: Services, images: int) -> Iterator[Row]:
         )
 
 
-def _cycle(database: Database, *, with_answers: bool) -> int:
+def answer_some(database: Database, *, with_answers: bool) -> int:
     """Claim 256 images and complete them as an engine that costs nothing would; return how many there were."""
     with database.transaction() as session:
         units = claim(session, "benchmark/1/1", units=_UNITS, lease_seconds=60)
@@ -111,7 +112,8 @@ def _outcomes(unit: Claimed, *, with_answers: bool) -> Iterator[Outcome]:
         )
 
 
-def _submit(web: Database, tenant: UUID, photos: int) -> None:
+def submit_job(web: Database, tenant: UUID, photos: int, lane: str = "bulk") -> UUID:
+    """Submit so many photos without bytes as one job, as the web does when they are stored; return the job."""
     job = new_id()
     images = [
         NewImage(
@@ -120,7 +122,8 @@ def _submit(web: Database, tenant: UUID, photos: int) -> None:
         for at in range(photos)
     ]
     with web.transaction(tenant) as session:
-        submit(session, NewJob(job, tenant, None, "bulk", images))
+        submit(session, NewJob(job, tenant, None, lane, images))
+    return job
 
 
 def _claims(services: Services, tenants: int, units: int, rounds: int) -> Iterator[Row]:
@@ -137,6 +140,31 @@ def _claims(services: Services, tenants: int, units: int, rounds: int) -> Iterat
     small, large = (1000 * statistics.median(found[5:]) for found in (took["poxvisio"], took[_MANY]))
     what = f"claim of {_UNITS} among {units:,} ready units of {tenants:,} tenants"
     yield versus(what, large, "ms", f"among {few}, ms", small, at_most=2.0)
+    yield _look(services, f"{units:,} ready units of {tenants:,} tenants", rounds)
+
+
+def _look(services: Services, among: str, rounds: int) -> Row:
+    """What a request costs that must know how much lies before it, against counting that there and then."""
+    with services.database("poxvisio_worker", _MANY) as database, services.database("poxvisio_app", _MANY) as web:
+        with database.transaction() as session:
+            tenant = session.execute(sa.text("SELECT tenant_id FROM unit LIMIT 1")).scalar_one()
+        counting, looking = [], []
+        for _ in range(rounds // 10 + 1):
+            began = time.perf_counter()
+            with database.transaction() as session:
+                backlog.recount(session)
+            counting.append(time.perf_counter() - began)
+        for _ in range(rounds + 5):
+            began = time.perf_counter()
+            with web.transaction(tenant) as session:
+                found = backlog.look(session)
+                tag = backlog.next_tag(session, tenant, "bulk")
+            if found is None or found.before(tag) > sum(found.lanes.values()):
+                raise RuntimeError("nothing was counted")
+            looking.append(time.perf_counter() - began)
+    look, count = (1000 * statistics.median(found) for found in (looking[5:], counting))
+    what = f"look at what lies before a new job among {among}"
+    return versus(what, look, "ms", "counting it, once a second, ms", count, at_most=0.5)
 
 
 def _claim(database: Database) -> float:

@@ -28,7 +28,8 @@ _DUE = sa.text("""
 # One statement, so that a unit claimed meanwhile is counted once. Tags near the front are told apart finely, those far
 # behind coarsely: all within 4 % of their distance.
 _OPEN = sa.text("""
-    WITH first AS MATERIALIZED (SELECT vft FROM unit WHERE state = 'ready' ORDER BY vft, id LIMIT 1)
+    WITH first AS MATERIALIZED (
+      SELECT vft FROM unit WHERE state = 'ready' AND kind = 'images' ORDER BY vft, id LIMIT 1)
     SELECT lane, u.state, max(u.vft) AS tag, sum(n) AS photos
     FROM unit u, first WHERE u.state = 'ready' AND kind = 'images'
     GROUP BY lane, u.state, floor(25 * ln(1 + greatest(0, u.vft - first.vft)))

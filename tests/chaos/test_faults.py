@@ -161,6 +161,27 @@ def test_the_deliverer_killed_between_the_answer_and_its_record(service: Service
     until(lambda: promise.deliveries(service.rows) == [], "every delivery ends")
 
 
+def holders(service: Service, job: UUID) -> set[str]:
+    """Return which workers hold units of the job now."""
+    held = "SELECT DISTINCT leased_by FROM unit WHERE state = 'leased' AND job_id = %s"
+    return {holder for (holder,) in service.rows(held, str(job))}
+
+
+def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service, reference: Reference) -> None:
+    """Two workers share the job; the one that is asked to stop leaves no crash, no lease and no second answer."""
+    many = SAMPLES * (1 + 4 * 32 // len(SAMPLES))
+    job = service.submit(many)
+    until(lambda: len(holders(service, job)) == 2, "both workers have a share")
+    pid = service.pid("worker")
+    children = {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: service.replaced("worker", pid), "another worker stands in its place")
+    # A name is HOST/PID/START.
+    assert not {holder for holder in holders(service, job) if int(holder.split("/")[-2]) in children}
+    ended(service, job, reference, many)
+    assert service.rows("SELECT count(*) FROM unit WHERE job_id = %s AND crashes > 0", str(job)) == [(0,)]
+
+
 def test_everything_killed_at_once(service: Up, reference: Reference) -> None:
     job = started(service)
     found = census(psutil.Process(service.process.pid))
