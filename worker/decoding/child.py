@@ -1,7 +1,7 @@
-"""The decoding child: a program that reads files from one pipe and writes pictures to another, one at a time.
+"""The decoding child: a program that finds files in shared memory and writes pictures to a pipe, one at a time.
 
-Started as ``python -m worker.decoding.child LIMITS PARENT`` by ``worker.decoding.decoder``; it must stay light, and
-imports neither an engine nor the database, the broker or the storage.
+Started as ``python -m worker.decoding.child LIMITS PARENT INBOX`` by ``worker.decoding.decoder``; it must stay light,
+and imports neither an engine nor the database, the broker or the storage.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from worker.decoding.confinement import confine
-from worker.decoding.frames import read_frame, write_frame
+from worker.decoding.frames import read_request, write_frame
+from worker.decoding.inbox import open_inbox
 from worker.decoding.outcomes import REASONS, Limits, Unusable
 from worker.decoding.picture import decode_picture, working_copy
 from worker.inference.preprocess import measure_quality, network_input
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     """Serve until the pipe of requests ends."""
     limits = Limits(**json.loads(arguments[0]))
     requests, answers = _take_pipes()
+    inbox = open_inbox(int(arguments[2]), limits.max_bytes)
     _try_codecs()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
@@ -38,9 +40,8 @@ def main(arguments: list[str]) -> None:
     confinement = confine(memory=limits.memory, parent=int(arguments[1]))
     _try_codecs()  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
     write_frame(answers, {"ready": True, "confinement": confinement})
-    while frame := read_frame(requests):
-        head, parts = answer(frame[1], limits)
-        del frame
+    while (size := read_request(requests)) is not None:
+        head, parts = answer(inbox[:size], limits)
         write_frame(answers, head, *parts)
 
 

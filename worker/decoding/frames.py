@@ -1,33 +1,23 @@
-"""The frames that a worker and its decoding child exchange: two lengths, a small JSON object, raw bytes."""
+"""What a worker and its decoding child tell each other: a size; then two lengths, a small JSON object and raw bytes."""
 
 import json
 import struct
 from typing import Any, BinaryIO
 
+REQUEST = struct.Struct("!I")
 LENGTHS = struct.Struct("!II")
 MAX_HEAD = 1 << 16
 
 
-def pack_head(head: dict[str, Any], body: int) -> bytes:
-    """The beginning of a frame that carries ``body`` raw bytes."""
-    packed = json.dumps(head, separators=(",", ":")).encode()
-    return LENGTHS.pack(len(packed), body) + packed
-
-
-def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame, or ``None`` where the stream ends."""
-    lengths = stream.read(LENGTHS.size)
-    if len(lengths) < LENGTHS.size:
-        return None
-    head_size, body_size = LENGTHS.unpack(lengths)
-    head, body = stream.read(head_size), stream.read(body_size)
-    if len(head) + len(body) < head_size + body_size:
-        return None
-    return json.loads(head), body
+def read_request(stream: BinaryIO) -> int | None:
+    """The size of the next file, or ``None`` where the stream ends."""
+    packed = stream.read(REQUEST.size)
+    return int(REQUEST.unpack(packed)[0]) if len(packed) == REQUEST.size else None
 
 
 def write_frame(stream: BinaryIO, head: dict[str, Any], *parts: bytes) -> None:
-    """Write a frame at once and flush it."""
-    stream.write(pack_head(head, sum(map(len, parts))))
+    """Write an answer at once and flush it."""
+    packed = json.dumps(head, separators=(",", ":")).encode()
+    stream.write(LENGTHS.pack(len(packed), sum(map(len, parts))) + packed)
     stream.writelines(parts)
     stream.flush()

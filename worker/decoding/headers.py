@@ -72,12 +72,12 @@ def read_header(data: bytes, *, max_pixels: int) -> Header:
     return header
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise ``Unusable`` for a picture of no or of too many pixels."""
+def check_size(width: int, height: int, max_pixels: int, kind: str = "a photo") -> None:
+    """Raise ``Unusable`` for a picture of no or of too many pixels; ``kind`` is what has this limit."""
     if width < 1 or height < 1:
         raise Unusable("damaged", "The picture says that it has no pixels.")
     if width * height > max_pixels or max(width, height) > LONGEST_SIDE:
-        limits = f"{max_pixels} pixels and sides of {LONGEST_SIDE} are the limit"
+        limits = f"{max_pixels} pixels and sides of {LONGEST_SIDE} are the limit of {kind}"
         raise Unusable("too_many_pixels", f"The picture has {width} x {height} pixels; {limits}.")
 
 

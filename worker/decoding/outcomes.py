@@ -20,6 +20,9 @@ REASONS = {
     "timed_out": "The decoder took too long over this file.",
 }
 
+_HALF_A_GIGABYTE = 512 << 20
+_BESIDE = 64 << 20
+
 
 class Unusable(PoxVisioError):
     """The file is no usable photo; asking again changes nothing."""
@@ -40,12 +43,15 @@ class Limits:
 
     @property
     def memory(self) -> int:
-        """How many bytes a child may take over one file.
+        """How many bytes a child may take over one file: half a gigabyte, which 40 megapixels of JPEG or PNG need."""
+        return max(_HALF_A_GIGABYTE, 13 * self.max_pixels)
 
-        Half a gigabyte holds the largest JPEG and PNG. Pillow's reader of WebP holds four whole pictures of four bytes
-        a pixel at a time, which is more for the largest photos.
+    def max_webp_pixels(self, size: int) -> int:
+        """How many pixels a WebP of ``size`` bytes may have to fit into ``memory``.
+
+        Pillow's reader of WebP holds four whole pictures of four bytes a pixel at a time, and the file twice.
         """
-        return max(512 << 20, 16 * self.max_pixels + 2 * self.max_bytes + (64 << 20))
+        return min(self.max_pixels, max(0, self.memory - _BESIDE - 2 * size) // 16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -198,14 +198,20 @@ def webp_of_81_megapixels_by_its_header() -> bytes:
 
 
 @_bomb("damaged")
-def webp_of_39_megapixels_by_its_header() -> bytes:
+def webp_of_28_megapixels_by_its_header() -> bytes:
     kind, body = files.webp_chunks(files.encoded(files.photo(64, 64), "WEBP"))[0]
-    return files.riff((kind, body[:6] + struct.pack("<HH", 6500, 6000) + body[10:]))
+    return files.riff((kind, body[:6] + struct.pack("<HH", 6500, 4300) + body[10:]))
+
+
+@_bomb("too_many_pixels")
+def lossless_webp_of_40_megapixels_in_50_bytes() -> bytes:
+    bits = (6999) | (5699 << 14)
+    return files.riff((b"VP8L", b"\x2f" + struct.pack("<I", bits) + bytes(40)))
 
 
 @_bomb("damaged")
-def lossless_webp_of_40_megapixels_in_50_bytes() -> bytes:
-    bits = (6999) | (5699 << 14)
+def lossless_webp_of_28_megapixels_in_50_bytes() -> bytes:
+    bits = (6999) | (3999 << 14)
     return files.riff((b"VP8L", b"\x2f" + struct.pack("<I", bits) + bytes(40)))
 
 

@@ -67,18 +67,36 @@ def test_a_file_that_takes_too_much_of_the_processor_is_given_up_and_the_next_on
         ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
         ("JPEG", "CMYK", {"progressive": True}),
         ("PNG", "RGBA", {"compress_level": 1}),
+        ("WEBP", "RGBA", {"lossless": True, "method": 0}),
     ],
 )
 def test_the_largest_photo_takes_less_than_half_a_gigabyte(
     kind: str, mode: str, options: dict[str, Any], one: Decoder
 ) -> None:
-    data = files.encoded(files.corners(7300, 5470).convert(mode), kind, **options)
+    size = (6200, 4700) if kind == "WEBP" else (7300, 5470)
+    data = files.encoded(files.corners(*size).convert(mode), kind, **options)
     one.close()
     assert isinstance(one.decode(GOOD), Decoded)
     assert one.pid
     before = psutil.Process(one.pid).memory_info().rss
     assert isinstance(one.decode(data), Decoded)
     assert _peak(one.pid) - before < 512 << 20
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_that_would_take_more_is_rejected_by_its_header_and_the_child_lives_on(
+    lossless: bool, one: Decoder
+) -> None:
+    data = files.encoded(files.corners(6400, 4700), "WEBP", lossless=lossless, method=0)
+    assert isinstance(one.decode(GOOD), Decoded)
+    pid = one.pid
+    answer = one.decode(data)
+    assert isinstance(answer, Rejected)
+    assert answer.reason == "too_many_pixels"
+    assert answer.detail.startswith("The picture has 6400 x 4700 pixels; 29")
+    assert answer.detail.endswith(" are the limit of a WebP of so many bytes.")
+    assert one.pid == pid
+    assert isinstance(one.decode(GOOD), Decoded)
 
 
 def _peak(pid: int) -> int:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.unit.worker import photo_files as files
 from worker.decoding import child, decoder
-from worker.decoding.decoder import Decoder, DecoderAway
+from worker.decoding.decoder import HEAP, Decoder, DecoderAway
+from worker.decoding.inbox import Inbox
 from worker.decoding.outcomes import Decoded, Limits, Rejected
 
 LIMITS = Limits(max_bytes=20 << 20, max_pixels=40_000_000, copy_side=768)
@@ -163,13 +164,31 @@ def test_a_child_is_confined_before_its_first_file(one: Decoder, monkeypatch: py
     one.decode(GOOD)
     process = _process(one)
     room = process.rlimit(psutil.RLIMIT_AS)[1] - process.memory_info().vms
-    assert LIMITS.memory - (64 << 20) < room <= LIMITS.memory < 800 << 20
+    assert LIMITS.memory - (64 << 20) < room <= LIMITS.memory == 512 << 20
     assert process.rlimit(psutil.RLIMIT_NOFILE) == (16, 16)
     assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
     assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
-    assert set(process.environ()) <= {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_ALL", "LC_CTYPE"}
+    assert set(process.environ()) <= {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_ALL", "LC_CTYPE", *HEAP}
     opened = {str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
-    assert {name.split(":")[0] for name in opened} == {"/dev/null", "pipe"}
+    assert {name.split(":")[0] for name in opened} == {"/dev/null", "pipe", "/memfd"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_may_read_its_inbox_and_nothing_else(one: Decoder) -> None:
+    one.decode(GOOD)
+    pid = _process(one).pid
+    descriptor = next(entry for entry in Path(f"/proc/{pid}/fd").iterdir() if "memfd" in str(entry.readlink()))
+    said = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii")
+    flags = next(int(line.split()[1], 8) for line in said.splitlines() if line.startswith("flags:"))
+    assert flags & os.O_ACCMODE == os.O_RDONLY
+    mapped = [line.split()[1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd" in line]
+    assert mapped == ["r--s"]
+
+
+def test_a_file_above_the_limit_reaches_no_child(one: Decoder) -> None:
+    answer = one.decode(bytes(LIMITS.max_bytes + 1))
+    assert isinstance(answer, Rejected)
+    assert (answer.reason, one.pid) == ("too_large", None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the child")
@@ -194,10 +213,16 @@ def test_a_child_ends_with_a_worker_that_is_killed() -> None:
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
-    arguments = ['{"max_bytes": 1, "max_pixels": 1000, "copy_side": 768}', "1"]
+    inbox = Inbox(1)
+    arguments = ['{"max_bytes": 1, "max_pixels": 1000, "copy_side": 768}', "1", str(inbox.descriptor)]
     done = subprocess.run(
-        [sys.executable, "-m", "worker.decoding.child", *arguments], capture_output=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "worker.decoding.child", *arguments],
+        capture_output=True,
+        pass_fds=[inbox.descriptor],
+        cwd=ROOT,
+        check=False,
     )
+    inbox.close()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -248,6 +273,7 @@ picture = bytes(224 * 224 * 3) + bytes([255, 216])
         "os.write(1, struct.pack('!II', 1 << 31, 0))",
         "os.write(1, struct.pack('!II', 10, 1 << 31))",
         "os.write(1, struct.pack('!II', 4, 0) + b'\\xff{}}')",
+        "os.write(1, struct.pack('!II', 60_000, 0) + b'[' * 60_000)",
         "say([])",
         "say({})",
         "say({'reason': 'because', 'detail': ''})",
@@ -256,6 +282,7 @@ picture = bytes(224 * 224 * 3) + bytes([255, 216])
         "say(good, picture[:-1])",
         "say({**good, 'format': '<script>'}, picture)",
         "say({**good, 'width': 'wide'}, picture)",
+        "say({**good, 'width': 10**400}, picture)",
         "say({**good, 'seconds': float('nan')}, picture)",
         "say({**good, 'quality': {'blur': 1}}, picture)",
         "say({**good, 'quality': None}, picture)",
