@@ -51,7 +51,7 @@ class _Plan:
 
 def run(*, quick: bool) -> Iterator[Row]:
     """Measure a queue that only shrinks, then one that others still send to."""
-    jobs, photos, seconds = (6, 2_400, 3.0) if quick else (24, 24_000, 40.0)
+    jobs, photos, seconds = (6, 1_200, 1.5) if quick else (24, 24_000, 40.0)
     with running() as services:
         yield _measured(services, _plans(jobs, photos, 0.0), arriving=False)
         yield _measured(services, _plans(jobs, photos, seconds), arriving=True)

@@ -28,7 +28,7 @@ _AT_ONCE: Final = 500
 
 def run(*, quick: bool) -> Iterator[Row]:
     """Measure the single photo, then the shares."""
-    yield _single(bulk=100 if quick else 10_000, count=4 if quick else 60)
+    yield _single(bulk=120 if quick else 10_000, count=2 if quick else 60)
     yield from _shares(each=1_000 if quick else 10_000)
 
 

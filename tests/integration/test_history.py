@@ -1,10 +1,13 @@
 """Reading jobs and results page by page, while they are being written."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from shared import history
 from shared.database import Database, new_id
@@ -305,3 +308,48 @@ def test_workers_are_those_seen_lately(owner_db: Database, app_db: Database, ten
         change(owner_db, seen, name=name, age=age)
     with app_db.transaction(tenant) as session:
         assert [node.name for node in history.workers(session)] == ["a", "b"]
+
+
+# What a page costs
+
+
+def touched(plan: dict[str, Any]) -> float:
+    """Return how many rows the scans of a plan looked at."""
+    own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+    below = plan.get("Plans", [])
+    return sum(touched(part) for part in below) if below else float(own)
+
+
+def test_a_deep_page_looks_at_no_more_rows_than_the_first(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    job = submit_job(app_db, tenant, 4_000)
+    finish(worker_db, take(worker_db, 1_000))
+    earlier = """
+        INSERT INTO job (id, tenant_id, state, lane, total, remaining, classified, closed_at)
+        SELECT gen_random_uuid(), :tenant, 'completed', 'bulk', 1, 0, 1, now() FROM generate_series(1, 4000)
+    """
+    change(owner_db, earlier, tenant=tenant)
+    change(owner_db, "ANALYZE job, image, result")
+    asked: list[tuple[str, Any]] = []
+
+    def costs(read: Callable[[Session], object], table: str) -> float:
+        with app_db.transaction(tenant) as session:
+            connection = session.connection()
+            asked.clear()
+            sa.event.listen(connection, "before_cursor_execute", note)
+            read(session)
+            [(statement, values)] = [one for one in asked if f"FROM {table}" in one[0] and "LIMIT" in one[0]]
+            found = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values).scalar_one()
+        return touched(found[0]["Plan"])
+
+    def note(_: object, __: object, statement: str, values: Any, *___: object) -> None:
+        asked.append((statement, values))
+
+    large = view(app_db, tenant, job.id)
+    for after in (None, "o1999", "o3899"):
+        assert costs(partial(history.results, view=large, after=after, limit=50), "image") <= 2 * 51, after
+    with app_db.transaction(tenant) as session:
+        newest = history.jobs(session, limit=3_500)
+    for place in (None, newest[1_000].id, newest[-1].id):
+        assert costs(partial(history.jobs, after=place, limit=10), "job") <= 10, place
