@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         ge=512,
         le=1024,
         validation_alias="POXVISIO_COPY_SIDE",
-        description="Longer side of a working copy, in pixels; below 1,009 it costs a 12-megapixel photo one more resize",
+        description="Longer side of a working copy, in pixels; below 1,008 a 12-megapixel photo costs one more resize",
     )
 
     webhook_loopback: Annotated[tuple[str, ...], NoDecode] = Field(
