@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # One process with many threads: its counters and its cap on waiting clients then hold for the whole of web.
 WEB = (
     "granian", "--interface", "wsgi", "--host", "{host}", "--port", "{port}", "--http", "1", "--no-ws",
-    "--workers", "1", "--blocking-threads", "16", "--workers-kill-timeout", "20", "--log-level", "error",
+    "--workers", "1", "--blocking-threads", "64", "--workers-kill-timeout", "20", "--log-level", "error",
     "web.wsgi:app",
 )  # fmt: skip
 # A drain token says all there is to say, so workers need not hear of each other: no gossip, no mingle.

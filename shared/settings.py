@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         description="Seconds after which a request that died may be taken over by its retry",
     )
     max_waiting_clients: int = Field(
-        default=8,
+        default=48,
         ge=0,
         validation_alias="POXVISIO_MAX_WAITING_CLIENTS",
         description="Long-polls a web process holds at once; further ones are answered at once",

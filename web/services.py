@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,12 @@ from shared.storage import Storage, open_storage
 
 ROLE: Final = "poxvisio_app"
 _LOOK_AGAIN: Final = 2.0
+# Of a pace: the first look at four fifths of the usual time, then a look every twentieth of the time that has passed.
+_EARLY: Final = 0.8
+_STEP: Final = 0.05
+_LEARNING: Final = 0.3
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.25
 
 
 class ServedModel:
@@ -79,6 +85,32 @@ class Seats:
             self._changed.notify()
 
 
+class Pace:
+    """How long answers take of late: who waits for one looks just before it should come, and often from then on.
+
+    Looks in vain cost CPU that the network needs, late ones cost the caller time.
+    """
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the seconds to sleep before each look.
+
+        None is longer than a quarter of a second: what is usual may have been a crowd that is gone.
+        """
+        waited = 0.0
+        while True:
+            due = _EARLY * self._usual - waited
+            pause = min(max(_SHORTEST_PAUSE, due if due > 0 else _STEP * waited), _LONGEST_PAUSE)
+            yield pause
+            waited += pause
+
+    def learn(self, seconds: float, looks: int) -> None:
+        """Remember how long an answer took; one that was there at the first look came sooner than anybody knows."""
+        self._usual = _EARLY * seconds if looks == 1 else self._usual + _LEARNING * (seconds - self._usual)
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a request may need. Threads share it."""
@@ -90,6 +122,7 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Seats
+    answers: Pace
     uploads: Seats
 
     @classmethod
@@ -103,6 +136,7 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
+            answers=Pace(),
             uploads=Seats(settings.max_uploads),
         )
 

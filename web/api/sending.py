@@ -7,6 +7,7 @@ from flask import Blueprint, Response, request
 
 from shared import history, ids
 from shared.errors import DatabaseAway
+from shared.views import JobView
 from web.api.job_view import load
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import preferred_wait
@@ -102,7 +103,7 @@ def create() -> Response:
         headers["Idempotency-Replayed"] = "true"
     seconds = preferred_wait(LONGEST_WAIT)
     if seconds and accepted.job.total == 1 and "jobs:read" in caller().scopes:
-        answer = _answer_in_time(ids.parse("job", accepted.job.id), seconds)
+        answer = _answer_in_time(ids.parse("job", accepted.job.id), seconds, is_new=not accepted.replayed)
         if answer is not None:
             headers |= {"Preference-Applied": f"wait={seconds}"}
             headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{answer.image}"
@@ -110,15 +111,20 @@ def create() -> Response:
     return respond(accepted.job, 202, headers)
 
 
-def _answer_in_time(job_id: UUID, seconds: int) -> ResultBody | None:
+def _answer_in_time(job_id: UUID, seconds: int, *, is_new: bool) -> ResultBody | None:
     """Return the answer of a job of one photo if it comes within these seconds."""
     tenant = caller().tenant_id
     try:
-        view, _ = wait(load(job_id), lambda: load(job_id), lambda seen: seen.is_closed, seconds)
-        if not view.is_closed:
+        known = None if is_new else load(job_id)
+        view, _ = wait(known, lambda: load(job_id), _is_closed, seconds, services().answers)
+        if view is None or not view.is_closed:
             return None
         with services().database.transaction(tenant) as session:
             (row,) = history.results(session, view, limit=1).rows
     except DatabaseAway:
         return None  # the job is taken in all the same, and 202 says where to look
     return result_body(row, services().settings.public_url)
+
+
+def _is_closed(view: JobView | None) -> bool:
+    return view is not None and view.is_closed
