@@ -21,7 +21,7 @@ from cli.embedded.ports import HOST
 
 _BYTES: Final = 2_000
 _SIZES: Final = (100, 1_000, 10_000, 50_000)
-_PHOTOS: Final = 5_000
+_PHOTOS: Final = 10_000
 _FLAT: Final = 1.1
 
 
@@ -56,25 +56,20 @@ def run(*, quick: bool) -> Iterator[Row]:
 
 
 def _measure(services: Services, port: int, web: int, key: str, *, size: int, jobs: int) -> _Cost:
-    photos = [b"\xff\xd8\xff\xe0" + secrets.token_bytes(_BYTES - 4) for _ in range(size)]
-    body = multipart(photos)
-    costs = [0.0, 0.0, 0.0]
+    body = multipart([b"\xff\xd8\xff\xe0" + secrets.token_bytes(_BYTES - 4) for _ in range(size)])
+    each = 1000 / (jobs * size)
     with services.database("poxvisio_worker") as database:
-        for _ in range(jobs):
-            began = _now(services, web)
-            job = send(port, key, body)
-            taken = _now(services, web)
-            answering = time.process_time()
-            while answer_some(database, with_answers=True):
-                continue
-            ours, answered = time.process_time() - answering, _now(services, web)
-            rows = _read_out(port, key, job)
-            if rows != size:
+        began = _now(services, web)
+        sent = [send(port, key, body) for _ in range(jobs)]
+        taken, here = _now(services, web), time.process_time()
+        while answer_some(database, with_answers=True):
+            continue
+        ours, answered = time.process_time() - here, _now(services, web)
+        for job in sent:
+            if (rows := _read_out(port, key, job)) != size:
                 raise RuntimeError(f"{rows} of {size} results")
-            read = _now(services, web)
-            for place, seconds in enumerate((taken - began, answered - taken + ours, read - answered)):
-                costs[place] += 1000 * seconds / (jobs * size)
-    return _Cost(*costs)
+        read = _now(services, web)
+    return _Cost(each * (taken - began), each * (answered - taken + ours), each * (read - answered))
 
 
 def _now(services: Services, web: int) -> float:

@@ -13,12 +13,15 @@ from shared.broker import Broker
 from shared.bundle import CARD, Bundle, load_bundle
 from shared.database import Database
 from shared.errors import BundleError
+from shared.ledger import backlog
+from shared.ledger.backlog import Backlog
 from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
 
 ROLE: Final = "poxvisio_app"
 _LOOK_AGAIN: Final = 2.0
+_READ_AGAIN: Final = 1.0
 # Of a pace: the first look at four fifths of the usual time, then a look every twentieth of the time that has passed.
 _EARLY: Final = 0.8
 _STEP: Final = 0.05
@@ -111,6 +114,25 @@ class Pace:
         self._usual = _EARLY * seconds if looks == 1 else self._usual + _LEARNING * (seconds - self._usual)
 
 
+class Gauge:
+    """What waits in all, asked of the database about once a second and not for every request."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database, self._clock = database, clock
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._found: Backlog | None = None
+
+    def read(self) -> Backlog | None:
+        """Return what was counted last, None where nothing is known; raises ``DatabaseAway``."""
+        with self._lock:
+            if self._clock() - self._looked >= _READ_AGAIN:
+                with self._database.transaction() as session:
+                    self._found = backlog.look(session)
+                self._looked = self._clock()
+            return self._found
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a request may need. Threads share it."""
@@ -124,13 +146,15 @@ class Services:
     waiting: Seats
     answers: Pace
     uploads: Seats
+    gauge: Gauge
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":
         """Build the collaborators that the settings describe; none is contacted but a storage folder."""
+        database = Database.open(settings, ROLE)
         return cls(
             settings=settings,
-            database=Database.open(settings, ROLE),
+            database=database,
             storage=open_storage(settings),
             broker=Broker(settings),
             keyring=Keyring.from_settings(settings),
@@ -138,6 +162,7 @@ class Services:
             waiting=Seats(settings.max_waiting_clients),
             answers=Pace(),
             uploads=Seats(settings.max_uploads),
+            gauge=Gauge(database),
         )
 
     def close(self) -> None:

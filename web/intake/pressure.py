@@ -31,7 +31,7 @@ from web.services import Services
 _PATIENCE_SECONDS: Final = 5.0
 # What a phone makes of a photo; more only makes the guess milder.
 _PHONE_BYTES: Final = 5_000_000
-# Figures are a second old as a rule: whoever comes back when it was told must find them good.
+# Counted once a second, read once a second: whoever comes back when it was told must find them good.
 _AGE_SECONDS: Final = 2.0
 _JITTER: Final = 0.2
 _WITHOUT_RATE_SECONDS: Final = 60.0
@@ -63,12 +63,17 @@ def likely_lane(request: Request, priority: str | None, max_photo_bytes: int) ->
 
 def admit(services: Services, caller: Caller, lane: str) -> None:
     """Return if a job of this lane may come in now; raises ``Problem`` (429, 503) and ``DatabaseAway``."""
-    with services.database.transaction(caller.tenant_id) as session:
-        found = backlog.look(session)
-        if found is None:
-            return
-        tag = backlog.next_tag(session, caller.tenant_id, lane)
-    refuse(found, found.before(tag), lane, services.settings, random.random())  # noqa: S311  # spreads load, guards nothing
+    found = services.gauge.read()
+    if found is None:
+        return
+    chance = random.random()  # noqa: S311  # spreads load, guards nothing
+    try:
+        refuse(found, found.before(float("inf")), lane, services.settings, chance)
+    except Problem:
+        # Even all that waits may be before the tenant's next job; only now its place in the queue is worth a question.
+        with services.database.transaction(caller.tenant_id) as session:
+            tag = backlog.next_tag(session, caller.tenant_id, lane)
+        refuse(found, found.before(tag), lane, services.settings, chance)
 
 
 def admit_after_all(services: Services, caller: Caller, assumed: str, lane: str) -> None:

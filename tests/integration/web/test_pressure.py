@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
@@ -20,15 +20,16 @@ from tests.integration.ledger.factories import change, finish, submit_job, take
 from tests.integration.ledger.test_backlog import a_worker
 from tests.integration.web.conftest import JPEG, Caller
 from web.app import create_app
-from web.services import Services
+from web.services import Gauge, Services
 
 RATE = 25.0
 ONE = [("a.jpg", JPEG)]
 
 
 @pytest.fixture
-def app(settings: Settings, owner_db: Database) -> Iterator[Flask]:
+def app(settings: Settings, owner_db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """Return an application that holds a minute of a tenant's work and two of all, and takes two bodies at once."""
+    monkeypatch.setattr("web.services._READ_AGAIN", 0.0)  # nobody waits a second here
     bounds = {"tenant_backlog_seconds": 60.0, "backlog_seconds": 120.0, "max_uploads": 2, "database_pool": 2}
     application = create_app(settings.model_copy(update=bounds))
     yield application
@@ -209,3 +210,21 @@ def test_the_eta_tells_of_everybody_who_is_served_meanwhile(
 
 def seconds_between(earlier: str, later: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def test_what_waits_in_all_is_asked_for_once_a_second(app_db: Database, worker_db: Database, tenant: UUID) -> None:
+    now = [0.0]
+    gauge = Gauge(app_db, clock=lambda: now[0])
+    submit_job(app_db, tenant, 40)
+    recount(worker_db)
+    first = gauge.read()
+    assert first is not None
+    assert first.lanes["normal"] == 40
+    submit_job(app_db, tenant, 40)
+    recount(worker_db)
+    now[0] = 0.9
+    assert gauge.read() is first
+    now[0] = 1.1
+    later = gauge.read()
+    assert later is not None
+    assert later.lanes["normal"] == 80
