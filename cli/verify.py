@@ -12,7 +12,7 @@ from cli.options import example, json_option, print_json, url_option
 from cli.photos import listing
 from cli.service import Service
 from shared import verification
-from web.intake.names import display_name
+from shared.names import display_name
 
 
 @click.command(epilog=example("poxvisio verify photos/ receipt.json --keys poxvisio-keys.json"))

@@ -29,6 +29,8 @@ POINTS: Final = (
     "worker.copied",  # the working copies are stored, nothing of the unit is in the database
     "worker.completing",  # the results are written, and not committed
     "worker.completed",
+    "worker.receiving",  # an archive or a list is claimed, nothing of it is taken
+    "worker.appended",  # some of its photos are in the job, the others are not
     "deliverer.answered",  # the receiver has answered, which nobody wrote down
     "sweep.reaping",  # lost leases are taken back, and that is not committed
 )

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_MAX_REQUEST_BYTES",
         description="Largest request body; a larger one is refused with 413",
     )
+    max_expanded_bytes: int = Field(
+        default=20 * 1024 * _MEGABYTE,
+        ge=_MEGABYTE,
+        validation_alias="POXVISIO_MAX_EXPANDED_BYTES",
+        description="Bytes of one archive's photos when expanded; entries beyond are rejected",
+    )
     idempotency_lease: int = Field(
         default=30,
         ge=5,
@@ -196,6 +202,13 @@ class Settings(BaseSettings):
         default=(),
         validation_alias="POXVISIO_WEBHOOK_LOOPBACK",
         description="host:port pairs on loopback that webhooks may reach, separated by commas; for tests and demos",
+    )
+    fetch_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        le=600,
+        validation_alias="POXVISIO_FETCH_TIMEOUT",
+        description="Seconds that fetching one photo from its address may take in all, each time it is tried",
     )
     webhook_timeout: float = Field(
         default=15.0,

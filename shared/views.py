@@ -40,8 +40,8 @@ class JobView:
 
     @property
     def progress(self) -> float:
-        """Return the share of photos that have their outcome, from 0 to 1."""
-        return (self.total - self.remaining) / self.total
+        """Return the share of the photos known so far that have their outcome, from 0 to 1."""
+        return (self.total - self.remaining) / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -31,6 +32,7 @@ from shared.webhooks import UrlRefused, check_url, is_loopback_pair
 READ_LIMIT: Final = 65_536
 NOT_ALLOWED: Final = "address not allowed"
 TIMED_OUT: Final = "timeout"
+TOO_LARGE: Final = "too large"
 # What getaddrinfo returns and a socket is made of: family, type, protocol, canonical name, address.
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 Lookup = Callable[[str, int], list[AddressInfo]]
@@ -58,6 +60,15 @@ class Answer:
     retry_after: float | None
     instruction: str | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of fetching: the status and no error where all of the body has come, else the class of error."""
+
+    status: int | None
+    error: str | None
+    retry_after: float | None = None
 
 
 class Egress:
@@ -132,6 +143,25 @@ class Egress:
                 )
         except (UrlRefused, TimeoutError, aiohttp.ClientError, UnicodeError, OSError) as error:
             return Answer(None, _name(error), b"", None, None, time.perf_counter() - started)
+
+    async def fetch(self, url: str, take: Callable[[bytes], object], limit: int) -> Fetched:
+        """Fetch a body of at most ``limit`` bytes, piece by piece into ``take``; for a status of 200 and no other.
+
+        The wall clock is over all of it. Faults on the way are part of the answer; what ``take`` raises is not.
+        """
+        try:
+            check_url(url, self._loopback)
+            if self._session is None:
+                raise RuntimeError("the egress is used outside its context")
+            async with self._session.get(
+                URL(url, encoded=True), headers={"User-Agent": "PoxVisio-Fetch/1"}, allow_redirects=False
+            ) as response:
+                after = _seconds_of(response.headers.get("Retry-After"), datetime.now(UTC))
+                error = await _take(response, take, limit) if response.status == HTTPStatus.OK else None
+                response.close()
+                return Fetched(response.status, error, after)
+        except (UrlRefused, TimeoutError, aiohttp.ClientError, UnicodeError, OSError) as error:
+            return Fetched(None, _name(error))
 
     def _checked_socket(self, info: AddressInfo) -> socket.socket:
         """Make the socket for the very address about to be dialled; ``DeniedError`` where it may not be."""
@@ -214,6 +244,20 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
                     break
     response.close()
     return bytes(received[:READ_LIMIT])
+
+
+async def _take(response: aiohttp.ClientResponse, take: Callable[[bytes], object], limit: int) -> str | None:
+    """Hand a body on as it comes; return ``TOO_LARGE`` as soon as it is."""
+    size = response.content_length or 0
+    if size > limit:
+        return TOO_LARGE
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            return TOO_LARGE
+        take(chunk)
+    return None
 
 
 def _seconds_of(value: str | None, now: datetime) -> float | None:

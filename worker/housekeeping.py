@@ -49,6 +49,13 @@ _WITH_COPIES = sa.text("""
 _ORIGINALS_DELETED = sa.text("""
     UPDATE job SET originals_deleted_at = now() WHERE id = :job AND round = :round AND closed_at IS NOT NULL
 """)
+_SPENT_ARCHIVES = sa.text("""
+    SELECT job_id, storage_key FROM (
+      SELECT job_id, storage_key FROM intake
+      WHERE ended_at IS NOT NULL AND source_deleted_at IS NULL LIMIT 2000) AS ended
+    ORDER BY random() LIMIT 100
+""")
+_ARCHIVE_DELETED = sa.text("UPDATE intake SET source_deleted_at = now() WHERE job_id = :job")
 _TO_PURGE = sa.text("""
     SELECT id, purge_at FROM (SELECT id, purge_at FROM job WHERE purge_at <= now() LIMIT 2000) AS deleted
     ORDER BY random() LIMIT 100
@@ -65,7 +72,12 @@ _OLD_KEYS = sa.text("""
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency_key WHERE expires_at < now() LIMIT :many))
     RETURNING 1
 """)
-_KNOWN = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[]))")
+# What lies there of a job whose originals were deleted came later: from an expander that had lost its lease.
+_KNOWN = sa.text("""
+    SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[]))
+      AND (originals_deleted_at IS NULL OR originals_deleted_at > now() - interval '1 hour'
+           OR failed > 0 OR keep_originals)
+""")
 
 
 class Housekeeping:
@@ -85,6 +97,7 @@ class Housekeeping:
         """Tidy up until asked to stop."""
         while not self._stopping.wait(_PAUSE_SECONDS):
             try:
+                self.delete_archives()
                 self.delete_originals()
                 self.purge()
                 self._do_what_is_due()
@@ -112,6 +125,22 @@ class Housekeeping:
         while deleted == _KEYS_AT_ONCE and not self._stopping.is_set():
             with self._database.transaction() as session:
                 deleted = len(session.execute(_OLD_KEYS, {"many": _KEYS_AT_ONCE}).all())
+
+    def delete_archives(self) -> None:
+        """Delete archives that are expanded, or never will be, whatever is kept of their photos."""
+        with self._database.transaction() as session:
+            ended = session.execute(_SPENT_ARCHIVES).all()
+        for intake in ended:
+            if self._stopping.is_set():
+                return
+            try:
+                if intake.storage_key is not None:
+                    self._storage.delete([intake.storage_key])
+            except StorageAway as error:
+                log.warning("archive_not_deleted", job=str(intake.job_id), error=str(error))
+                continue
+            with self._database.transaction() as session:
+                session.execute(_ARCHIVE_DELETED, {"job": intake.job_id})
 
     def delete_originals(self) -> None:
         """Delete the originals of closed jobs, but for photos that failed: these may be tried again."""

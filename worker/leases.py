@@ -3,11 +3,12 @@
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 from uuid import UUID
 
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.ledger.claim import Claimed, Lease, heartbeat
+from shared.ledger.claim import Lease, heartbeat
 from shared.logs import logger
 
 log = logger(__name__)
@@ -17,6 +18,18 @@ _MARGIN_SECONDS = 2.0
 _MARGIN_SHARE = 0.25
 _LONGEST_SECONDS = 600.0
 _AGAIN_SECONDS = 1.0
+
+
+class Unit(Protocol):
+    """A claimed unit, of photos or of what is still to be taken in."""
+
+    @property
+    def id(self) -> UUID:
+        """Its id."""
+
+    @property
+    def fence(self) -> int:
+        """The fence it was claimed under."""
 
 
 class LeaseKeeper:
@@ -35,7 +48,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._thread.start()
 
-    def add(self, units: Iterable[Claimed], claimed_at: float) -> None:
+    def add(self, units: Iterable[Unit], claimed_at: float) -> None:
         """Take charge of freshly claimed units; ``claimed_at`` is the monotonic time before the claim was sent."""
         with self._lock:
             for unit in units:

@@ -8,17 +8,19 @@ import time
 
 import sqlalchemy as sa
 
+from shared.broker import Broker
 from shared.bundle import load_bundle
 from shared.database import Database
 from shared.errors import BundleError, DatabaseAway, StorageAway
 from shared.logs import logger
 from shared.settings import Settings
-from shared.storage import open_storage
+from shared.storage import Storage, open_storage
 from worker.classification import Classification
 from worker.holder import holder_name, release_dead
 from worker.inference.classifier import Classifier
 from worker.pace import Pace
 from worker.photos import PhotoReader
+from worker.receiver import Receiver
 
 log = logger(__name__)
 
@@ -45,6 +47,8 @@ class WorkerProcess:
         self._database = Database.open(settings, "poxvisio_worker")
         self._holder = holder_name()
         self._classification: Classification | None = None
+        self._receiver: Receiver | None = None
+        self._broker = Broker(settings)
         self._engine: str | None = None
         self._bundle: tuple[str, str] | None = None
         self._state = "starting"
@@ -68,6 +72,8 @@ class WorkerProcess:
         """Answer photos until nothing is ready; do nothing where there is no network to answer with."""
         if self._stopping.is_set():
             return
+        if self._receiver is not None:
+            self._receiver.look()
         classification = self._loaded()
         if classification is not None:
             self._enter("busy")
@@ -79,12 +85,16 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask the running drain to end; called from a signal handler, so it only sets flags."""
         self._stopping.set()
+        if self._receiver is not None:
+            self._receiver.stop()
         if self._classification is not None:
             self._classification.stop()
 
     def close(self) -> None:
         """Give everything back."""
         self.stop()
+        if self._receiver is not None:
+            self._receiver.close()
         if self._classification is not None:
             self._classification.close()
         try:
@@ -92,6 +102,7 @@ class WorkerProcess:
                 session.execute(_FORGET, {"name": self._holder})
         except DatabaseAway:
             log.warning("node_not_forgotten")
+        self._broker.close()
         self._database.close()
 
     def _loaded(self) -> Classification | None:
@@ -105,6 +116,7 @@ class WorkerProcess:
         settings = self._settings
         try:
             storage = open_storage(settings)
+            self._receive(storage)
             bundle = load_bundle(settings.model)
             classifier = Classifier.load(
                 bundle,
@@ -134,6 +146,15 @@ class WorkerProcess:
         self._state, self._problem = "ready", None
         took = round(time.monotonic() - self._tried_at, 2)
         log.info("network_ready", model=bundle.id, engine=self._engine, seconds=took)
+
+    def _receive(self, storage: Storage) -> None:
+        """Begin to take jobs in, which needs no network."""
+        if self._receiver is None:
+            broker = self._broker
+            self._receiver = Receiver(
+                self._settings, self._database, storage, self._holder, wake=lambda lane: broker.wake([lane])
+            )
+            self._receiver.start()
 
     def _report_on(self) -> None:
         while not self._stopping.wait(_REPORT_SECONDS):

@@ -17,7 +17,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared.ledger import closing
+from shared.ledger import closing, remainder
 from shared.ledger.receiving import Archive, queue_photos
 from shared.ledger.submit import NewImage
 
@@ -77,7 +77,7 @@ _RESULTS = sa.text("""
     FROM unnest(CAST(:images AS uuid[]), CAST(:ordinals AS int[]), CAST(:outcomes AS text[]), CAST(:reasons AS text[]))
       AS x(image, ordinal, outcome, reason)
 """)
-# The total of a list is known from the start, that of an archive grows. Whoever gets on is no suspect any more.
+# The total of a list is known from the start, that of an archive grows.
 _COUNT = sa.text("""
     UPDATE job SET
       total = total + :new, remaining = remaining + :new - :refused,
@@ -86,8 +86,9 @@ _COUNT = sa.text("""
     WHERE id = :job AND state = 'receiving'
     RETURNING id
 """)
+# Whoever gets on is no suspect any more, and has all its attempts again.
 _ADVANCE = sa.text("""
-    UPDATE unit SET crashes = 0, state = CASE WHEN :done THEN 'done' ELSE state END,
+    UPDATE unit SET crashes = 0, attempt = 1, state = CASE WHEN :done THEN 'done' ELSE state END,
       leased_by = CASE WHEN :done THEN NULL ELSE leased_by END,
       lease_until = CASE WHEN :done THEN NULL ELSE lease_until END
     WHERE id = :unit
@@ -101,6 +102,11 @@ _PASS_ON = sa.text("""
       vft = greatest(u.vft, (SELECT last_vft FROM flow f WHERE f.tenant_id = u.tenant_id AND f.lane = u.lane)) + 1
     WHERE u.id = :unit AND u.fence = :fence AND u.state = 'leased'
     RETURNING u.id
+""")
+_END = sa.text("""
+    UPDATE unit SET state = 'dead', leased_by = NULL, lease_until = NULL
+    WHERE id = :unit AND fence = :fence AND state = 'leased'
+    RETURNING id
 """)
 _POSTPONE = sa.text("""
     UPDATE unit SET state = 'waiting', leased_by = NULL, lease_until = NULL,
@@ -184,6 +190,15 @@ def append(session: Session, intake: Intake, taken: Sequence[Taken], *, done: bo
 def pass_on(session: Session, intake: Intake) -> bool:
     """Give an intake back that had its turn, behind the others; False where the fence was lost."""
     return session.execute(_PASS_ON, {"unit": intake.id, "fence": intake.fence}).first() is not None
+
+
+def give_up(session: Session, intake: Intake, reason: str) -> bool:
+    """End an intake that cannot go on: what is left is answered ``failed``. False where the fence was lost."""
+    if session.execute(_END, {"unit": intake.id, "fence": intake.fence}).first() is None:
+        return False
+    remainder.account(session, intake.job_id, "failed", reason)
+    closing.count(session, {}, ended=[intake.job_id])
+    return True
 
 
 def postpone(session: Session, intake: Intake, delay_seconds: float) -> bool:

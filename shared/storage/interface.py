@@ -120,9 +120,10 @@ class Storage(Protocol):
         """Begin an upload of which at most ``limit`` bytes are kept."""
 
     def settle(self, keys: Sequence[str]) -> None:
-        """Return once the uploads of these keys are durable; call it once, before the database commits.
+        """Return once the uploads of these keys are durable; each is asked for once, before the database commits.
 
-        For uploads that this process finished and kept. Raises ``StorageAway`` if one of them is not there.
+        For uploads that this process finished and kept; few calls with many keys cost less than many calls. Raises
+        ``StorageAway`` if one of them is not there.
         """
 
     def write(self, key: str, data: bytes) -> None:
@@ -130,6 +131,9 @@ class Storage(Protocol):
 
     def read(self, key: str, *, limit: int) -> bytes:
         """The whole object. Raises ``ObjectMissing``, or ``ObjectTooLarge`` if it has more than ``limit`` bytes."""
+
+    def read_part(self, key: str, *, offset: int, length: int) -> bytes:
+        """``length`` bytes of an object from ``offset`` on, fewer where it ends. Raises ``ObjectMissing``."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove these objects; those that are not there are no error."""

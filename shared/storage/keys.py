@@ -16,6 +16,11 @@ def original_key(job_id: UUID, ordinal: int) -> str:
     return f"{originals_of(job_id)}/{ordinal:05d}"
 
 
+def archive_key(job_id: UUID) -> str:
+    """Return where the archive that the job was sent as lies until it is expanded."""
+    return f"{originals_of(job_id)}/archive"
+
+
 def copies_of(job_id: UUID) -> str:
     """Return the folder of a job's working copies."""
     return f"copies/{job_id.hex}"

@@ -79,6 +79,20 @@ class S3Storage:
                     return body.read()
         raise ObjectTooLarge(f"The object has more than {limit} bytes.")
 
+    def read_part(self, key: str, *, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        wanted = f"bytes={offset}-{offset + length - 1}"
+        try:
+            with _away():
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + checked_key(key), Range=wanted)
+                with answer["Body"] as body:
+                    return body.read()
+        except StorageAway as error:
+            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) == "InvalidRange":
+                return b""  # the object ends before
+            raise
+
     def delete(self, keys: Iterable[str]) -> None:
         left = [checked_key(key) for key in keys]
         self._forget(left)
@@ -188,13 +202,17 @@ def _client(session: Session, endpoint: str, *, connect: float, read: float, att
     return session.client("s3", endpoint_url=endpoint or None, region_name=region, config=config)
 
 
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "unknown")
+
+
 @contextmanager
 def _away() -> Iterator[None]:
     """Turn boto3's errors into ``StorageAway``, and a missing object into ``ObjectMissing``."""
     try:
         yield
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "unknown")
+        code = _code(error)
         if code in _MISSING:
             raise ObjectMissing("The photo storage has no such object.") from error
         raise StorageAway(_WHY.get(code, f"The photo storage refused: {code}.")) from error

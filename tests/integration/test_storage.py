@@ -131,6 +131,15 @@ def test_reading_refuses_what_is_missing_or_larger_than_allowed(storage: Storage
         storage.read("a/b", limit=4)
 
 
+def test_a_part_of_an_object_is_read_without_the_rest(storage: Storage) -> None:
+    storage.write("incoming/job/archive", b"0123456789")
+    parts = [storage.read_part("incoming/job/archive", offset=at, length=4) for at in (0, 5, 8, 10, 99)]
+    assert parts == [b"0123", b"5678", b"89", b"", b""]
+    assert storage.read_part("incoming/job/archive", offset=2, length=0) == b""
+    with pytest.raises(ObjectMissing):
+        storage.read_part("incoming/job/other", offset=0, length=4)
+
+
 def test_deleting_is_bulk_and_idempotent(storage: Storage) -> None:
     keys = [f"job_1/{n}" for n in range(100)]
     for key in keys:

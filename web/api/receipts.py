@@ -57,12 +57,16 @@ def receipt(job: str) -> Response:
     job_id = ids.parse("job", job)
     keyring = services().keyring
     with services().database.transaction(caller().tenant_id) as session:
+        # Job and photos as of one moment: a retry in between would put its outcomes below the round before.
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         view = history.job(session, job_id)
         stage = query.stage or ("closed" if view.is_closed else "accepted")
+        if view.state == "receiving":
+            wait = {"Retry-After": str(_ASK_AGAIN)}
+            raise Problem(CONFLICT, "The job is still being received; its photos are not all known yet.", headers=wait)
         if stage == "closed" and not view.is_closed:
             raise Problem(CONFLICT, "The job is not closed yet.", headers={"Retry-After": str(_ASK_AGAIN)})
         rows = list(history.manifest(session, job_id))
-        history.job(session, job_id)  # it may have been deleted between the two
     document = receipts.build("accepted", view, rows, keyring)
     if stage == "closed":
         document = receipts.build("closed", view, rows, keyring, view.receipt_digest or receipts.digest(document))

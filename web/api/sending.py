@@ -12,7 +12,7 @@ from web.api.job_view import load
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import preferred_wait
 from web.auth import caller
-from web.intake.options import JobOptions, QueryOptions
+from web.intake.options import JobList, JobOptions, QueryOptions
 from web.intake.pressure import entrance
 from web.intake.submission import accept
 from web.openapi import (
@@ -72,9 +72,16 @@ _MULTIPART: Final = {
     tag="jobs",
     scope="jobs:write",
     description="Photos as multipart parts named `photos` with an optional `job` part, or one photo as the raw body. "
-    "A photo that is empty, damaged, too large or of a wrong type does not harm its job: it is answered `rejected`.",
+    "A photo that is empty, damaged, too large or of a wrong type does not harm its job: it is answered `rejected`. "
+    "An archive is expanded, and addresses of a list are fetched, after the answer: the job is `receiving` until then, "
+    "and `total` of an archive grows. Every entry and every address gets one answer; what is refused says why.",
     query=QueryOptions,
-    body={"multipart/form-data": _MULTIPART, "image/*": {"type": "string", "format": "binary"}},
+    body={
+        "multipart/form-data": _MULTIPART,
+        "image/*": {"type": "string", "format": "binary"},
+        "application/zip": {"type": "string", "format": "binary"},
+        "application/json": JobList,
+    },
     schemas=(JobOptions,),
     headers=(IDEMPOTENCY_KEY, PREFER_WAIT),
     problems=(

@@ -8,11 +8,20 @@ from typing import Any
 from web.intake.reception import Received
 
 
-def of_job(photos: Iterable[Received], options: Mapping[str, Any]) -> bytes:
-    """Return the SHA-256 over the options and each photo's name, SHA-256 and size."""
+def of_job(
+    photos: Iterable[Received], options: Mapping[str, Any], *, archive: Received | None = None, addresses: Any = ()
+) -> bytes:
+    """Return the SHA-256 over the options and each photo's name, SHA-256 and size.
+
+    ``archive`` is what the job came as; ``addresses`` are lists of plain values, one for each photo to fetch.
+    """
     digest = hashlib.sha256(b"POST /v1/jobs\n" + _canonical(options))
     for photo in photos:
         digest.update(b"\n" + _canonical([photo.name, photo.sha256.hex(), photo.size]))
+    if archive is not None:
+        digest.update(b"\narchive " + _canonical([archive.name, archive.sha256.hex(), archive.size]))
+    for address in addresses:
+        digest.update(b"\naddress " + _canonical(address))
     return digest.digest()
 
 

@@ -54,8 +54,8 @@ class OneOffWebhook(StrictJson):
     )
 
 
-class JobOptions(StrictJson):
-    """The ``job`` part of a multipart request."""
+class Choices(StrictJson):
+    """What can be asked for a job, however its photos come."""
 
     priority: Priority | None = Field(
         default=None, description="Default: interactive for one photo, normal up to 100, bulk above"
@@ -67,6 +67,11 @@ class JobOptions(StrictJson):
     model: ModelId | None = Field(default=None, description="Id of a served model")
     metadata: Metadata = Field(default_factory=dict, description="Up to 50 texts of your own, given back as they are")
     webhook: OneOffWebhook | None = None
+
+
+class JobOptions(Choices):
+    """The ``job`` part of a multipart request."""
+
     photos: list[PhotoOption] = Field(default_factory=list, max_length=50_000)
 
     def canonical(self) -> dict[str, Any]:
@@ -75,8 +80,31 @@ class JobOptions(StrictJson):
         return plain
 
 
+class ListedPhoto(StrictJson):
+    """One photo of a list: its bytes, or where it is."""
+
+    content: str | None = Field(default=None, description="The photo in base64", json_schema_extra={"format": "byte"})
+    url: WebhookUrl | None = Field(
+        default=None, description="An https address that answers with the photo; redirects are not followed"
+    )
+    upload_id: str | None = Field(default=None, description="Not offered yet")
+    file_name: Annotated[str, Field(max_length=1024)] | None = None
+    custom_id: CustomId | None = Field(default=None, description="Your own id of the photo, unique in the job")
+
+
+class JobList(Choices):
+    """A job as one JSON document."""
+
+    images: Annotated[list[ListedPhoto], Field(min_length=1, max_length=50_000)]
+
+    def job_options(self) -> JobOptions:
+        """Return the same options as a ``job`` part would give them."""
+        said = {name: getattr(self, name) for name in Choices.model_fields}
+        return JobOptions(**said, photos=[PhotoOption(custom_id=image.custom_id) for image in self.images])
+
+
 class QueryOptions(Strict):
-    """The options in the query of a request whose body is one photo."""
+    """The options in the query of a request whose body is one photo or an archive."""
 
     priority: Priority | None = None
     deadline: Instant | None = None
@@ -86,7 +114,7 @@ class QueryOptions(Strict):
     webhook: WebhookUrl | None = Field(default=None, description="One-off URL; its secret is made and shown once")
     custom_id: CustomId | None = Field(default=None, description="Only where one photo comes")
     file_name: Annotated[str, Field(max_length=1024)] | None = Field(
-        default=None, description="Only for a raw body; multipart names each part"
+        default=None, description="Only for a raw body, a photo or an archive; multipart names each part"
     )
 
     def job_options(self) -> JobOptions:

@@ -1,19 +1,27 @@
-"""Photos as they arrive: each is written to storage while it is hashed, and forgotten if the request fails."""
+"""Photos as they arrive: each is written to storage while it is hashed, and forgotten if the request fails.
+
+Photos that are whole are made durable while later ones still arrive, by one thread a request: it asks the storage for
+all that came while its last question was under way, so that the disk gets few questions and none is asked at the end.
+"""
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from shared.errors import StorageAway
 from shared.logs import logger
+from shared.names import display_name
 from shared.storage import Storage, Stored
-from shared.storage.keys import original_key
-from web.intake.names import display_name
+from shared.storage.keys import archive_key, original_key
 from web.problems import TOO_MANY_PHOTOS, Problem
 
 log = logger(__name__)
+
+_EARLY_PHOTOS = 64
+_EARLY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +78,32 @@ class Reception:
         self._sink: Sink | None = None
         self._name: str | None = None
         self._stored: list[str] = []
+        self._settled = self._early_size = 0
+        self._settler: ThreadPoolExecutor | None = None
+        self._early: Future[None] | None = None
+        self._ordinal = 0
+        self._is_archive = False
         self.photos: list[Received] = []
+        self.archive: Received | None = None
 
-    def begin(self, name: str | None) -> None:
-        """Begin the next photo; raises ``Problem`` (413) when there are too many, ``StorageAway``."""
-        if len(self.photos) >= self._max_photos:
+    def begin(self, name: str | None, *, ordinal: int | None = None) -> None:
+        """Begin a photo, the next one unless its place is given.
+
+        Raises ``Problem`` (413) when there are too many, and ``StorageAway``.
+        """
+        self._ordinal = len(self.photos) if ordinal is None else ordinal
+        if self._ordinal >= self._max_photos:
             raise Problem(TOO_MANY_PHOTOS, f"A job may have {self._max_photos} photos at most.")
-        key = original_key(self._job_id, len(self.photos))
+        self._open(name, original_key(self._job_id, self._ordinal), self._max_photo_bytes)
+
+    def begin_archive(self, name: str | None, limit: int) -> None:
+        """Begin the one archive that is all there is; raises ``StorageAway``."""
+        self._is_archive = True
+        self._open(name, archive_key(self._job_id), limit)
+
+    def _open(self, name: str | None, key: str, limit: int) -> None:
         self._name = display_name(name)
-        self._sink = self._storage.create(key, limit=self._max_photo_bytes) if self._keep else _HashOnly(key)
+        self._sink = self._storage.create(key, limit=limit) if self._keep else _HashOnly(key)
 
     def write(self, data: bytes) -> None:
         """Take some bytes of the photo begun last; raises ``StorageAway``."""
@@ -94,7 +119,13 @@ class Reception:
         self._sink = None
         if stored.kept:
             self._stored.append(stored.key)
-        self.photos.append(Received(len(self.photos), self._name, stored.key, stored.sha256, stored.size))
+            self._early_size += stored.size
+            self._settle_early()
+        received = Received(self._ordinal, self._name, stored.key, stored.sha256, stored.size)
+        if self._is_archive:
+            self.archive = received
+        else:
+            self.photos.append(received)
 
     def drop(self) -> None:
         """Forget the photo begun last: it turned out to be none."""
@@ -103,17 +134,41 @@ class Reception:
             self._sink = None
 
     def settle(self) -> None:
-        """Return once every photo is durable; raises ``StorageAway``."""
-        if self._stored:
-            self._storage.settle(self._stored)
+        """Return once every photo is durable; raises ``StorageAway``, also for what failed while others arrived."""
+        try:
+            if self._early:
+                self._early.result()
+            if late := self._stored[self._settled :]:
+                self._storage.settle(late)
+            self._settled = len(self._stored)
+        finally:
+            self._stop_settling()
 
     def discard(self) -> None:
         """Delete whatever was stored. What storage does not let go of now, the sweep finds: no row names it."""
         self.drop()
+        self._stop_settling()
         try:
             self._storage.delete(self._stored)
         except StorageAway:
             log.warning("discard_left_to_sweep", job=self._job_id.hex, objects=len(self._stored))
+
+    def _settle_early(self) -> None:
+        """Hand what is whole to the settling thread, if that is worth a question and none is under way."""
+        if len(self._stored) - self._settled < _EARLY_PHOTOS and self._early_size < _EARLY_BYTES:
+            return
+        if self._early:
+            if not self._early.done():
+                return
+            self._early.result()
+        self._settler = self._settler or ThreadPoolExecutor(1, thread_name_prefix="settle")
+        self._early = self._settler.submit(self._storage.settle, self._stored[self._settled :])
+        self._settled, self._early_size = len(self._stored), 0
+
+    def _stop_settling(self) -> None:
+        """Wait for the question under way; nothing may touch a photo that is about to be deleted."""
+        if self._settler:
+            self._settler.shutdown()
 
 
 def total_bytes(photos: Sequence[Received]) -> int:

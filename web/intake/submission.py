@@ -13,9 +13,9 @@ objects without a row are swept later and rows without an object would be a prom
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -27,13 +27,16 @@ from shared.accounts import Caller
 from shared.crash_points import passing
 from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
+from shared.ledger.receiving import Address, Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
-from web.asking import idempotency_key, parse_json, pointer, read_query, wrong
+from shared.names import display_name
+from web.asking import idempotency_key, parse_json, read_query, wrong
 from web.intake import fingerprint, pressure
 from web.intake.body import Body
+from web.intake.lifting import ListReader
+from web.intake.listed import addresses_of, check_list, wrong_option
 from web.intake.multipart import MultipartReader
-from web.intake.names import display_name
-from web.intake.options import JobOptions, OneOffWebhook, QueryOptions
+from web.intake.options import JobList, JobOptions, OneOffWebhook, QueryOptions
 from web.intake.reception import Received, Reception
 from web.outlook import outlook
 from web.problems import (
@@ -41,6 +44,7 @@ from web.problems import (
     DUPLICATE_CUSTOM_ID,
     INVALID_OPTIONS,
     NO_PHOTOS,
+    TOO_MANY_PHOTOS,
     UNKNOWN_MODEL,
     UNSUPPORTED_TYPE,
     Kind,
@@ -49,6 +53,9 @@ from web.problems import (
 from web.replay import Once
 from web.services import Services
 from web.wire import JobBody, OneOffEndpoint, job_body
+
+_ARCHIVE: Final = "application/zip"
+_LIST: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +84,9 @@ def accept(services: Services, caller: Caller, request: Request) -> Accepted:
             pressure.admit(services, caller, assumed)
         options = submission.receive(request, body, given)
         if once.is_answered:
-            stored = once.stored(fingerprint.of_job(submission.photos, options.canonical()))
+            stored = once.stored(submission.fingerprint(options))
             return Accepted(JobBody.model_validate(stored.body), replayed=True)
-        pressure.admit_after_all(services, caller, assumed, options.priority or default_lane(len(submission.photos)))
+        pressure.admit_after_all(services, caller, assumed, submission.lane(options))
         return Accepted(submission.commit(options), replayed=False)
     except BaseException:
         if submission.may_clean_up:
@@ -97,6 +104,7 @@ class _Submission:
         # False from the moment COMMIT may have reached the database.
         self.may_clean_up = True
         self._in_query = False
+        self._addresses: list[Address] = []
         self.reception = Reception(
             services.storage,
             self._job_id,
@@ -114,11 +122,14 @@ class _Submission:
         """Read the whole body and return the options, checked against it; raises ``Problem`` and ``StorageAway``."""
         if request.mimetype == "multipart/form-data":
             options = self._receive_multipart(request, body, given)
+        elif request.mimetype == _ARCHIVE:
+            options = self._receive_archive(body, given)
+        elif request.mimetype == _LIST:
+            options = self._receive_list(body, given)
         else:
             options = self._receive_photo(body, given)
-        if not self.photos:
-            raise Problem(NO_PHOTOS, "There is no part named `photos`.")
-        _check_photos(options, self.photos)
+        if request.mimetype != _LIST:
+            _check_photos(options, self.photos)
         # What was fine when the first request came is fine for its replay.
         if not self._once.is_answered:
             self._check_present(options)
@@ -145,6 +156,8 @@ class _Submission:
     def _receive_multipart(self, request: Request, body: Body, given: QueryOptions) -> JobOptions:
         boundary = parse_options_header(request.content_type)[1].get("boundary", "")
         part = MultipartReader(self.reception).read(body, boundary)
+        if not self.photos:
+            raise Problem(NO_PHOTOS, "There is no part named `photos`.")
         if given != QueryOptions():
             if part is not None:
                 raise Problem(INVALID_OPTIONS, "Give the options in the `job` part or in the query, not in both.")
@@ -163,6 +176,30 @@ class _Submission:
         if not self.photos[0].size:
             raise Problem(BROKEN_BODY, "The body is empty; it should be one photo.")
         return self._from_query(given)
+
+    def _receive_archive(self, body: Body, given: QueryOptions) -> JobOptions:
+        if given.custom_id is not None:
+            raise wrong("custom_id", "is for one photo; those of an archive have their names")
+        self.reception.begin_archive(given.file_name, self._services.settings.max_request_bytes)
+        while piece := body.read():
+            self.reception.write(piece)
+        self.reception.finish()
+        if self.reception.archive is None or not self.reception.archive.size:
+            raise Problem(BROKEN_BODY, "The body is empty; it should be an archive.")
+        return self._from_query(given)
+
+    def _receive_list(self, body: Body, given: QueryOptions) -> JobOptions:
+        if given != QueryOptions():
+            raise Problem(INVALID_OPTIONS, "Give the options in the document, not in the query.")
+        listed = parse_json(JobList, ListReader(self.reception).read(body))
+        settings = self._services.settings
+        if len(listed.images) > settings.max_photos:
+            raise Problem(TOO_MANY_PHOTOS, f"A job may have {settings.max_photos} photos at most.")
+        check_list(listed, settings.webhook_loopback)
+        named = {place: display_name(image.file_name) for place, image in enumerate(listed.images)}
+        self.reception.photos = [replace(photo, name=named[photo.ordinal]) for photo in self.photos]
+        self._addresses = addresses_of(listed)
+        return listed.job_options()
 
     def _from_query(self, given: QueryOptions) -> JobOptions:
         self._in_query = True
@@ -190,21 +227,43 @@ class _Submission:
 
     def _wrong(self, detail: str, *path: str, kind: Kind = INVALID_OPTIONS) -> Problem:
         """Return the problem of one wrong option, told by the place where it was given."""
-        return wrong(path[0], detail, kind) if self._in_query else _wrong_option(detail, *path, kind=kind)
+        return wrong(path[0], detail, kind) if self._in_query else wrong_option(detail, *path, kind=kind)
+
+    def lane(self, options: JobOptions) -> str:
+        """Return the lane of the job. Nobody has counted an archive's photos yet."""
+        if options.priority is not None:
+            return options.priority
+        return "bulk" if self.reception.archive else default_lane(len(self.photos) + len(self._addresses))
+
+    def fingerprint(self, options: JobOptions) -> bytes:
+        """Return what makes this request the same as another."""
+        return fingerprint.of_job(
+            self.photos,
+            options.canonical(),
+            archive=self.reception.archive,
+            addresses=([each.ordinal, each.url, each.client_name] for each in self._addresses),
+        )
 
     def _new_job(self, options: JobOptions) -> NewJob:
-        custom_ids = [photo.custom_id for photo in options.photos]
-        custom_ids += [None] * (len(self.photos) - len(custom_ids))
+        custom_ids = dict(enumerate(photo.custom_id for photo in options.photos))
         images = [
-            NewImage(new_id(), photo.ordinal, photo.name, custom_id, photo.storage_key, photo.sha256, photo.size)
-            for photo, custom_id in zip(self.photos, custom_ids, strict=True)
+            NewImage(
+                new_id(),
+                photo.ordinal,
+                photo.name,
+                custom_ids.get(photo.ordinal),
+                photo.storage_key,
+                photo.sha256,
+                photo.size,
+            )
+            for photo in self.photos
         ]
         details: Mapping[str, Any] = {"metadata": options.metadata} if options.metadata else {}
         return NewJob(
             id=self._job_id,
             tenant_id=self._caller.tenant_id,
             key_id=self._caller.key_id,
-            lane=options.priority or default_lane(len(images)),
+            lane=self.lane(options),
             images=images,
             model=options.model,
             deadline=options.deadline,
@@ -217,13 +276,19 @@ class _Submission:
     def _write(self, session: Session, job: NewJob, options: JobOptions) -> JobBody:
         # The endpoint first, so that it hears of job.accepted too.
         webhook = self._one_off(session, options)
-        submit(session, job)
+        archive = self.reception.archive
+        if archive is not None:
+            receive(session, job, Archive(archive.name, archive.storage_key, archive.sha256, archive.size))
+        elif self._addresses:
+            receive(session, job, self._addresses)
+        else:
+            submit(session, job)
         view = history.job(session, job.id)
         rate, eta = outlook(session, view)
         answer = job_body(view, self._services.settings.public_url, rate=rate, eta=eta, webhook=webhook)
         self._once.settle(
             session,
-            fingerprint.of_job(self.photos, options.canonical()),
+            self.fingerprint(options),
             202,
             answer.model_dump(mode="json"),
             answer.links.self,
@@ -262,26 +327,23 @@ def _is_there(services: Services, tenant_id: UUID, job_id: UUID) -> bool:
 
 def _check_type(request: Request) -> None:
     kind = request.mimetype
-    if kind in ("application/zip", "application/json"):
-        raise Problem(UNSUPPORTED_TYPE, f"{kind} is not taken in yet: send multipart/form-data or one image/* body.")
-    if kind != "multipart/form-data" and not kind.startswith("image/"):
-        raise Problem(UNSUPPORTED_TYPE, "Send multipart/form-data with parts named `photos`, or one image/* body.")
+    if kind not in ("multipart/form-data", _ARCHIVE, _LIST) and not kind.startswith("image/"):
+        raise Problem(
+            UNSUPPORTED_TYPE,
+            "Send multipart/form-data with parts named `photos`, one image/* body, an application/zip archive or JSON.",
+        )
 
 
 def _check_photos(options: JobOptions, photos: list[Received]) -> None:
     """Raise ``Problem`` (422) unless what is said about the photos fits those that came."""
     if len(options.photos) > len(photos):
-        raise _wrong_option(f"lists {len(options.photos)} photos; {len(photos)} came", "photos")
+        raise wrong_option(f"lists {len(options.photos)} photos; {len(photos)} came", "photos")
     seen: set[str] = set()
     for photo, said in zip(photos, options.photos, strict=False):
         if said.custom_id is not None and said.custom_id in seen:
-            raise _wrong_option("occurs twice", "photos", photo.ordinal, "custom_id", kind=DUPLICATE_CUSTOM_ID)
+            raise wrong_option("occurs twice", "photos", photo.ordinal, "custom_id", kind=DUPLICATE_CUSTOM_ID)
         if said.custom_id is not None:
             seen.add(said.custom_id)
         if said.file_name is not None and display_name(said.file_name) != photo.name:
             # A list in another order would give each patient somebody else's answer.
-            raise _wrong_option("is not the name of the photo in this place", "photos", photo.ordinal, "file_name")
-
-
-def _wrong_option(detail: str, *path: str | int, kind: Kind = INVALID_OPTIONS) -> Problem:
-    return Problem(kind, f"{kind.title}; see errors.", errors=[{"detail": detail, "pointer": pointer(path)}])
+            raise wrong_option("is not the name of the photo in this place", "photos", photo.ordinal, "file_name")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.intake.names import LONGEST, display_name
+from shared.names import LONGEST, display_name, entry_name
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,19 @@ def test_any_name_is_short_and_holds_no_path_and_no_control(name: str) -> None:
         assert shown.isprintable() or "\xa0" in shown
         assert display_name(shown) == shown
         shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("ward 3/a.jpg", "ward 3/a.jpg"),
+        ("../../etc/passwd", "../../etc/passwd"),
+        ("/abs//a.jpg", "abs/a.jpg"),
+        ("back\\slash.jpg", "back/slash.jpg"),
+        ("nul\x00/a\u202eb.jpg", "nul/ab.jpg"),
+        ("", None),
+        ("a/" * 300 + "end.jpg", "…" + ("a/" * 300 + "end.jpg")[1 - LONGEST :]),
+    ],
+)
+def test_a_name_in_an_archive_keeps_its_folders(given: str, shown: str | None) -> None:
+    assert entry_name(given) == shown

@@ -9,6 +9,16 @@ _SEPARATORS: Final = re.compile(r"[/\\]")
 _DROPPED: Final = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
+def entry_name(given: str) -> str | None:
+    """Return the name of a file in an archive, with the folders that tell it from others of its name.
+
+    Cleaned as ``display_name`` does; a longer one loses its beginning.
+    """
+    parts = [part for part in map(display_name, _SEPARATORS.split(given)) if part]
+    name = "/".join(parts)
+    return ("…" + name[1 - LONGEST :] if len(name) > LONGEST else name) or None
+
+
 def display_name(given: str | None) -> str | None:
     """Return the last component of a file name, without control or direction characters, 200 characters at most.
 
