@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +25,7 @@ from tests.chaos.receivers import Receivers
 from tests.chaos.report import Report
 from tests.chaos.running import ROOT, Service, Up, running
 from tests.chaos.samples import SAMPLES
-from tests.chaos.victims import schedule
+from tests.chaos.victims import Draw, schedule
 
 DRAIN_SECONDS = 240.0
 _HOOKS = ("good", "recovers", "resets-without-answer")
@@ -36,11 +37,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two kills")
+    parser.add_argument("--minutes", type=float, default=60.0, help="kill no longer than this")
     parser.add_argument("--report", type=Path, default=ROOT / "build")
     asked = parser.parse_args()
     print(f"seed {asked.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="poxvisio-chaos-") as folder:
-        report = chaos(Path(folder), seed=asked.seed, kills=asked.kills, pause=asked.pause)
+        report = chaos(Path(folder), seed=asked.seed, kills=asked.kills, pause=asked.pause, minutes=asked.minutes)
         if report.broken:
             print(f"the service's logs are in {_keep(Path(folder), asked.report)}")
     files = report.write(asked.report)
@@ -50,7 +52,7 @@ def main() -> int:
     return 1 if report.broken else 0
 
 
-def chaos(folder: Path, *, seed: int, kills: int, pause: float) -> Report:
+def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) -> Report:
     """Run a service under load, kill along the seed's schedule, wait for quiet, and look at everything."""
     began, started = datetime.now(UTC), time.monotonic()
     with Receivers() as receivers:
@@ -64,8 +66,13 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float) -> Report:
                 endpoint(service, receivers.url(behaviour))
             with Sampler(lambda: str(service.facts["database_url"])) as sampler:
                 started = time.monotonic()
-                with Load(service, SAMPLES, seed) as load:
-                    killer = _kill(service, seed, kills, pause)
+                with Load(service, SAMPLES, seed, lambda: sampler.results) as load:
+                    killer = _kill(
+                        service,
+                        schedule(seed, pause),
+                        (kills, 60 * minutes),
+                        lambda what: len(load.jobs) if what == "accepted" else sampler.results,
+                    )
                 killed = time.monotonic()
                 promise.await_closed(service, load.jobs, DRAIN_SECONDS)
                 drained = time.monotonic()
@@ -110,15 +117,13 @@ def found(service: Service, load: Load, reference: Reference) -> list[str]:
     return wrong + promise.receipts(service, load.jobs)
 
 
-def _kill(service: Up, seed: int, kills: int, pause: float) -> Killer:
+def _kill(service: Up, draws: Iterator[Draw], bound: tuple[int, float], progress: Callable[[str], int]) -> Killer:
     # Carriage returns in a log would be one line of ten thousand characters.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(), disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task("kills", total=kills)
-        killer = Killer(
-            service, schedule(seed, pause), told=lambda kill: progress.update(task, advance=1, description=kill.what)
-        )
-        killer.run(kills)
+    with Progress(*columns, console=Console(), disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("kills", total=bound[0])
+        killer = Killer(service, draws, progress, told=lambda kill: bar.update(task, advance=1, description=kill.what))
+        killer.run(*bound)
     return killer
 
 

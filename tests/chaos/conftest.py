@@ -10,14 +10,14 @@ from tests.chaos.receivers import Receivers
 from tests.chaos.running import Up, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def receivers() -> Iterator[Receivers]:
     """Return receivers of webhooks, good and bad."""
     with Receivers() as listening:
         yield listening
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> Iterator[Up]:
     """Return a running service with two workers."""
     settings = {
@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> I
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reference(service: Up) -> Reference:
     """Return the answers to the samples of a run that nobody disturbed."""
     return undisturbed(service)

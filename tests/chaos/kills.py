@@ -2,9 +2,10 @@
 
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import psutil
 
@@ -12,7 +13,18 @@ from tests.chaos.running import Up
 from tests.chaos.victims import Draw, census
 
 # A point that nobody has passed for so long is given up, so that each has its turn.
-_POINT_SECONDS = 20.0
+_POINT_SECONDS: Final = 20.0
+_POINTS_AT_ONCE: Final = 4
+# So long a kill waits for the service to get on with its work; then the next kind's turn comes.
+_PATIENCE_SECONDS: Final = 5.0
+_STUCK_SECONDS: Final = 60.0
+#: Kinds whose death stops one kind of progress: a service that never gets anywhere can lose nothing.
+_STOPS: Final = {
+    **dict.fromkeys(("web", "web child", "postgres", "backend"), "accepted"),
+    **dict.fromkeys(("worker", "pool child", "decoder"), "answered"),
+}
+#: How many may die before there has to be some progress again; there are two workers.
+_IN_A_ROW: Final = {"accepted": 1, "answered": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +38,27 @@ class Kill:
 
 @dataclass
 class Killer:
-    """Kills along a schedule until there were as many as wanted; ``told`` hears of each."""
+    """Kills along a schedule until there were as many as wanted; ``told`` hears of each.
+
+    ``progress`` tells how many jobs were "accepted" and how many photos "answered" until now.
+    """
 
     service: Up
     draws: Iterator[Draw]
+    progress: Callable[[str], int]
     told: Callable[[Kill], None] = lambda _: None
     kills: list[Kill] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _ordered: dict[str, float] = field(default_factory=dict)
+    _seen: dict[str, list[int]] = field(default_factory=lambda: {"accepted": [], "answered": []})
 
-    def run(self, wanted: int) -> None:
-        """Kill so many, then withdraw what is still ordered."""
+    def run(self, wanted: int, seconds: float) -> None:
+        """Kill so many, or for so long, then withdraw what is still ordered.
+
+        Fails where the service gets nowhere for a minute in which nobody died.
+        """
         root = psutil.Process(self.service.process.pid)
-        while len(self.kills) < wanted:
+        while len(self.kills) < wanted and time.monotonic() - self._began < seconds:
             draw = next(self.draws)
             time.sleep(draw.pause)
             self._look_at_points()
@@ -54,18 +74,39 @@ class Killer:
 
     def _kill(self, draw: Draw, root: psutil.Process) -> None:
         assert root.is_running(), "the supervisor is gone"
-        found = census(root)
+        patience = _PATIENCE_SECONDS
         for kind, place in draw.wanted:
             if kind == "point":
-                if draw.point not in self._ordered:
+                if draw.point not in self._ordered and len(self._ordered) < _POINTS_AT_ONCE:
                     self._order(draw.point)
                     return
-            elif processes := [process for process in found.get(kind, ()) if _age(process) >= draw.age]:
-                victim = processes[place % len(processes)]
+                continue
+            allowed, patience = self._gets_on(kind, patience), 0.0
+            found = [process for process in census(root).get(kind, ()) if _age(process) >= draw.age]
+            if allowed and found:
+                victim = found[place % len(found)]
                 with contextlib.suppress(psutil.NoSuchProcess):
                     victim.kill()
-                    self._count(kind, victim.pid)
+                    self._count(kind, victim.pid, _STOPS.get(kind))
                     return
+
+    def _gets_on(self, kind: str, patience: float) -> bool:
+        """Return whether there was progress since the last deaths that stopped what this kind's would."""
+        stops = _STOPS.get(kind)
+        if stops is None:
+            return True
+        seen = self._seen[stops]
+        if len(seen) < _IN_A_ROW[stops]:
+            return True
+        end = time.monotonic() + patience
+        while self.progress(stops) <= seen[-_IN_A_ROW[stops]]:
+            self._look_at_points()
+            if time.monotonic() > end:
+                stuck = time.monotonic() - self._began - self.kills[-1].at > _STUCK_SECONDS
+                assert not stuck, f"nothing was {stops} for {_STUCK_SECONDS:.0f} s, though nobody died"
+                return False
+            time.sleep(0.05)
+        return True
 
     def _order(self, point: str) -> None:
         self.service.order_death(point)
@@ -73,10 +114,11 @@ class Killer:
 
     def _look_at_points(self) -> None:
         for point, since in list(self._ordered.items()):
-            dead = deque(self.service.points.glob(f"{point}.*"))
+            dead = list(self.service.points.glob(f"{point}.*"))
             for obeyed in dead:
                 obeyed.unlink()
-                self._count(f"at {point}", int(obeyed.suffix[1:]))
+                stops = {"web": "accepted", "worker": "answered"}.get(point.split(".")[0])
+                self._count(f"at {point}", int(obeyed.suffix[1:]), stops)
             if dead:
                 del self._ordered[point]
             elif time.monotonic() - since > _POINT_SECONDS:
@@ -88,9 +130,11 @@ class Killer:
             (self.service.points / point).unlink()
             del self._ordered[point]
 
-    def _count(self, what: str, pid: int) -> None:
+    def _count(self, what: str, pid: int, stops: str | None) -> None:
         kill = Kill(round(time.monotonic() - self._began, 3), what, pid)
         self.kills.append(kill)
+        if stops is not None:
+            self._seen[stops].append(self.progress(stops))
         self.told(kill)
 
 

@@ -1,5 +1,6 @@
 """What must hold whatever was broken: looked at while it is being broken, and once more when all is quiet."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import psycopg2
 
 from shared import verification
 from shared.vocabulary import OUTCOMES
-from tests.chaos.running import Service, ask, until
+from tests.chaos.running import Service, until
 from tests.chaos.samples import SAMPLES
 
 #: SHA-256 of a photo, and what it is answered when nobody disturbs: outcome and label.
@@ -54,7 +55,11 @@ _GAPS = """
     LEFT JOIN event e ON e.tenant_id = c.tenant_id GROUP BY c.tenant_id, c.last
     HAVING count(e.seq) <> c.last OR max(e.seq) <> c.last OR min(e.seq) <> 1
 """
-_UNENDED = "SELECT id, state, attempt FROM delivery WHERE state NOT IN ('delivered', 'dead')"
+# What is owed to a disabled endpoint waits until its owner enables it again.
+_UNENDED = """
+    SELECT d.id, d.state, d.attempt FROM delivery d JOIN endpoint p ON p.id = d.endpoint_id
+    WHERE d.state NOT IN ('delivered', 'dead') AND NOT (d.state = 'waiting' AND p.state = 'disabled')
+"""
 _UNOWED = """
     SELECT e.seq, p.id FROM event e JOIN endpoint p ON p.tenant_id = e.tenant_id AND p.job_id IS NULL
       AND p.created_at < e.created_at AND (p.kinds = '{}' OR e.kind = ANY (p.kinds))
@@ -71,6 +76,7 @@ class Sampler:
     seconds: float = 0.1
     samples: int = 0
     away: int = 0
+    results: int = 0
     broken: list[str] = field(default_factory=list)
     _ending: threading.Event = field(default_factory=threading.Event)
 
@@ -84,14 +90,25 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ending.wait(self.seconds):
+        while not self._ending.is_set():
             try:
-                found = ask(self.url(), _UNBALANCED, 30.0)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError, FileNotFoundError):
+                connection = psycopg2.connect(self.url(), connect_timeout=3)
+            except (psycopg2.OperationalError, FileNotFoundError):
                 self.away += 1
+                self._ending.wait(self.seconds)
             else:
-                self.samples += 1
-                self.broken += [f"sample {self.samples}: {_told(row)}" for row in found]
+                with contextlib.closing(connection), contextlib.suppress(psycopg2.OperationalError):
+                    connection.autocommit = True
+                    self._look_on(connection.cursor())
+
+    def _look_on(self, cursor: "psycopg2.extensions.cursor") -> None:
+        while not self._ending.wait(self.seconds):
+            cursor.execute(_UNBALANCED, (30.0,))
+            found = cursor.fetchall()
+            cursor.execute("SELECT count(*) FROM result")
+            [(self.results,)] = cursor.fetchall()
+            self.samples += 1
+            self.broken += [f"sample {self.samples}: {_told(row)}" for row in found]
 
 
 def books(rows: Rows) -> list[str]:

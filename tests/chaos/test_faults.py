@@ -2,24 +2,28 @@
 
 import contextlib
 import os
+import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID, uuid4
 
 import psutil
 import pytest
 import redis
 
+from shared import ids
 from shared.crash_points import POINTS
 from tests.chaos import promise
 from tests.chaos.promise import Reference, Sampler
 from tests.chaos.receivers import Receivers
-from tests.chaos.running import Service, Up, until
+from tests.chaos.running import LONG, SEED, Service, Up, until
 from tests.chaos.samples import SAMPLES
 from tests.chaos.victims import census
 
 PHOTOS = SAMPLES * 2
+#: Points that only an archive or a list of addresses passes.
+EXPANDING = {"worker.receiving", "worker.appended"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +31,16 @@ def _watched(watched: Sampler) -> None:
     """Look at the books in every test."""
 
 
-def started(service: Service) -> UUID:
-    """Submit all photos and return the job when some, but not all, are answered."""
+def started(service: Service, group: Callable[[], set[int]] | None = None) -> UUID:
+    """Submit all photos and return the job once a worker, one of the group where it is given, works on it."""
     job = service.submit(PHOTOS)
-    until(lambda: service.answered(job) >= 1, "the first photos are answered")
-    assert service.answered(job) < len(PHOTOS), "the job was over before it could be disturbed"
+
+    def held() -> bool:
+        # A name is HOST/PID/START.
+        pids = {int(holder.split("/")[1]) for holder in holders(service, job)}
+        return bool(pids if group is None else pids & group())
+
+    until(held, "a worker takes up the job")
     return job
 
 
@@ -52,6 +61,15 @@ def frozen(processes: list[psutil.Process]) -> Iterator[None]:
             process.resume()
 
 
+def points(process: str, short: str) -> list[object]:
+    """Return the points of a process; the short run has one of them."""
+    return [
+        pytest.param(point, marks=[] if point == short else [LONG])
+        for point in POINTS
+        if point.startswith(f"{process}.") and point not in EXPANDING
+    ]
+
+
 def group(service: Service, number: int = 0) -> list[psutil.Process]:
     parent = psutil.Process(service.pid("worker", number))
     return [parent, *parent.children(recursive=True)]
@@ -69,7 +87,7 @@ def test_worker_groups_killed_in_mid_batch(service: Service, reference: Referenc
 
 
 def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(service: Service, reference: Reference) -> None:
-    job = started(service)
+    job = started(service, lambda: {process.pid for process in group(service)})
     statement = "SELECT image_id, fence, finished_at FROM result WHERE job_id = %s ORDER BY 1"
     with frozen(group(service)):
         promise.await_closed(service, [job], 90)
@@ -118,7 +136,7 @@ def test_every_connection_terminated_again_and_again(service: Service, reference
     ended(service, job, reference)
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("worker.")])
+@pytest.mark.parametrize("point", points("worker", short="worker.completing"))
 def test_a_pool_child_killed_at_a_named_point(service: Service, reference: Reference, point: str) -> None:
     has_died = service.order_death(point)
     job = service.submit(SAMPLES[:6])
@@ -126,7 +144,7 @@ def test_a_pool_child_killed_at_a_named_point(service: Service, reference: Refer
     ended(service, job, reference, SAMPLES[:6])
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("web.")])
+@pytest.mark.parametrize("point", points("web", short="web.written"))
 def test_web_killed_at_a_named_point_with_the_clients_retry(service: Service, reference: Reference, point: str) -> None:
     before = service.rows("SELECT count(*) FROM job")[0][0]
     has_died = service.order_death(point)
@@ -138,9 +156,10 @@ def test_web_killed_at_a_named_point_with_the_clients_retry(service: Service, re
     assert service.rows("SELECT count(*) FROM job")[0][0] == before + 1
 
 
+@LONG
 def test_the_sweep_killed_while_it_takes_back_leases(service: Service, reference: Reference) -> None:
     has_died = service.order_death("sweep.reaping")
-    job = started(service)
+    job = started(service, lambda: {process.pid for process in group(service)})
     with frozen(group(service, 0)):
         until(has_died, "the sweep dies when it finds the frozen worker's leases")
     ended(service, job, reference)
@@ -182,6 +201,21 @@ def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service
     assert service.rows("SELECT count(*) FROM unit WHERE job_id = %s AND crashes > 0", str(job)) == [(0,)]
 
 
+def test_cancels_race_with_completions(service: Service, reference: Reference) -> None:
+    chance = random.Random(SEED)
+    for turn in range(3):
+        job = service.submit(SAMPLES)
+        time.sleep(chance.uniform(0, 2.5))
+        with service.client() as client:
+            status = client.post(f"/v1/jobs/{ids.text('job', job)}/cancel").status_code
+        assert status in {200, 202, 409}, f"seed {SEED}, turn {turn}"
+        promise.await_closed(service, [job], 60)
+        assert promise.answers(service.rows, job, SAMPLES, reference, {"cancelled"}) == [], f"seed {SEED}, turn {turn}"
+        [(state,)] = service.rows("SELECT state FROM job WHERE id = %s", str(job))
+        assert state == ("completed" if status == 409 else "cancelled"), f"seed {SEED}, turn {turn}"
+
+
+@LONG
 def test_everything_killed_at_once(service: Up, reference: Reference) -> None:
     job = started(service)
     found = census(psutil.Process(service.process.pid))

@@ -12,7 +12,7 @@ from tests.chaos import promise
 from tests.chaos.fleet import Fleet, fleet
 from tests.chaos.promise import Reference, Sampler, undisturbed
 from tests.chaos.receivers import Receivers
-from tests.chaos.running import until
+from tests.chaos.running import LONG, until
 from tests.chaos.samples import SAMPLES
 
 When = Literal["before", "after"]
@@ -96,6 +96,7 @@ def test_the_commit_of_a_delivery_is_cut(ships: Fleet, answers: Reference, recei
     assert ships.rows("SELECT count(*) FROM delivery WHERE state = 'dead'") == [(0,)]
 
 
+@LONG
 def test_postgresql_is_cut_off_again_and_again(ships: Fleet, answers: Reference) -> None:
     job = ships.submit(PHOTOS)
     for _ in range(4):
@@ -106,6 +107,7 @@ def test_postgresql_is_cut_off_again_and_again(ships: Fleet, answers: Reference)
     ended(ships, answers, (job, PHOTOS))
 
 
+@LONG
 def test_the_way_to_postgresql_is_half_open_for_longer_than_a_lease(ships: Fleet, answers: Reference) -> None:
     job = ships.submit(PHOTOS)
     until(lambda: ships.answered(job) > 0, "the first photos are answered")
@@ -115,6 +117,7 @@ def test_the_way_to_postgresql_is_half_open_for_longer_than_a_lease(ships: Fleet
     ended(ships, answers, (job, PHOTOS))
 
 
+@LONG
 def test_the_way_to_postgresql_is_slow(ships: Fleet, answers: Reference) -> None:
     ships.database.delay = 0.03
     job = ships.submit(FEW)
@@ -133,6 +136,7 @@ def test_valkey_is_out_of_reach(ships: Fleet, answers: Reference, fault: str) ->
     ended(ships, answers, (waiting, FEW), (after, FEW))
 
 
+@LONG
 def test_more_clients_than_connections_are_answered_and_accounted_for(ships: Fleet, answers: Reference) -> None:
     jobs: list[UUID] = []
 

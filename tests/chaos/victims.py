@@ -48,7 +48,7 @@ def schedule(seed: int, mean_pause: float) -> Iterator[Draw]:
         kinds = sorted(WEIGHTS, key=lambda kind: chance.random() ** (1 / WEIGHTS[kind]), reverse=True)
         pause = min(4 * mean_pause, chance.expovariate(1 / mean_pause))
         yield Draw(
-            pause, chance.uniform(0, 10), tuple((kind, chance.randrange(1000)) for kind in kinds), chance.choice(POINTS)
+            pause, chance.uniform(0, 6), tuple((kind, chance.randrange(1000)) for kind in kinds), chance.choice(POINTS)
         )
 
 
