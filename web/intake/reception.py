@@ -1,12 +1,7 @@
-"""Photos as they arrive: each is written to storage while it is hashed, and forgotten if the request fails.
-
-Photos that are whole are made durable while later ones still arrive, by one thread a request: it asks the storage for
-all that came while its last question was under way, so that the disk gets few questions and none is asked at the end.
-"""
+"""Photos as they arrive: each is written to storage while it is hashed, and forgotten if the request fails."""
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -16,12 +11,10 @@ from shared.logs import logger
 from shared.names import display_name
 from shared.storage import Storage, Stored
 from shared.storage.keys import archive_key, original_key
+from web.intake.durability import Settling
 from web.problems import TOO_MANY_PHOTOS, Problem
 
 log = logger(__name__)
-
-_EARLY_PHOTOS = 64
-_EARLY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +71,7 @@ class Reception:
         self._sink: Sink | None = None
         self._name: str | None = None
         self._stored: list[str] = []
-        self._settled = self._early_size = 0
-        self._settler: ThreadPoolExecutor | None = None
-        self._early: Future[None] | None = None
+        self._settling = Settling(storage)
         self._ordinal = 0
         self._is_archive = False
         self.photos: list[Received] = []
@@ -119,8 +110,7 @@ class Reception:
         self._sink = None
         if stored.kept:
             self._stored.append(stored.key)
-            self._early_size += stored.size
-            self._settle_early()
+            self._settling.add(stored.key, stored.size)
         received = Received(self._ordinal, self._name, stored.key, stored.sha256, stored.size)
         if self._is_archive:
             self.archive = received
@@ -135,40 +125,16 @@ class Reception:
 
     def settle(self) -> None:
         """Return once every photo is durable; raises ``StorageAway``, also for what failed while others arrived."""
-        try:
-            if self._early:
-                self._early.result()
-            if late := self._stored[self._settled :]:
-                self._storage.settle(late)
-            self._settled = len(self._stored)
-        finally:
-            self._stop_settling()
+        self._settling.finish()
 
     def discard(self) -> None:
         """Delete whatever was stored. What storage does not let go of now, the sweep finds: no row names it."""
         self.drop()
-        self._stop_settling()
+        self._settling.stop()
         try:
             self._storage.delete(self._stored)
         except StorageAway:
             log.warning("discard_left_to_sweep", job=self._job_id.hex, objects=len(self._stored))
-
-    def _settle_early(self) -> None:
-        """Hand what is whole to the settling thread, if that is worth a question and none is under way."""
-        if len(self._stored) - self._settled < _EARLY_PHOTOS and self._early_size < _EARLY_BYTES:
-            return
-        if self._early:
-            if not self._early.done():
-                return
-            self._early.result()
-        self._settler = self._settler or ThreadPoolExecutor(1, thread_name_prefix="settle")
-        self._early = self._settler.submit(self._storage.settle, self._stored[self._settled :])
-        self._settled, self._early_size = len(self._stored), 0
-
-    def _stop_settling(self) -> None:
-        """Wait for the question under way; nothing may touch a photo that is about to be deleted."""
-        if self._settler:
-            self._settler.shutdown()
 
 
 def total_bytes(photos: Sequence[Received]) -> int:
