@@ -19,7 +19,9 @@ _STDOUT = Path("-")
 
 @click.command(
     epilog=example(
-        "poxvisio classify photos/ --receipt receipt.json", "poxvisio classify 'scans/*.png' --csv - > results.csv"
+        "poxvisio classify photos/ --receipt receipt.json",
+        "poxvisio classify 'scans/*.png' --csv - > results.csv",
+        "poxvisio classify photos.zip",
     )
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
@@ -63,8 +65,9 @@ def classify(
 ) -> None:
     """Send photos and wait for what became of each.
 
-    PATH is a folder (every image below it), a photo, or a pattern in quotes. More photos than fit a job become several
-    jobs. Exit code 1 if a photo was rejected or failed.
+    PATH is a folder (every image below it), a photo, a zip archive, which is sent as it is, or a pattern in quotes.
+    More photos than fit a job become several jobs, and an archive is one of its own. Exit code 1 if a photo was rejected
+    or failed.
     """
     if as_json and csv_to:
         raise click.UsageError("choose one of --json and --csv")

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from cli.archives import is_archive
 from cli.photos import Photo
 from shared.vocabulary import OUTCOMES
 
@@ -80,7 +81,10 @@ def size_text(photos: Sequence[Photo]) -> str:
         if size < 1000 or unit == "GB":  # noqa: PLR2004 - the step of the units
             break
         size /= 1000
-    return f"{len(photos):,} photo{'s' * (len(photos) != 1)}, {size:.{0 if unit == 'B' else 1}f} {unit}"
+    archives = sum(is_archive(photo) for photo in photos)
+    kinds = [(len(photos) - archives, "photo"), (archives, "archive")]
+    told = " and ".join(f"{count:,} {kind}{'s' * (count != 1)}" for count, kind in kinds if count)
+    return f"{told}, {size:.{0 if unit == 'B' else 1}f} {unit}"
 
 
 def _fit(name: str, width: int) -> str:

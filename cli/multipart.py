@@ -26,6 +26,7 @@ class PhotoForm:
     def __init__(
         self, job: Mapping[str, Any], photos: Sequence[Photo], sent: Callable[[int], None] = lambda _: None
     ) -> None:
+        self.path = "/v1/jobs"
         self._photos = photos
         self._sent = sent
         self._boundary = secrets.token_hex(16)
@@ -51,7 +52,7 @@ class PhotoForm:
         for photo in self._photos:
             yield self._photo_head(photo)
             digest = hashlib.sha256()
-            for chunk in _chunks(photo):
+            for chunk in chunks(photo):
                 digest.update(chunk)
                 yield chunk
                 through += len(chunk)
@@ -76,7 +77,8 @@ class PhotoForm:
         return "\r\n".join(lines).encode("utf-8", errors="surrogateescape")
 
 
-def _chunks(photo: Photo) -> Iterator[bytes]:
+def chunks(photo: Photo) -> Iterator[bytes]:
+    """Yield the bytes of a file that has the size it had; raises ``PhotoChanged``."""
     left = photo.size
     try:
         with photo.path.open("rb") as file:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.archives import ArchiveBody, is_archive, unaccounted
 from cli.multipart import PhotoForm
 from cli.photos import Photo
 from cli.progress import progress
-from cli.service import Service
+from cli.service import CLOSED, Service
 from shared import verification
 from shared.errors import Refused
 
@@ -30,6 +31,7 @@ class Sent:
     accepted: dict[str, Any]
     photos: list[Photo]
     digests: list[str]
+    is_archive: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,30 @@ def send(
     quiet: bool = False,
     on_job: Callable[[Sent], None] = lambda _: None,
 ) -> list[Sent]:
-    """Send photos as one job, or as several where they do not fit one; ``on_job`` hears of each as it is accepted."""
+    """Send photos as one job, or as several where they do not fit one; ``on_job`` hears of each as it is accepted.
+
+    An archive is a job of its own and goes as it is.
+    """
     limits = service.limits()
+    archives = [photo for photo in photos if is_archive(photo)]
+    loose = [photo for photo in photos if not is_archive(photo)]
     jobs: list[Sent] = []
     before = 0
     with progress("sending", sum(photo.size for photo in photos), "bytes", quiet=quiet) as advance:
-        for part in parts(photos, most=int(limits["max_photos"]), most_bytes=int(limits["max_request_bytes"])):
+        for part in parts(loose, most=int(limits["max_photos"]), most_bytes=int(limits["max_request_bytes"])):
             done = before
             form = PhotoForm(_options(part, priority, custom_ids), part, lambda sent, done=done: advance(done + sent))  # type: ignore[misc]  # a default binds the value of this round
             accepted = service.submit(form)
             jobs.append(Sent(str(accepted["id"]), accepted, part, form.digests))
             on_job(jobs[-1])
             before += sum(photo.size for photo in part)
+        for archive in archives:
+            done = before
+            body = ArchiveBody(archive, priority, lambda sent, done=done: advance(done + sent))  # type: ignore[misc]  # as above
+            accepted = service.submit(body)
+            jobs.append(Sent(str(accepted["id"]), accepted, [archive], body.digests, is_archive=True))
+            on_job(jobs[-1])
+            before += archive.size
     return jobs
 
 
@@ -74,7 +88,7 @@ def parts(photos: Sequence[Photo], *, most: int, most_bytes: int) -> list[list[P
     """Split photos into jobs of at most ``most`` photos whose requests stay below ``most_bytes``."""
     # A part has a head of its own, well below this with the longest name there can be.
     head, room = 2048, min(most_bytes, BYTES_AT_ONCE)
-    divided: list[list[Photo]] = [[]]
+    divided: list[list[Photo]] = [[]] if photos else []
     size = 0
     for photo in photos:
         if divided[-1] and (len(divided[-1]) == most or size + photo.size + head > room):
@@ -94,8 +108,10 @@ def await_all(
     with progress("classifying", sum(len(sent.photos) for sent in jobs), "photos", quiet=quiet) as advance:
         for sent in jobs:
 
-            def told(job: dict[str, Any], before: int = before) -> None:
-                advance(before + sum(job["counts"].values()) - job["counts"]["waiting"])
+            def told(job: dict[str, Any], before: int = before, is_archive: bool = sent.is_archive) -> None:
+                answered = sum(job["counts"].values()) - job["counts"]["waiting"]
+                # How many photos an archive has is not known before; in the bar it counts as one.
+                advance(before + (int(job["state"] in CLOSED) if is_archive else answered))
 
             closed.append(service.wait(sent.id, told, timeout))
             before += len(sent.photos)
@@ -109,6 +125,10 @@ def account(sent: Sent, receipt: dict[str, Any], keys: dict[str, Any]) -> Accoun
     if not problems and report.job != sent.id:
         problems.append(f"the receipt is of {report.job}")
     entries = receipt["payload"]["entries"] if not report.problems else []
+    if sent.is_archive:
+        total, missing = unaccounted(sent.photos[0], sent.digests[0], entries)
+        problems += [f"{name} is not in the receipt as it was sent" for name in missing]
+        return Accounting(total, total - len(missing), tuple(problems))
     listed = {(entry["ordinal"], entry["sha256"]) for entry in entries}
     unlisted = 0
     for ordinal, (photo, digest) in enumerate(zip(sent.photos, sent.digests, strict=True)):

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
+from cli.archives import ArchiveBody
 from cli.multipart import PhotoForm
 from cli.progress import tell
 from shared.errors import Refused, Unavailable
@@ -77,14 +78,14 @@ class Service:
         """Return the published limits."""
         return self._json("GET", "/v1/limits")
 
-    def submit(self, form: PhotoForm) -> dict[str, Any]:
+    def submit(self, form: PhotoForm | ArchiveBody) -> dict[str, Any]:
         """Send a job in one request and return it, as accepted.
 
         The key of idempotency is new for each call and the same for each try, so that a connection lost after the
         service had taken the job in does not make a second one.
         """
         headers = {**form.headers, "Idempotency-Key": f'"{uuid.uuid4()}"'}
-        return _object(self._send("POST", "/v1/jobs", content=lambda: form, headers=headers))
+        return _object(self._send("POST", form.path, content=lambda: form, headers=headers))
 
     def job(self, job_id: str) -> dict[str, Any]:
         """Return a job as it stands."""
@@ -176,7 +177,7 @@ class Service:
         return _object(self._send(method, path, **request))
 
     def _send(
-        self, method: str, path: str, *, content: Callable[[], PhotoForm] | None = None, **request: Any
+        self, method: str, path: str, *, content: Callable[[], PhotoForm | ArchiveBody] | None = None, **request: Any
     ) -> httpx.Response:
         end = time.monotonic() + self._patience
         for number in itertools.count():
@@ -208,11 +209,6 @@ class Service:
                 yield _unless_refused(answer, self.url)
         except httpx.TransportError as error:
             raise ServiceAway(f"{self.url} went away: {str(error) or type(error).__name__}") from error
-
-
-def absolute(url: str, service: Service) -> str:
-    """Return a link of the service as a whole address."""
-    return urljoin(service.url + "/", url)
 
 
 def _unless_refused(answer: httpx.Response, url: str) -> httpx.Response:
