@@ -41,10 +41,9 @@ _FILL = (
     FROM made, generate_series(0, photos - 1) k ORDER BY n, k
     """,
     """
-    INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, written_in, outcome, label, answer, reasons,
-                        attempts, has_copy)
-    SELECT id, tenant_id, job_id, ordinal, 1, 1000 + ordinal / 32, 'classified', 'other',
-      '{"probabilities": {"other": 0.9}, "thresholds": {"other": 0.5}, "prediction_set": ["other"]}', '{}', 1, true
+    INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, written_in, outcome, label, reasons, attempts,
+                        has_copy)
+    SELECT id, tenant_id, job_id, ordinal, 1, 1000 + ordinal / 32, 'classified', 'other', '{}', 1, true
     FROM image
     """,
 )

@@ -49,8 +49,12 @@ def run(*, quick: bool) -> Iterator[Row]:
             for size in sizes
         }
     middle = statistics.median(cost.total for cost in costs.values())
+    small, next_size = sorted(costs)[:2]
+    own = (costs[small].total - costs[next_size].total) / (1 / small - 1 / next_size)
     for size, cost in costs.items():
         note = f"{cost.taken_in:.3f} taking in, {cost.answered:.3f} answering, {cost.read_out:.3f} reading out"
+        if size == small:
+            note += f"; a job costs {own:.0f} ms of its own, whatever its size"
         what = f"job of {size:,} photos, in and out"
         yield versus(what, cost.total, "ms CPU a photo", "median of all sizes, ms", middle, at_most=_FLAT, note=note)
 
