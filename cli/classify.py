@@ -66,8 +66,8 @@ def classify(
     """Send photos and wait for what became of each.
 
     PATH is a folder (every image below it), a photo, a zip archive, which is sent as it is, or a pattern in quotes.
-    More photos than fit a job become several jobs, and an archive is one of its own. Exit code 1 if a photo was rejected
-    or failed.
+    More photos than fit a job become several jobs, and an archive is one of its own. Exit code 1 if a photo was
+    rejected or failed.
     """
     if as_json and csv_to:
         raise click.UsageError("choose one of --json and --csv")
