@@ -38,7 +38,7 @@ class Contender:
         weights = load_weights(bundle)
         if engine == "openvino":
             with tempfile.TemporaryDirectory() as cache:
-                ours = OpenVinoEngine(weights, precision=precision, threads=threads, cache=Path(cache))
+                ours = OpenVinoEngine(weights, seen=seen, precision=precision, threads=threads, cache=Path(cache))
             self._infer: Infer = ours.infer
         elif engine == "tensorflow":
             self._infer = TensorFlowEngine(weights, precision=precision, threads=threads).infer

@@ -74,7 +74,9 @@ def _qualities(split: str) -> list[Quality]:
         return list(pool.map(dataset.quality, dataset.keys(split), chunksize=8))
 
 
-def engines_agree(weights: Any, test: dataset.Photos, reference: Outputs, temperature: float) -> dict[str, Any]:
+def engines_agree(
+    weights: Any, seen: NDArray[np.uint8], test: dataset.Photos, reference: Outputs, temperature: float
+) -> dict[str, Any]:
     """How far each precision of the compiled engine strays from Keras in float32 over the test photos.
 
     A precision is proved where no photo's probability moves by more than the bound that is checked at each load.
@@ -82,7 +84,7 @@ def engines_agree(weights: Any, test: dataset.Photos, reference: Outputs, temper
     found = {}
     for precision in ("f32", "bf16") if bf16_here() else ("f32",):
         with tempfile.TemporaryDirectory() as cache:
-            engine = OpenVinoEngine(weights, precision=precision, threads=0, cache=Path(cache))
+            engine = OpenVinoEngine(weights, seen=seen, precision=precision, threads=0, cache=Path(cache))
             logits = run(engine, test.pixels).logits
         strays = largest_difference(logits, reference.logits, temperature)
         found[precision] = {
@@ -117,10 +119,11 @@ def publish(checkpoint: Path, work: Path, out: Path, *, history: Sequence[str]) 
         seen=_qualities("validation"),
     )
     temperature = calibration["temperature"]
-    compiled = engines_agree(widened(stored), test, outputs["test"], temperature)
+    parity = references(outputs["test"], test, temperature)
+    compiled = engines_agree(widened(stored), parity["photos"], test, outputs["test"], temperature)
     calibration["precisions"] = [name for name, found in compiled.items() if found["proved"]]
-    write_bundle(out, weights=stored, calibration={**IDENTITY, **calibration}, gate=gate,
-                 parity=references(outputs["test"], test, temperature), card=IDENTITY)  # fmt: skip
+    write_bundle(out, weights=stored, calibration={**IDENTITY, **calibration}, gate=gate, parity=parity,
+                 card=IDENTITY)  # fmt: skip
     rules = Calibration.of(load_bundle(out))
     answers = answers_from(outputs["test"], _qualities("test"), rules)
     pixels, qualities, families = probes()

@@ -17,7 +17,7 @@ from worker.inference.devices import gpu_seen_by
 from worker.inference.engine import Engine
 from worker.inference.parity import check_parity
 from worker.inference.preprocess import SIDE, Quality
-from worker.inference.weights import Weights, load_weights
+from worker.inference.weights import load_reference, load_weights
 
 ENGINES = ("auto", "openvino", "tensorflow", "torch")
 PRECISIONS = ("auto", "f32", "f16", "bf16")
@@ -52,7 +52,7 @@ class Classifier:
         library = _library() if engine == "auto" else engine
         arithmetic = _arithmetic(bundle, library) if precision == "auto" else precision
         with compiled_folder(cache, bundle, library, arithmetic) as folder:
-            compiled = _built(load_weights(bundle), library, arithmetic, threads, folder)
+            compiled = _built(bundle, library, arithmetic, threads, folder)
             check_parity(compiled, bundle, folder)
         return cls(bundle, compiled, Calibration.of(bundle))
 
@@ -81,9 +81,11 @@ def _arithmetic(bundle: Bundle, library: str) -> str:
     return next((half for half in _HALVES[library]() if half in proved), "f32")
 
 
-def _built(weights: Weights, library: str, precision: str, threads: int, folder: Path) -> Engine:
+def _built(bundle: Bundle, library: str, precision: str, threads: int, folder: Path) -> Engine:
+    weights = load_weights(bundle)
     if library == "tensorflow":
         return tensorflow_engine.TensorFlowEngine(weights, precision=precision, threads=threads)
     if library == "torch":
         return torch_engine.TorchEngine(weights, precision=precision, threads=threads)
-    return openvino_engine.OpenVinoEngine(weights, precision=precision, threads=threads, cache=folder)
+    seen = load_reference(bundle).photos
+    return openvino_engine.OpenVinoEngine(weights, seen=seen, precision=precision, threads=threads, cache=folder)
