@@ -6,7 +6,7 @@ job come by ordinal.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +36,12 @@ def job(session: Session, job_id: UUID) -> JobView:
     if row.deleted_at is not None:
         raise JobDeleted(Tombstone(_job_view(row), row.deleted_at, row.purged_at))
     return _job_view(row)
+
+
+def closed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
+    """Return which of these jobs have closed, as far as they are of the session's tenant."""
+    asked = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND closed_at IS NOT NULL")
+    return set(session.execute(asked, {"jobs": [str(job_id) for job_id in job_ids]}).scalars())
 
 
 def jobs(session: Session, *, state: str | None = None, after: UUID | None = None, limit: int = 50) -> list[JobView]:

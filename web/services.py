@@ -2,13 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from flask import current_app
 
+from shared import history
 from shared.broker import Broker
 from shared.bundle import CARD, Bundle, load_bundle
 from shared.database import Database
@@ -18,16 +20,11 @@ from shared.ledger.backlog import Backlog
 from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
+from web.watch import Watch
 
 ROLE: Final = "poxvisio_app"
 _LOOK_AGAIN: Final = 2.0
 _READ_AGAIN: Final = 1.0
-# Of a pace: the first look at four fifths of the usual time, then a look every twentieth of the time that has passed.
-_EARLY: Final = 0.8
-_STEP: Final = 0.05
-_LEARNING: Final = 0.3
-_SHORTEST_PAUSE: Final = 0.005
-_LONGEST_PAUSE: Final = 0.25
 
 
 class ServedModel:
@@ -88,32 +85,6 @@ class Seats:
             self._changed.notify()
 
 
-class Pace:
-    """How long answers take of late: who waits for one looks just before it should come, and often from then on.
-
-    Looks in vain cost CPU that the network needs, late ones cost the caller time.
-    """
-
-    def __init__(self) -> None:
-        self._usual = 0.0
-
-    def pauses(self) -> Iterator[float]:
-        """Yield the seconds to sleep before each look.
-
-        None is longer than a quarter of a second: what is usual may have been a crowd that is gone.
-        """
-        waited = 0.0
-        while True:
-            due = _EARLY * self._usual - waited
-            pause = min(max(_SHORTEST_PAUSE, due if due > 0 else _STEP * waited), _LONGEST_PAUSE)
-            yield pause
-            waited += pause
-
-    def learn(self, seconds: float, looks: int) -> None:
-        """Remember how long an answer took; one that was there at the first look came sooner than anybody knows."""
-        self._usual = _EARLY * seconds if looks == 1 else self._usual + _LEARNING * (seconds - self._usual)
-
-
 class Gauge:
     """What waits in all, asked of the database about once a second and not for every request."""
 
@@ -144,7 +115,7 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Seats
-    answers: Pace
+    watch: Watch
     uploads: Seats
     gauge: Gauge
 
@@ -152,6 +123,11 @@ class Services:
     def open(cls, settings: Settings) -> "Services":
         """Build the collaborators that the settings describe; none is contacted but a storage folder."""
         database = Database.open(settings, ROLE)
+
+        def closed(tenant: UUID, jobs: Collection[UUID]) -> Collection[UUID]:
+            with database.transaction(tenant) as session:
+                return history.closed(session, jobs)
+
         return cls(
             settings=settings,
             database=database,
@@ -160,7 +136,7 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
-            answers=Pace(),
+            watch=Watch(closed),
             uploads=Seats(settings.max_uploads),
             gauge=Gauge(database),
         )

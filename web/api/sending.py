@@ -7,9 +7,8 @@ from flask import Blueprint, Response, request
 
 from shared import history, ids
 from shared.errors import DatabaseAway
-from shared.views import JobView
 from web.api.job_view import load
-from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, closes
 from web.asking import preferred_wait
 from web.auth import caller
 from web.intake.options import JobList, JobOptions, QueryOptions
@@ -122,16 +121,13 @@ def _answer_in_time(job_id: UUID, seconds: int, *, is_new: bool) -> ResultBody |
     """Return the answer of a job of one photo if it comes within these seconds."""
     tenant = caller().tenant_id
     try:
-        known = None if is_new else load(job_id)
-        view, _ = wait(known, lambda: load(job_id), _is_closed, seconds, services().answers)
-        if view is None or not view.is_closed:
+        if (is_new or not load(job_id).is_closed) and not closes(job_id, seconds):
             return None
         with services().database.transaction(tenant) as session:
+            view = history.job(session, job_id)
+            if not view.is_closed:
+                return None
             (row,) = history.results(session, view, limit=1).rows
     except DatabaseAway:
         return None  # the job is taken in all the same, and 202 says where to look
     return result_body(row, services().settings.public_url)
-
-
-def _is_closed(view: JobView | None) -> bool:
-    return view is not None and view.is_closed

@@ -1,11 +1,13 @@
 """Answering late on purpose: ``Prefer: wait=N`` (RFC 7240), within the places there are for clients that wait."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, TypeVar
+from uuid import UUID
 
+from web.auth import caller
 from web.openapi import Header
-from web.services import Pace, services
+from web.services import services
 
 LONGEST_WAIT: Final = 60
 PREFERENCE_APPLIED: Final = Header("Preference-Applied", "`wait=N` where the answer was waited for.")
@@ -17,36 +19,31 @@ _PATIENCE: Final = 1.5
 Seen = TypeVar("Seen")
 
 
-def wait(
-    seen: Seen,
-    look: Callable[[], Seen],
-    is_enough: Callable[[Seen], bool],
-    seconds: int,
-    pace: Pace | None = None,
-) -> tuple[Seen, bool]:
+def wait(seen: Seen, look: Callable[[], Seen], is_enough: Callable[[Seen], bool], seconds: int) -> tuple[Seen, bool]:
     """Look again until what is seen is enough; ``look`` must hold no connection when it returns.
 
-    Returns what was seen last and whether anybody waited: where too many clients wait already, nobody does. With a
-    ``pace`` the looks come when that is to be expected, and it learns.
+    Returns what was seen last and whether anybody waited: where too many clients wait already, nobody does.
     """
     seats = services().waiting
     if is_enough(seen) or not seats.take():
         return seen, False
     try:
-        began, looks = time.monotonic(), 0
-        pauses = pace.pauses() if pace else _pauses()
-        while not is_enough(seen) and (left := began + seconds - time.monotonic()) > 0:
-            time.sleep(min(next(pauses), left))
-            seen, looks = look(), looks + 1
-        if pace and is_enough(seen):
-            pace.learn(time.monotonic() - began, looks)
+        end, pause = time.monotonic() + seconds, _FIRST_LOOK
+        while not is_enough(seen) and (left := end - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(pause * _PATIENCE, _LATER_LOOKS)
+            seen = look()
         return seen, True
     finally:
         seats.leave()
 
 
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_LOOK
-    while True:
-        yield pause
-        pause = min(pause * _PATIENCE, _LATER_LOOKS)
+def closes(job_id: UUID, seconds: int) -> bool:
+    """Return whether a job of the caller closes within these seconds; where too many clients wait, nobody waits."""
+    seats = services().waiting
+    if not seats.take():
+        return False
+    try:
+        return services().watch.wait(caller().tenant_id, job_id, seconds)
+    finally:
+        seats.leave()
