@@ -127,7 +127,7 @@ def _empty_ledger(web: Database, database: Database, tenant: UUID, count: int) -
         with database.transaction() as session:
             units = claim(session, "contrast/1/1", units=_UNITS, lease_seconds=60)
         outcomes = [
-            Outcome(image.id, unit.id, image.ordinal, "classified", label="none", model_id="none", model_digest="0")
+            Outcome(image.id, unit.id, image.ordinal, "classified", label="none")
             for unit in units
             for image in unit.images
         ]

@@ -28,7 +28,7 @@ _WAITING = sa.text("SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND ki
 def outcomes(units: list[Claimed]) -> list[Outcome]:
     """Return an answer for every photo, as an engine that costs nothing would."""
     return [
-        Outcome(image.id, unit.id, image.ordinal, "classified", label="other", attempts=unit.attempt)
+        Outcome(image.id, unit.id, image.ordinal, "classified", label="other")
         for unit in units
         for image in unit.images
     ]

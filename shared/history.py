@@ -13,12 +13,15 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.answers import scheme
 from shared.errors import NotFound, Refused
-from shared.tables import Image, Job, Result, WorkerNode
+from shared.tables import AnswerScheme, Image, Job, Result, WorkerNode
 from shared.views import JobDeleted, JobView, ManifestRow, Page, ResultView, Tombstone
 from shared.vocabulary import OUTCOMES
 
 _STREAM_ROWS = 500
+# Of milliseconds; a real holds them up to two minutes, and no more are measured.
+_MS_DIGITS = 2
 _CURSOR = re.compile(r"o([0-9]{1,9})|w([0-9]{1,19})-([0-9a-f]{32})")
 # The cursor before the first result of an open job.
 _BEGINNING = f"w0-{UUID(int=0).hex}"
@@ -159,17 +162,23 @@ def _rows(*, outer: bool) -> sa.Select[*tuple[Any, ...]]:
         Image.duplicate_of,
         Result.outcome,
         Result.label,
-        Result.answer,
+        Result.numbers,
         Result.reasons,
-        Result.model_id,
-        Result.model_digest,
+        AnswerScheme.model_id,
+        AnswerScheme.model_digest,
+        AnswerScheme.labels,
+        AnswerScheme.thresholds,
+        AnswerScheme.quality,
         Result.attempts,
         Result.has_copy,
-        Result.timings,
+        Result.decode_ms,
+        Result.network_ms,
         Result.finished_at,
         Result.written_in,
     )
-    return query.join(Result, Result.image_id == Image.id, isouter=outer)
+    return query.join(Result, Result.image_id == Image.id, isouter=outer).join(
+        AnswerScheme, AnswerScheme.id == Result.scheme_id, isouter=True
+    )
 
 
 def _result_view(row: Any) -> ResultView:
@@ -185,15 +194,27 @@ def _result_view(row: Any) -> ResultView:
         duplicate_of=row.duplicate_of,
         outcome=row.outcome,
         label=row.label,
-        answer=row.answer,
+        answer=_answer(row),
         reasons=tuple(row.reasons or ()),
         model_id=row.model_id,
         model_digest=row.model_digest,
         attempts=row.attempts or 0,
         has_copy=bool(row.has_copy),
-        timings=row.timings,
+        timings=_timings(row),
         finished_at=row.finished_at,
     )
+
+
+def _answer(row: Any) -> dict[str, Any] | None:
+    if row.numbers is None:
+        return None
+    thresholds = tuple(zip(row.labels, row.thresholds, strict=True))
+    return scheme(row.model_id, row.model_digest, thresholds, tuple(row.quality)).unpack(row.numbers)
+
+
+def _timings(row: Any) -> dict[str, float] | None:
+    found = {"decode_ms": row.decode_ms, "network_ms": row.network_ms}
+    return {name: round(ms, _MS_DIGITS) for name, ms in found.items() if ms is not None} or None
 
 
 def _place(cursor: str | None) -> int | tuple[int, UUID] | None:

@@ -268,16 +268,19 @@ class Flow(Base):
 
 
 class Result(Base):
-    """The one visible outcome of an image, written by whoever held the fence."""
+    """The one visible outcome of an image, written by whoever held the fence.
+
+    That image, job and scheme are there is seen to by triggers, once a statement: foreign keys look once a row and lock
+    every image, which cost as much as the rest of a result.
+    """
 
     __tablename__ = "result"
     __table_args__ = (
-        _job_key(),
-        sa.ForeignKeyConstraint(["tenant_id", "image_id"], ["image.tenant_id", "image.id"], ondelete="CASCADE"),
         sa.Index("ix_result_written", "job_id", "written_in", "image_id"),
         sa.CheckConstraint(
             "outcome IN ('classified', 'abstained', 'rejected', 'failed', 'cancelled', 'expired')", name="outcome"
         ),
+        sa.CheckConstraint("(scheme_id IS NULL) = (numbers IS NULL)", name="numbers"),
     )
 
     image_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -292,14 +295,28 @@ class Result(Base):
     )
     outcome: Mapped[str]
     label: Mapped[str | None]
-    answer: Mapped[dict[str, Any] | None]
+    # What the network said, packed (shared/answers.py).
+    scheme_id: Mapped[UUID | None]
+    numbers: Mapped[bytes | None]
     reasons: Mapped[list[str]]
-    model_id: Mapped[str | None]
-    model_digest: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(sa.SmallInteger())
     has_copy: Mapped[bool]
-    timings: Mapped[dict[str, Any] | None]
+    decode_ms: Mapped[float | None] = mapped_column(REAL())
+    network_ms: Mapped[float | None] = mapped_column(REAL())
     finished_at: Mapped[datetime] = _now()
+
+
+class AnswerScheme(Base):
+    """How to read the packed numbers of results, and what they were held against. Written once, never changed."""
+
+    __tablename__ = "answer_scheme"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model_id: Mapped[str]
+    model_digest: Mapped[str]
+    labels: Mapped[list[str]]
+    thresholds: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION()))
+    quality: Mapped[list[str]]
 
 
 class ResultHistory(Base):
@@ -321,7 +338,6 @@ class ResultHistory(Base):
     outcome: Mapped[str]
     reasons: Mapped[list[str]]
     attempts: Mapped[int] = mapped_column(sa.SmallInteger())
-    timings: Mapped[dict[str, Any] | None]
     finished_at: Mapped[datetime]
     replaced_at: Mapped[datetime] = _now()
 

@@ -1,9 +1,10 @@
 """A claimed unit and what becomes of its images: each ends as an outcome, or is put off because a part is away."""
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from shared.answers import scheme
 from shared.bundle import Bundle
 from shared.ledger.claim import Claimed, ClaimedImage
 from shared.ledger.complete import Deferred, Outcome
@@ -60,6 +61,7 @@ class Work:
     ) -> None:
         """Settle a photo that has its answer, and keep its working copy until the unit is completed."""
         self.copies[image.id] = decoded.copy
+        said = scheme(bundle.id, bundle.digest, tuple(answer.thresholds.items()), tuple(answer.quality))
         self.outcomes.append(
             Outcome(
                 image_id=image.id,
@@ -67,20 +69,18 @@ class Work:
                 ordinal=image.ordinal,
                 outcome=answer.outcome,
                 label=answer.label,
-                answer={
-                    "probabilities": answer.probabilities,
-                    "thresholds": answer.thresholds,
-                    "prediction_set": answer.prediction_set,
-                    "quality": answer.quality,
-                    "in_distribution": answer.in_distribution,
-                    "evidence": answer.evidence,
-                },
+                scheme=said,
+                numbers=said.pack(
+                    answer.probabilities,
+                    answer.prediction_set,
+                    answer.quality,
+                    answer.evidence,
+                    in_distribution=answer.in_distribution,
+                ),
                 reasons=tuple(answer.reasons),
-                model_id=bundle.id,
-                model_digest=bundle.digest,
-                attempts=self.unit.attempt,
                 has_copy=True,
-                timings={"decode_ms": round(decoded.seconds * 1000, 2), "network_ms": network_ms},
+                decode_ms=round(decoded.seconds * 1000, 2),
+                network_ms=network_ms,
             )
         )
 
@@ -90,16 +90,13 @@ class Work:
         After the last attempt the answers stand without their pictures: the network has given them.
         """
         if self.unit.attempt >= MAX_ATTEMPTS:
-            return Work(self.unit, [replace(item, has_copy=False) for item in self.outcomes], self.deferred)
+            return Work(self.unit, [item._replace(has_copy=False) for item in self.outcomes], self.deferred)
         delay = self._delay()
         late = [Deferred(item.unit_id, item.ordinal, delay) for item in self.outcomes if item.has_copy]
         return Work(self.unit, [item for item in self.outcomes if not item.has_copy], [*self.deferred, *late])
 
     def _add(self, image: ClaimedImage, outcome: str, reason: str) -> None:
-        attempts = self.unit.attempt
-        self.outcomes.append(
-            Outcome(image.id, self.unit.id, image.ordinal, outcome, reasons=(reason,), attempts=attempts)
-        )
+        self.outcomes.append(Outcome(image.id, self.unit.id, image.ordinal, outcome, reasons=(reason,)))
 
     def _put_off(self, image: ClaimedImage, reason: str) -> None:
         if self.unit.attempt >= MAX_ATTEMPTS:

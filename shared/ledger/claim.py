@@ -6,7 +6,7 @@ slept past its lease writes nothing. All times are the database's.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,8 +16,7 @@ from shared import events
 from shared.vocabulary import LANES
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedImage:
+class ClaimedImage(NamedTuple):
     """A photo to answer: its id, its place in the job, where its bytes lie and what they must be."""
 
     id: UUID
@@ -55,30 +54,44 @@ _HEAD = """
     SELECT crashes > 0 FROM unit WHERE state = 'ready' AND {which} ORDER BY vft, id LIMIT 1
 """
 
-# A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not.
+# A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not. A unit's photos come with it,
+# as arrays: a row a photo would cost more than all the rest.
 _CLAIM = """
     WITH c AS MATERIALIZED (
       SELECT id FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
-      ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED)
-    UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
-      leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
-    FROM c WHERE u.id = c.id
-    RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft
+      ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED),
+    taken AS (
+      UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
+        leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
+      FROM c WHERE u.id = c.id
+      RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft)
+    SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, p.*
+    FROM taken t JOIN job j ON j.id = t.job_id CROSS JOIN LATERAL (
+      SELECT string_agg(uuid_send(i.id), '') AS images, array_agg(i.ordinal) AS ordinals,
+        array_agg(i.storage_key) AS storage_keys, array_agg(i.sha256) AS digests, array_agg(i.bytes) AS sizes
+      FROM (
+        SELECT * FROM image WHERE job_id = t.job_id AND ordinal BETWEEN t.first AND t.first + t.n - 1 ORDER BY ordinal
+      ) i) p
+    ORDER BY t.vft, t.id
 """
+_NO_SUSPECT_FIRST = "= 0 AND NOT coalesce(({head}), false)"
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The statements of one kind of look: what is first, and the claim of suspects or of the others."""
+    """The statements of one kind of look: healthy units where no suspect is first, what is first, and either kind."""
 
+    usual: sa.TextClause
     head: sa.TextClause
     suspect: sa.TextClause
     healthy: sa.TextClause
 
     @classmethod
     def at(cls, which: str) -> "_Look":
+        head = _HEAD.format(which=which)
         return cls(
-            sa.text(_HEAD.format(which=which)),
+            sa.text(_CLAIM.format(which=which, suspicion=_NO_SUSPECT_FIRST.format(head=head))),
+            sa.text(head),
             sa.text(_CLAIM.format(which=which, suspicion="> 0")),
             sa.text(_CLAIM.format(which=which, suspicion="= 0")),
         )
@@ -88,14 +101,6 @@ _OF_LANES = _Look.at("kind = 'images' AND lane = ANY (:lanes)")
 # Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
 # a job of thousands in the interactive lane has its weight, and no more.
 _OF_PEOPLE = _Look.at("kind = 'images' AND lane = 'interactive' AND n <= 4")
-
-_IMAGES = sa.text("""
-    SELECT u.id AS unit_id, i.id, i.ordinal, i.storage_key, i.bytes, i.sha256
-    FROM unnest(CAST(:units AS uuid[]), CAST(:jobs AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS int[]))
-      AS u(id, job_id, first, n)
-    JOIN image i ON i.job_id = u.job_id AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
-    ORDER BY u.id, i.ordinal
-""")
 
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
 _START = sa.text("""
@@ -141,9 +146,7 @@ def claim(
     rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, asked, busy=busy)
     if not rows:
         return []
-    rows = sorted(rows, key=lambda row: (row.vft, row.id))
-    images = _images(session, rows)
-    _start_jobs(session, {row.job_id for row in rows})
+    _start_jobs(session, {row.job_id for row in rows if row.is_first})
     return [
         Claimed(
             row.id,
@@ -155,7 +158,7 @@ def claim(
             row.n,
             row.attempt,
             row.crashes,
-            tuple(images[row.id]),
+            _images(row),
         )
         for row in rows
     ]
@@ -163,15 +166,14 @@ def claim(
 
 def _take(session: Session, look: _Look, asked: dict[str, Any], *, busy: bool) -> Sequence[sa.Row[Any]]:
     """Take healthy units, or one suspect where a suspect is first; the other kind where the first is in other hands."""
-    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
-    if suspect_first is None or (suspect_first and busy):
-        return []
-    if suspect_first:
-        return session.execute(look.suspect, {**asked, "units": 1}).all() or session.execute(look.healthy, asked).all()
-    healthy = session.execute(look.healthy, asked).all()
+    healthy = session.execute(look.usual, asked).all()
     if healthy or busy:
         return healthy
-    return session.execute(look.suspect, {**asked, "units": 1}).all()
+    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
+    if suspect_first is None:
+        return []
+    suspect = session.execute(look.suspect, {**asked, "units": 1}).all()
+    return suspect or (session.execute(look.healthy, asked).all() if suspect_first else [])
 
 
 def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -> set[UUID]:
@@ -187,23 +189,17 @@ def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -
     return set(found.scalars())
 
 
-def _images(session: Session, rows: Sequence[sa.Row[Any]]) -> dict[UUID, list[ClaimedImage]]:
-    found = session.execute(
-        _IMAGES,
-        {
-            "units": [str(row.id) for row in rows],
-            "jobs": [str(row.job_id) for row in rows],
-            "firsts": [row.first for row in rows],
-            "sizes": [row.n for row in rows],
-        },
-    )
-    images: dict[UUID, list[ClaimedImage]] = {row.id: [] for row in rows}
-    for unit_id, image_id, ordinal, storage_key, size, sha256 in found:
-        images[unit_id].append(ClaimedImage(image_id, ordinal, storage_key, bytes(sha256), size))
-    return images
+def _images(row: sa.Row[Any]) -> tuple[ClaimedImage, ...]:
+    if row.images is None:
+        return ()
+    packed = bytes(row.images)
+    ids = [UUID(bytes=packed[at : at + 16]) for at in range(0, len(packed), 16)]
+    return tuple(map(ClaimedImage, ids, row.ordinals, row.storage_keys, map(bytes, row.digests), row.sizes))
 
 
 def _start_jobs(session: Session, jobs: set[UUID]) -> None:
+    if not jobs:
+        return
     started = session.execute(_START, {"jobs": sorted(str(job) for job in jobs)}).all()
     events.record(
         session,

@@ -57,7 +57,8 @@ def count(
     if not jobs:
         return []
     ids = [str(job) for job in jobs]
-    lock(session, jobs)
+    if len(jobs) > 1:  # one alone has no order, and its update locks it
+        lock(session, jobs)
     rows = session.execute(
         _COUNT,
         {

@@ -2,35 +2,37 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from shared.answers import Scheme
 from shared.database import new_id
 from shared.ledger import closing
 from shared.ledger.claim import Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one image. ``answer`` is what the network said, and None where it was not asked."""
+class Outcome(NamedTuple):
+    """What became of one image. ``numbers`` are what the network said, packed by ``scheme``; both None where unasked.
+
+    ``decode_ms`` and ``network_ms`` are the milliseconds that the photo took.
+    """
 
     image_id: UUID
     unit_id: UUID
     ordinal: int
     outcome: str
     label: str | None = None
-    answer: dict[str, Any] | None = None
+    scheme: Scheme | None = None
+    numbers: bytes | None = None
     reasons: tuple[str, ...] = ()
-    model_id: str | None = None
-    model_digest: str | None = None
-    attempts: int = 1
     has_copy: bool = False
-    timings: dict[str, float] | None = None
+    decode_ms: float | None = None
+    network_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +64,32 @@ _DONE = sa.text("""
     RETURNING u.id, u.n
 """)
 
+# Arrays go in as text, a column each: an array of hundreds of literals costs the server more to parse than to insert.
+# What few photos differ in is sent once for all that share it. A result takes tenant, job, fence and attempt from its
+# unit, which the caller holds.
 _RESULTS = sa.text("""
-    INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, outcome, label, answer, reasons,
-                        model_id, model_digest, attempts, has_copy, timings)
-    SELECT x.image, u.tenant_id, u.job_id, x.ordinal, u.fence, x.outcome, x.label, CAST(x.answer AS jsonb),
-           string_to_array(x.reasons, ','), x.model_id, x.model_digest, x.attempts, x.has_copy, CAST(x.timings AS jsonb)
-    FROM unnest(CAST(:images AS uuid[]), CAST(:units AS uuid[]), CAST(:ordinals AS int[]), CAST(:outcomes AS text[]),
-                CAST(:labels AS text[]), CAST(:answers AS text[]), CAST(:reasons AS text[]), CAST(:model_ids AS text[]),
-                CAST(:model_digests AS text[]), CAST(:attempts AS smallint[]), CAST(:copies AS boolean[]),
-                CAST(:timings AS text[]))
-      AS x(image, unit, ordinal, outcome, label, answer, reasons, model_id, model_digest, attempts, has_copy, timings)
-    JOIN unit u ON u.id = x.unit
-    ON CONFLICT (image_id) DO NOTHING
-    RETURNING job_id, outcome
+    WITH known AS (
+      INSERT INTO answer_scheme (id, model_id, model_digest, labels, thresholds, quality)
+      SELECT s.id, s.model_id, s.model_digest, s.labels, s.thresholds, s.quality
+      FROM jsonb_to_recordset(CAST(:schemes AS jsonb))
+        AS s(id uuid, model_id text, model_digest text, labels text[], thresholds float8[], quality text[])
+      WHERE NOT EXISTS (SELECT FROM answer_scheme a WHERE a.id = s.id)
+      ON CONFLICT (id) DO NOTHING),
+    written AS (
+      INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, written_in, outcome, label, scheme_id, numbers,
+                          reasons, attempts, has_copy, decode_ms, network_ms)
+      SELECT x.image, u.tenant_id, u.job_id, x.ordinal, u.fence, (SELECT pg_current_xact_id()::text::bigint),
+             (CAST(:outcomes AS text[]))[x.said], (CAST(:labels AS text[]))[x.said],
+             (CAST(:scheme_ids AS uuid[]))[x.said], decode(x.numbers, 'hex'),
+             string_to_array((CAST(:reasons AS text[]))[x.said], ','), u.attempt, (CAST(:copies AS boolean[]))[x.said],
+             x.decode_ms, x.network_ms
+      FROM unnest(CAST(:images AS uuid[]), CAST(:units AS uuid[]), CAST(:ordinals AS int[]), CAST(:said AS smallint[]),
+                  CAST(:numbers AS text[]), CAST(:decode_ms AS real[]), CAST(:network_ms AS real[]))
+        AS x(image, unit, ordinal, said, numbers, decode_ms, network_ms)
+      JOIN unit u ON u.id = x.unit
+      ON CONFLICT (image_id) DO NOTHING
+      RETURNING job_id, outcome)
+    SELECT job_id, outcome, count(*) AS n FROM written GROUP BY job_id, outcome
 """)
 
 _SINGLES = sa.text("""
@@ -105,16 +120,17 @@ def complete(
         "fences": [lease.fence for lease in leases],
         "split": sorted({str(item.unit_id) for item in deferred}),
     }
-    held = {row.id: row.n for row in session.execute(_DONE, given)}
-    outcomes = [outcome for outcome in outcomes if outcome.unit_id in held]
-    deferred = [item for item in deferred if item.unit_id in held]
-    _check_whole(
-        held, [(item.unit_id, item.ordinal) for item in outcomes] + [(item.unit_id, item.ordinal) for item in deferred]
-    )
+    # By number: what looks a UUID up runs Python's own code for each photo.
+    held = {row.id.int: row.n for row in session.execute(_DONE, given)}
+    outcomes = [outcome for outcome in outcomes if outcome.unit_id.int in held]
+    deferred = [item for item in deferred if item.unit_id.int in held]
+    _check_whole(held, [*outcomes, *deferred])
     tally = write_results(session, outcomes)
     _insert_singles(session, deferred)
     closed = closing.count(session, tally)
-    return Completion(frozenset(held), sum(written.total() for written in tally.values()), tuple(closed))
+    return Completion(
+        frozenset(UUID(int=unit) for unit in held), sum(written.total() for written in tally.values()), tuple(closed)
+    )
 
 
 def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, Counter[str]]:
@@ -122,33 +138,51 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
     tally: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
     if not outcomes:
         return tally
+    said: dict[tuple[Any, ...], int] = {}
+    places = [said.setdefault(_shared(item), len(said) + 1) for item in outcomes]
+    names, labels, schemes, reasons, copies = zip(*said, strict=True)
     rows = session.execute(
         _RESULTS,
         {
-            "images": [str(item.image_id) for item in outcomes],
-            "units": [str(item.unit_id) for item in outcomes],
-            "ordinals": [item.ordinal for item in outcomes],
-            "outcomes": [item.outcome for item in outcomes],
-            "labels": [item.label for item in outcomes],
-            "answers": [_json(item.answer) for item in outcomes],
-            "reasons": [",".join(item.reasons) for item in outcomes],
-            "model_ids": [item.model_id for item in outcomes],
-            "model_digests": [item.model_digest for item in outcomes],
-            "attempts": [item.attempts for item in outcomes],
-            "copies": [item.has_copy for item in outcomes],
-            "timings": [_json(item.timings) for item in outcomes],
+            "schemes": json.dumps([asdict(scheme) | {"id": scheme.id.hex} for scheme in set(schemes) if scheme]),
+            "outcomes": list(names),
+            "labels": list(labels),
+            "scheme_ids": [scheme.id.hex if scheme else None for scheme in schemes],
+            "reasons": [",".join(why) for why in reasons],
+            "copies": list(copies),
+            "images": _array(item.image_id.hex for item in outcomes),
+            "units": _array(item.unit_id.hex for item in outcomes),
+            "ordinals": _array(str(item.ordinal) for item in outcomes),
+            "said": _array(map(str, places)),
+            "numbers": _array("NULL" if item.numbers is None else item.numbers.hex() for item in outcomes),
+            "decode_ms": _array(_number(item.decode_ms) for item in outcomes),
+            "network_ms": _array(_number(item.network_ms) for item in outcomes),
         },
     )
-    for row in rows:
-        tally[row.job_id][row.outcome] += 1
+    for job_id, outcome, written in rows:
+        tally[job_id][outcome] = written
     return tally
 
 
-def _check_whole(held: Mapping[UUID, int], places: Sequence[tuple[UUID, int]]) -> None:
-    known = Counter(unit for unit, _ in set(places))
+def _shared(item: Outcome) -> tuple[Any, ...]:
+    return item.outcome, item.label, item.scheme, item.reasons, item.has_copy
+
+
+def _array(elements: Iterable[str]) -> str:
+    """Return PostgreSQL's text of an array whose elements need no quotes."""
+    return f"{{{','.join(elements)}}}"
+
+
+def _number(value: float | None) -> str:
+    return "NULL" if value is None else repr(value)
+
+
+def _check_whole(held: Mapping[int, int], items: Sequence[Outcome | Deferred]) -> None:
+    places = {(item.unit_id.int, item.ordinal) for item in items}
+    known = Counter(unit for unit, _ in places)
     for unit, photos in held.items():
-        if known[unit] != photos or len(places) != known.total():
-            raise ValueError(f"unit {unit} has {photos} photos; each must be answered or deferred, and once")
+        if known[unit] != photos or len(items) != len(places):
+            raise ValueError(f"unit {UUID(int=unit)} has {photos} photos; each must be answered or deferred, and once")
 
 
 def _insert_singles(session: Session, deferred: Sequence[Deferred]) -> None:
@@ -163,7 +197,3 @@ def _insert_singles(session: Session, deferred: Sequence[Deferred]) -> None:
             "delays": [item.delay_seconds for item in deferred],
         },
     )
-
-
-def _json(value: object) -> str | None:
-    return None if value is None else json.dumps(value, separators=(",", ":"))

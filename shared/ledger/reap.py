@@ -8,7 +8,6 @@ or list that three workers died of without getting on in between: such a unit is
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -44,7 +43,7 @@ _LOST = """
       state = CASE WHEN blameless THEN 'ready' WHEN n > 1 THEN 'split' WHEN crashes + 1 >= :crashes THEN 'dead'
               ELSE 'ready' END
     FROM s WHERE u.id = s.id
-    RETURNING u.id, u.job_id, u.kind, u.first, u.n, u.state, u.attempt
+    RETURNING u.id, u.job_id, u.kind, u.first, u.n, u.state
 """
 # No worker could prolong a lease that ran out while the server was away, or just after: nobody crashed.
 _EXPIRED = sa.text(
@@ -144,8 +143,4 @@ def _images(session: Session, dead: Sequence[sa.Row[Any]]) -> list[Outcome]:
             "ordinals": [row.first for row in dead],
         },
     )
-    attempts: dict[UUID, int] = {row.id: row.attempt for row in dead}
-    return [
-        Outcome(row.image, row.unit, row.ordinal, "failed", reasons=(QUARANTINED,), attempts=attempts[row.unit])
-        for row in found
-    ]
+    return [Outcome(row.image, row.unit, row.ordinal, "failed", reasons=(QUARANTINED,)) for row in found]

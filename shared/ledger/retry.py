@@ -35,9 +35,9 @@ _REPLACE = sa.text("""
     WITH replaced AS (
       DELETE FROM result WHERE job_id = :job AND outcome = 'failed' AND ordinal = ANY (CAST(:ordinals AS int[]))
       RETURNING *)
-    INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts, timings,
+    INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,
                                 finished_at)
-    SELECT r.image_id, j.round, r.tenant_id, r.job_id, r.ordinal, r.fence, r.outcome, r.reasons, r.attempts, r.timings,
+    SELECT r.image_id, j.round, r.tenant_id, r.job_id, r.ordinal, r.fence, r.outcome, r.reasons, r.attempts,
            r.finished_at
     FROM replaced r JOIN job j ON j.id = r.job_id
     RETURNING ordinal

@@ -18,6 +18,7 @@ from shared.ledger.complete import complete
 from shared.views import JobView, Page, ResultView
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import answers, change, finish, leases, submit_job, take
+from tests.integration.ledger.said import ANSWER, said
 
 
 def view(app_db: Database, tenant: UUID, job: UUID) -> JobView:
@@ -117,10 +118,11 @@ def test_an_image_has_no_outcome_until_it_is_answered(app_db: Database, worker_d
     waiting = image()
     assert (waiting.outcome, waiting.attempts, waiting.reasons, waiting.has_copy) == (None, 0, (), False)
     assert (waiting.sha256, waiting.bytes) == (job.images[0].sha256.hex(), 1000)
-    answer = {"probabilities": {"mpox": 0.75}}
-    finish(worker_db, take(worker_db), label="mpox", answer=answer, reasons=("a", "b"), model_id="demo")
+    times: dict[str, Any] = {"decode_ms": 41.23, "network_ms": 0.01}
+    finish(worker_db, take(worker_db), label="mpox", reasons=("a", "b"), **times, **said())
     found = image()
-    assert (found.outcome, found.label, found.answer, found.reasons) == ("classified", "mpox", answer, ("a", "b"))
+    assert (found.outcome, found.label, found.answer, found.reasons) == ("classified", "mpox", ANSWER, ("a", "b"))
+    assert (found.model_id, found.model_digest, found.timings) == ("demo", "ab" * 32, times)
     assert (found.image_id, found.job_id, found.ordinal, found.attempts) == (job.images[0].id, job.id, 0, 1)
     assert found.finished_at is not None
 

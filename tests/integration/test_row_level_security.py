@@ -269,14 +269,24 @@ def rights(owner_db: Database, role: str) -> dict[str, set[str]]:
 
 
 def test_the_web_may_do_what_the_list_says_and_no_more(owner_db: Database) -> None:
-    read_only: dict[str, set[str]] = {"alembic_version": set(), "worker_node": set(), "backlog_count": set()}
+    read_only: dict[str, set[str]] = {
+        "alembic_version": set(),
+        "worker_node": set(),
+        "backlog_count": set(),
+        "answer_scheme": set(),
+    }
     expected = {table: {"SELECT"} | more for table, more in (TENANT_TABLES | read_only).items()}
     assert rights(owner_db, "poxvisio_app") == expected
 
 
 def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> None:
     allowed = rights(owner_db, "poxvisio_worker")
-    assert set(allowed) == set(TENANT_TABLES) - NEVER_OF_WORKERS | {"alembic_version", "worker_node", "backlog_count"}
+    assert set(allowed) == set(TENANT_TABLES) - NEVER_OF_WORKERS | {
+        "alembic_version",
+        "worker_node",
+        "backlog_count",
+        "answer_scheme",
+    }
     assert allowed["image"] == {"SELECT", "INSERT"}
     assert allowed["result"] == {"SELECT", "INSERT"}
     assert allowed["result_history"] == {"SELECT"}

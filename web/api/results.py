@@ -213,7 +213,7 @@ def _cells(row: ResultView) -> list[object]:
         answer.get("in_distribution", ""),
         quality.get("blur", ""),
         quality.get("exposure", ""),
-        quality.get("size", ""),
+        int(quality["size"]) if "size" in quality else "",  # pixels
         quality.get("flat", ""),
         ids.text("image", row.duplicate_of) if row.duplicate_of else "",
         safe(row.model_id),

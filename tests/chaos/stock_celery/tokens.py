@@ -61,7 +61,7 @@ def _answer(unit: Claimed) -> Iterator[Outcome]:
         _, photo, seconds = image.storage_key.split("/")
         note(BEGUN, photo)
         time.sleep(float(seconds))
-        yield Outcome(image.id, unit.id, image.ordinal, "classified", attempts=unit.attempt)
+        yield Outcome(image.id, unit.id, image.ordinal, "classified")
 
 
 @signals.worker_ready.connect

@@ -73,11 +73,7 @@ def leases(units: Sequence[Claimed]) -> list[Lease]:
 
 def answers(units: Sequence[Claimed], outcome: str = "classified", **fields: Any) -> list[Outcome]:
     """Return one outcome for every image of these units."""
-    return [
-        Outcome(image.id, unit.id, image.ordinal, outcome, attempts=unit.attempt, **fields)
-        for unit in units
-        for image in unit.images
-    ]
+    return [Outcome(image.id, unit.id, image.ordinal, outcome, **fields) for unit in units for image in unit.images]
 
 
 def finish(worker_db: Database, units: Sequence[Claimed], outcome: str = "classified", **fields: Any) -> Completion:

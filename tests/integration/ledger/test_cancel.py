@@ -67,7 +67,9 @@ def test_cancelled_photos_say_under_which_fence_and_attempt(
     [held] = take(worker_db, 1)
     end(app_db, tenant, job.id)
     found = result_rows(owner_db, job.id)
-    assert {(row.fence, row.attempts, row.has_copy, row.answer) for row in found[:32]} == {(held.fence, 1, False, None)}
+    assert {(row.fence, row.attempts, row.has_copy, row.numbers) for row in found[:32]} == {
+        (held.fence, 1, False, None)
+    }
     assert (found[32].fence, found[32].attempts) == (0, 0)
 
 

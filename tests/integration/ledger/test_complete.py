@@ -34,6 +34,7 @@ from tests.integration.ledger.factories import (
     unit_rows,
     wait_for_waiters,
 )
+from tests.integration.ledger.said import ANSWER, said
 
 FENCE = "AND u.fence = h.fence"
 STATE = "AND u.state = 'leased'"
@@ -44,16 +45,14 @@ def test_answers_are_written_and_counted(
 ) -> None:
     job = submit_job(app_db, tenant, 33)
     first, second = take(worker_db, 2)
-    answer = {"probabilities": {"mpox": 0.9, "other": 0.1}, "evidence": [0.5] * 49}
+    packed = said()
     outcomes = answers(
         [first],
         label="mpox",
-        answer=answer,
         reasons=("blurred", "not_certain"),
-        model_id="demo",
-        model_digest="sha256:1",
         has_copy=True,
-        timings={"decode_ms": 1.5},
+        decode_ms=1.5,
+        **packed,
     )
     with worker_db.transaction() as session:
         done = complete(session, leases([first]), outcomes)
@@ -61,14 +60,11 @@ def test_answers_are_written_and_counted(
 
     row = result_rows(owner_db, job.id)[5]
     assert (row.image_id, row.tenant_id, row.ordinal, row.fence) == (job.images[5].id, tenant, 5, first.fence)
-    assert (row.outcome, row.label, row.answer, row.reasons) == (
-        "classified",
-        "mpox",
-        answer,
-        ["blurred", "not_certain"],
-    )
-    assert (row.model_id, row.model_digest, row.attempts, row.has_copy) == ("demo", "sha256:1", 1, True)
-    assert row.timings == {"decode_ms": 1.5}
+    assert (row.outcome, row.label, row.reasons) == ("classified", "mpox", ["blurred", "not_certain"])
+    assert (row.scheme_id, packed["scheme"].unpack(bytes(row.numbers))) == (packed["scheme"].id, ANSWER)
+    assert (row.attempts, row.has_copy, row.decode_ms, row.network_ms) == (1, True, 1.5, None)
+    [scheme] = rows(owner_db, "SELECT model_id, model_digest, labels, thresholds, quality FROM answer_scheme")
+    assert scheme == ("demo", "ab" * 32, ["mpox", "other"], [0.4, 0.4], ["blur", "exposure", "size", "flat"])
     assert [unit.state for unit in unit_rows(owner_db, job.id)] == ["done", "leased"]
     assert job_row(owner_db, job.id).state == "running"
     check_invariants(owner_db)

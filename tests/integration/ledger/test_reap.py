@@ -53,7 +53,7 @@ def test_a_lost_single_photo_is_ready_again_and_quarantined_after_the_third_cras
     assert reap_all(owner_db, worker_db) == Reaped(quarantined=1)
     assert [(unit.state, unit.crashes) for unit in unit_rows(owner_db, job.id)] == [("dead", 3)]
     [result] = result_rows(owner_db, job.id)
-    assert (result.outcome, result.reasons, result.attempts, result.answer) == ("failed", ["quarantined"], 3, None)
+    assert (result.outcome, result.reasons, result.attempts, result.numbers) == ("failed", ["quarantined"], 3, None)
     assert (job_row(owner_db, job.id).state, job_row(owner_db, job.id).failed) == ("completed", 1)
     assert kinds(owner_db, job.id) == ["job.accepted", "job.started", "job.completed"]
     check_invariants(owner_db)

@@ -226,14 +226,14 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def answers_stay_and_come_from_the_newest_fence(self) -> None:
-        found = rows(self.owner, "SELECT image_id, fence, outcome, answer FROM result")
+        found = rows(self.owner, "SELECT image_id, fence, outcome, label FROM result")
         self._hold(len({row.image_id for row in found}) == len(found), "an image has two results")
         now = {row.image_id: row for row in found}
         for image, row in self.results.items():
             self._hold(now.get(image) == row, f"a result changed: {row} became {now.get(image)}")
         for row in found:
-            if row.answer is not None:  # a worker's, which names the fence of its lease
-                fences = {row.fence, row.answer["fence"], self.newest[row.image_id]}
+            if row.label is not None:  # a worker's, which names the fence of its lease
+                fences = {row.fence, int(row.label), self.newest[row.image_id]}
                 self._hold(len(fences) == 1, f"a result carries a superseded fence: {fences}")
         self.results = now
 
@@ -323,7 +323,7 @@ class Ledger(RuleBasedStateMachine):
         mine = self._current(units)
         given, deferred = [], []
         for unit in units:
-            for answer in answers([unit], outcome, answer={"fence": unit.fence}):
+            for answer in answers([unit], outcome, label=str(unit.fence)):
                 if late >> (answer.ordinal - unit.first) & 1:
                     deferred.append(Deferred(unit.id, answer.ordinal, 3600))
                 else:

@@ -1,7 +1,6 @@
 """The sweep: one process at a time, and everything that must happen even if nobody asks."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -117,8 +116,8 @@ def test_a_job_that_fails_more_than_it_allows_is_stopped(
     units = take(worker_db, finished // 32)
     outcomes = answers(units)
     half = failures // 2
-    bad = [replace(item, outcome="rejected") for item in outcomes[:half]]
-    bad += [replace(item, outcome="failed") for item in outcomes[half:failures]]
+    bad = [item._replace(outcome="rejected") for item in outcomes[:half]]
+    bad += [item._replace(outcome="failed") for item in outcomes[half:failures]]
     with worker_db.transaction() as session:
         complete(session, leases(units), bad + outcomes[failures:])
     assert swept(worker_db).stopped == int(stops)
