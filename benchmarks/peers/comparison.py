@@ -41,26 +41,24 @@ class Found:
 
 
 def compare(*, quick: bool) -> Iterator[Row]:
-    """Run each server by itself, all in turn, and again; then hold ours against each."""
-    seconds, rounds = (3.0, 1) if quick else (12.0, 2)
+    """Run each server by itself, all in turn; then hold ours against each."""
+    seconds, rounds = (3.0, 1) if quick else (5.0, 3)
     found: dict[str, Found] = {OURS: Found(), **{peer.title: Found() for peer in PEERS}}
     absent: dict[str, str] = {}
-    for turn in range(rounds):
-        _measure(found[OURS], ours(), seconds, kill=turn == 0)
-        for peer in PEERS:
-            if peer.title not in absent:
-                try:
-                    _measure(found[peer.title], running(peer), seconds, kill=turn == 0)
-                except NotInstalled as error:
-                    absent[peer.title] = str(error)
+    _measure(found[OURS], ours(), seconds, rounds)
+    for peer in PEERS:
+        try:
+            _measure(found[peer.title], running(peer), seconds, rounds)
+        except NotInstalled as error:
+            absent[peer.title] = str(error)
     for peer in PEERS:
         yield from _rows(peer, found, absent)
 
 
-def _measure(found: Found, started: AbstractContextManager[Server], seconds: float, *, kill: bool) -> None:
+def _measure(found: Found, started: AbstractContextManager[Server], seconds: float, rounds: int) -> None:
     with started as server:
         server.clients.ask(clients=_KILLED_UNDER, photos=4 * _KILLED_UNDER)
-        for at_once in _AT_ONCE:
+        for at_once in _AT_ONCE * rounds:
             with Span(server.roots) as span:
                 said = server.clients.ask(clients=at_once, seconds=seconds).value
             if said["unanswered"]:
@@ -69,10 +67,9 @@ def _measure(found: Found, started: AbstractContextManager[Server], seconds: flo
             found.rates.setdefault(at_once, []).append(count / said["seconds"])
             found.costs.setdefault(at_once, []).append(span.ours / count)
             found.waits.setdefault(at_once, []).extend(said["answered"])
-        if kill:
-            said = _killed(server, seconds)
-            found.sent = len(said["answered"]) + said["unanswered"]
-            found.unanswered, found.why = said["unanswered"], said["why"]
+        said = _killed(server, 2 * seconds)
+        found.sent = len(said["answered"]) + said["unanswered"]
+        found.unanswered, found.why = said["unanswered"], said["why"]
 
 
 def _killed(server: Server, seconds: float) -> dict[str, Any]:
