@@ -16,6 +16,7 @@ from shared.logs import logger
 from shared.settings import Settings
 from shared.vocabulary import LANES
 
+_SECONDS = 2
 DRAIN = "worker.tasks.drain"
 # A token nobody took within this time is noise: the sweep sends another while there is work.
 TOKEN_SECONDS = 30
@@ -41,14 +42,15 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     if url.startswith(("redis", "valkey", "sentinel")):
         shared["broker_transport_options"] = {
             # Without these a frozen Redis holds a publisher for ever.
-            "socket_timeout": 2,
-            "socket_connect_timeout": 2,
+            "socket_timeout": _SECONDS,
+            "socket_connect_timeout": _SECONDS,
             "health_check_interval": 5,
-            # Redis is shared with rate limits and caches.
+            # The server may be somebody else's too.
             "global_keyprefix": "poxvisio:celery:",
         }
     elif url.startswith("amqp"):
-        shared["broker_transport_options"] = {"confirm_publish": True}
+        # RabbitMQ takes no message in while its memory or disk runs short, and says nothing.
+        shared["broker_transport_options"] = {"confirm_publish": True, "write_timeout": _SECONDS}
     return shared
 
 
@@ -65,7 +67,14 @@ class Broker:
         """Send one token for each lane. Returns False, and only logs, where the broker is out of reach."""
         try:
             for lane in lanes:
-                self._app.send_task(DRAIN, queue=lane, retry=False, ignore_result=True, expires=TOKEN_SECONDS)
+                self._app.send_task(
+                    DRAIN,
+                    queue=lane,
+                    retry=False,
+                    ignore_result=True,
+                    expires=TOKEN_SECONDS,
+                    confirm_timeout=_SECONDS,
+                )
         except (OperationalError, OSError) as error:
             log.warning("token_lost", error=type(error).__name__)
             return False

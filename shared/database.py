@@ -50,6 +50,8 @@ class Database:
             pool_timeout=5,
             pool_pre_ping=True,
             executemany_mode="values_plus_batch",
+            # An error's text goes into logs, and parameters are file names, metadata and addresses of webhooks.
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": 3,
                 "options": " ".join(f"-c {name}={value}" for name, value in (("role", role), *_SESSION)),

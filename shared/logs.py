@@ -1,10 +1,13 @@
 """Structured logs: JSON lines in UTC, a fixed event name plus fields; never tokens, file names or EXIF."""
 
 import logging
+import re
 import sys
 from typing import TextIO
 
 import structlog
+
+_ROWS = re.compile(r"^(DETAIL|CONTEXT|HINT):.*\n?", re.MULTILINE)
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
@@ -19,7 +22,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*chain, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        processors=[*chain, structlog.processors.format_exc_info, _without_rows, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         cache_logger_on_first_use=True,
@@ -31,6 +34,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _without_rows,
                 structlog.processors.JSONRenderer(),
             ],
         )
@@ -38,6 +42,15 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+
+
+def _without_rows(
+    _logger: structlog.typing.WrappedLogger, _name: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Take out of a traceback what PostgreSQL says of the row: its values are file names and the like."""
+    if "exception" in line:
+        line["exception"] = _ROWS.sub("", line["exception"])
+    return line
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

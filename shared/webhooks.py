@@ -127,8 +127,8 @@ def check_url(url: str, loopback: Collection[str] = ()) -> None:
     """Raise ``UrlRefused`` unless webhooks may be sent to this URL.
 
     https on port 443 or 8443 to a name that is not ``localhost`` or a public address in its plain spelling, without a
-    user; http also to an exact ``host:port`` of
-    ``loopback``. What a name resolves to is decided when it is dialled, not here.
+    user; http also to an exact ``host:port`` of ``loopback``. What a name resolves to is decided when it is dialled,
+    not here.
     """
     if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>^`{|}'):
         raise UrlRefused("the URL must be printable ASCII, 2,048 characters at most")

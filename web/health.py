@@ -12,7 +12,8 @@ from flask import Blueprint, Response, current_app
 from pydantic import Field
 
 from shared import history
-from shared.errors import PoxVisioError
+from shared.errors import BundleAltered, PoxVisioError
+from shared.logs import logger
 from web.openapi import Answer, operation
 from web.services import Services, services
 from web.wire import Shape, respond
@@ -22,6 +23,8 @@ health = Blueprint("health", __name__)
 _MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 _FRESH_SECONDS: Final = 1.0
 _TAG: Final = "health"
+
+log = logger(__name__)
 
 
 class Part(Shape):
@@ -105,9 +108,9 @@ def readyz() -> Response:
 
 
 def _examine(here: Services) -> Readiness:
-    database = Part(**_tried(here.database.check))
-    storage = Part(**_tried(here.storage.check))
-    broker = Part(**_tried(here.broker.check, bad="degraded"))
+    database = Part(**_tried("the database", here.database.check))
+    storage = Part(**_tried("the storage", here.storage.check))
+    broker = Part(**_tried("the broker", here.broker.check, bad="degraded"))
     bundle = _bundle(here)
     migrations, workers = MigrationsPart(status="down", problem="the database is out of reach"), 0
     if database.status == "ok":
@@ -129,11 +132,13 @@ def _examine(here: Services) -> Readiness:
     )
 
 
-def _tried(check: Callable[[], Any], bad: Literal["degraded", "down"] = "down") -> dict[str, Any]:
+def _tried(what: str, check: Callable[[], Any], bad: Literal["degraded", "down"] = "down") -> dict[str, Any]:
+    """Return how a part is. Anybody may ask, so that addresses and folders stand in the log alone."""
     try:
         check()
     except PoxVisioError as error:
-        return {"status": bad, "problem": str(error)}
+        log.warning("part_away", part=what, problem=str(error))
+        return {"status": bad, "problem": f"{what} is out of reach"}
     return {"status": "ok"}
 
 
@@ -141,7 +146,10 @@ def _bundle(here: Services) -> BundlePart:
     try:
         bundle = here.model.bundle()
     except PoxVisioError as error:
-        return BundlePart(status="down", problem=str(error))
+        log.warning("part_away", part="the bundle", problem=str(error))
+        altered = isinstance(error, BundleAltered)
+        problem = "the bundle is not what its card says" if altered else "there is no whole bundle where MODEL says"
+        return BundlePart(status="down", problem=problem)
     return BundlePart(status="ok", id=bundle.id, digest=bundle.digest, synthetic=bundle.synthetic)
 
 

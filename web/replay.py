@@ -126,14 +126,15 @@ def perform(
     shape: type[Body],
     act: Callable[[Session], Body],
     *,
+    before: Callable[[], None] | None = None,
     status: int = 200,
     location: Callable[[Body], str] | None = None,
     secret: bool = False,
 ) -> Response:
     """Do something once for the request's Idempotency-Key, and answer with what came of it.
 
-    ``act`` runs in a transaction of the caller's tenant, and its answer is stored in that very transaction; ``mark`` is
-    the request's fingerprint.
+    ``act`` runs in a transaction of the caller's tenant, and its answer is stored in that very transaction; ``before``,
+    which may take its time, runs outside of any. ``mark`` is the request's fingerprint.
     """
     here, asking = services(), caller()
     once = Once(here, asking, idempotency_key())
@@ -142,6 +143,8 @@ def perform(
         headers = {"Idempotency-Replayed": "true", **({"Location": stored.location} if stored.location else {})}
         return respond(shape.model_validate(stored.body), stored.status, headers)
     try:
+        if before:
+            before()
         with here.database.transaction(asking.tenant_id) as session:
             body = act(session)
             address = location(body) if location else None

@@ -25,7 +25,7 @@ class Shape(BaseModel):
 
 
 class Counts(Shape):
-    """How many photos have which outcome; all eight together are ``total``."""
+    """How many photos have which outcome; all seven together are ``total``."""
 
     classified: int
     abstained: int

@@ -22,8 +22,16 @@ from worker.endpoint_health import Patience, Verdict, apply, change_of
 # One claimer at a time: each counts what is in flight before it takes more, and must see what the last one took.
 _LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('poxvisio deliveries'))")
 
-# Most looks find nothing: these take no lock and read one row of an index.
-_ANY_DUE: Final = sa.text("SELECT EXISTS (SELECT FROM delivery WHERE state = 'waiting' AND next_at <= now())")
+# Most looks find nothing: these take no lock and read one row of an index. What is kept for a disabled endpoint is due
+# for ever, so the second part asks who could get anything; it is evaluated only where the first part holds.
+_ANY_DUE: Final = sa.text(
+    """
+    SELECT EXISTS (SELECT FROM delivery WHERE state = 'waiting' AND next_at <= now())
+      AND EXISTS (
+        SELECT FROM endpoint p WHERE p.state = 'enabled' AND (p.open_until IS NULL OR p.open_until <= now())
+          AND EXISTS (SELECT FROM delivery d WHERE d.endpoint_id = p.id AND d.state = 'waiting' AND d.next_at <= now()))
+    """
+)
 
 # `waiting` walks the index from endpoint to endpoint (a loose index scan), so that one endpoint's long queue costs
 # the others nothing. Tenants take turns, and one tenant never has more than its share in flight: a thousand dead

@@ -2,8 +2,9 @@
 
 A name is HOST/PID/START, so that any process of the host can tell whether its holder lives. A dead worker's photos
 then wait for nobody: whoever sees the death, a new child or the supervisor, releases its leases at once. Nothing in a
-name comes from a clock that can be set: on Linux START is the boot and the ticks since it (proc(5)), and HOST names the
-space of process ids too, since containers may share a host's name and not its processes.
+name comes from a clock that can be set: on Linux START is the ticks since the boot (proc(5)), and HOST names the boot
+and the space of process ids too, since machines and containers may share a name and not their processes. What was held
+before a reboot runs out by its lease.
 """
 
 import os
@@ -27,7 +28,9 @@ _START_TICKS = 19
 def host_name() -> str:
     """Return this host's name as it stands in holders' names."""
     host = socket.gethostname().replace("/", "-")
-    return f"{host}-{_PIDS.stat().st_ino}" if _PIDS.exists() else host
+    if not (_BOOT.exists() and _PIDS.exists()):
+        return host
+    return f"{host}-{_BOOT.read_text(encoding='ascii')[:8]}-{_PIDS.stat().st_ino}"
 
 
 def holder_name() -> str:
@@ -66,4 +69,4 @@ def _started(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
-    return f"{_BOOT.read_text(encoding='ascii')[:8]}-{fields[_START_TICKS]}"
+    return fields[_START_TICKS]

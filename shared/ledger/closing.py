@@ -26,7 +26,8 @@ _COUNT = sa.text(f"""
       {", ".join(f"{outcome} = j.{outcome} + x.{outcome}" for outcome in OUTCOMES)},
       state = CASE WHEN {_ENDS} THEN :closing ELSE j.state END,
       closed_at = CASE WHEN {_ENDS} THEN now() ELSE j.closed_at END,
-      started_at = CASE WHEN x.written > 0 OR {_ENDS} THEN coalesce(j.started_at, now()) ELSE j.started_at END
+      started_at = CASE WHEN x.classified + x.abstained + x.rejected + x.failed > 0
+        THEN coalesce(j.started_at, now()) ELSE j.started_at END
     FROM unnest(CAST(:jobs AS uuid[]), CAST(:written AS int[]), {", ".join(f"CAST(:{o} AS int[])" for o in OUTCOMES)})
       AS x(id, written, {", ".join(OUTCOMES)})
     WHERE j.id = x.id

@@ -2,8 +2,7 @@
 
 A key is first put in flight under a lease, in a transaction of its own, before the body is read, and the lease is
 renewed while the body comes in. A second request with the same key is told to wait while the lease lives; a dead one
-can be taken over. The answer is stored in the very
-transaction that has the effect.
+can be taken over. The answer is stored in the very transaction that has the effect.
 """
 
 from dataclasses import dataclass

@@ -3,23 +3,30 @@
 Every step is safe to run twice; the advisory lock only spares several processes the same work.
 
 1. Take back expired leases.
-2. End jobs whose deadline has passed, or more of whose photos failed than they allow.
-3. Promote units whose wait is over.
-4. Tell which lanes have work, so that tokens can be sent for it.
+2. Promote units whose wait is over.
+3. Tell which lanes have work, so that tokens can be sent for it.
+4. End jobs whose deadline has passed, or more of whose photos failed than they allow: this may take long, and one that
+   cannot be ended now is tried again in the next round.
 5. Count what waits, for whoever must say how long something will take.
 6. Look for closed jobs whose counters and results disagree: there must be none.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from shared.crash_points import passing
 from shared.database import Database
+from shared.errors import Unavailable
 from shared.ledger import backlog, cancel
 from shared.ledger.reap import Reaped, reap
+from shared.logs import logger
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,9 @@ class Sweep:
     workers: int
     stopped: int
 
+
+# Expired leases looked at in a round; after an outage all of them, since in the next round they would count as crashes.
+_SOME, _ALL = 500, 1_000_000
 
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('poxvisio sweep'))")
 _PROMOTE = sa.text("""
@@ -79,25 +89,31 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
     with database.transaction() as session:
         if not session.execute(_LOCK).scalar_one():
             return None
-        reaped = reap(session, after_outage=after_outage)
+        reaped = reap(session, _ALL if after_outage else _SOME, after_outage=after_outage)
         if reaped.total:
             passing("sweep.reaping")
-    with database.transaction() as session:
-        overdue = list(session.execute(_OVERDUE).scalars())
-        failing = list(session.execute(_FAILING).scalars())
-    for job in overdue:
-        with database.transaction() as session:
-            cancel.expire(session, job)
-    for job in failing:
-        with database.transaction() as session:
-            cancel.stop(session, job)
     with database.transaction() as session:
         promoted = len(session.execute(_PROMOTE).all())
         ready = {lane: int(units) for lane, units in session.execute(_READY)}
         workers = int(session.execute(_WORKERS).scalar_one())
+        overdue = list(session.execute(_OVERDUE).scalars())
+        failing = list(session.execute(_FAILING).scalars())
+    expired = sum(_end(database, job, cancel.expire) for job in overdue)
+    stopped = sum(_end(database, job, cancel.stop) for job in failing)
     with database.transaction() as session:
         backlog.count(session)
-    return Sweep(reaped, promoted, len(overdue), ready, workers, len(failing))
+    return Sweep(reaped, promoted, expired, ready, workers, stopped)
+
+
+def _end(database: Database, job: UUID, end: Callable[[Session, UUID], None]) -> bool:
+    """End one job and tell whether that was possible: a job that cannot be ended must not hold up the others."""
+    try:
+        with database.transaction() as session:
+            end(session, job)
+    except (Unavailable, DBAPIError) as error:
+        log.error("job_not_ended", job=str(job), error=type(error).__name__)
+        return False
+    return True
 
 
 def disagreements(session: Session) -> list[UUID]:

@@ -161,3 +161,15 @@ def test_a_wiped_broker_takes_tokens_as_before(broker: Broker, client: Any) -> N
 
 def test_a_living_broker_passes_the_check(broker: Broker) -> None:
     broker.check()
+
+
+def test_a_rabbitmq_that_never_answers_holds_nobody_up(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = Settings.load(
+            environment | {"BROKER_URL": f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}//"}
+        )
+        broker = Broker(settings)
+        began = time.monotonic()
+        assert not broker.wake(["bulk"])
+        assert time.monotonic() - began < 3 * SOON
+        broker.close()

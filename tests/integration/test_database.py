@@ -59,3 +59,11 @@ def test_a_client_frozen_in_its_transaction_lets_go_of_its_locks(worker_db: Data
     done.set()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_an_error_does_not_tell_what_was_to_be_written(worker_db: Database) -> None:
+    name = "Jane Doe 1980 arm.jpg"
+    with pytest.raises(sa.exc.IntegrityError) as refused, worker_db.transaction() as session:
+        session.execute(sa.text("INSERT INTO worker_node (name, state) VALUES (:name, NULL)"), {"name": name})
+    assert name not in str(refused.value).partition("DETAIL")[0]
+    assert "[parameters" not in str(refused.value)

@@ -181,9 +181,10 @@ class Clinic:
             return [ids.text("event", event.id) for event in events.record(session, rows)]
 
     def log(self, endpoint_id: UUID) -> list[DeliveryView]:
-        """All deliveries, oldest first."""
+        """All deliveries, oldest first, with what was answered."""
         with self.db.transaction(self.tenant) as session:
-            return endpoints.deliveries(session, endpoint_id, limit=1000)[::-1]
+            found = endpoints.deliveries(session, endpoint_id, limit=1000)[::-1]
+            return [endpoints.delivery(session, item.id) for item in found]
 
     def states(self, endpoint_id: UUID) -> list[str]:
         return [owed.state for owed in self.log(endpoint_id)]
@@ -320,6 +321,17 @@ def test_a_receiver_that_holds_on_is_cut_at_the_deadline(
 def _stall_after_200(_: Receiver, request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
     request.rfile.read(1)
+
+
+def test_a_list_leaves_out_what_receivers_answered(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+    receiver = receive(answering(200))
+    endpoint_id, _ = clinic.endpoint(receiver.url)
+    deliverer(receiver)
+    clinic.happens()
+    until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
+    assert clinic.log(endpoint_id)[0].attempts[0].response == b"ok"
+    with clinic.db.transaction(clinic.tenant) as session:
+        assert endpoints.deliveries(session, endpoint_id, limit=1)[0].attempts[0].response == b""
 
 
 def test_a_200_whose_body_stalls_is_a_success(clinic: Clinic, receive: Receive, deliverer: Start) -> None:

@@ -70,11 +70,18 @@ def retry(job: str) -> Response:
     job_id = ids.parse("job", job)
     tenant, weight = caller().tenant_id, caller().weight
     lanes: list[str] = []
+    kept: set[str] = set()
+
+    def look() -> None:
+        with services().database.transaction(tenant) as session:
+            history.job(session, job_id)
+            failed = failed_photos(session, job_id)
+        if failed:
+            kept.update(item.key for item in services().storage.list(originals_of(job_id)))
 
     def act(session: Session) -> JobBody:
         _hold(session, tenant, job_id, WHEN)
         failed = failed_photos(session, job_id)
-        kept = {item.key for item in services().storage.list(originals_of(job_id))} if failed else set()
         ordinals = [photo.ordinal for photo in failed if photo.storage_key in kept]
         if failed and not ordinals:
             raise Conflict("the originals of the failed photos are gone; send them as a new job")
@@ -83,7 +90,7 @@ def retry(job: str) -> Response:
         view = history.job(session, job_id)
         return told(session, view)
 
-    answer = perform(fingerprint.of_request("POST", request.path, {}), JobBody, act)
+    answer = perform(fingerprint.of_request("POST", request.path, {}), JobBody, act, before=look)
     if lanes:
         services().broker.wake(lanes)
     return answer

@@ -12,6 +12,7 @@ from shared.bundle import RESEARCH_USE
 from web.access import PAGE_POLICY
 from web.openapi import Answer, operation
 from web.problems import KINDS, NOT_FOUND, not_found
+from web.services import services
 from web.wire import Shape, respond
 
 pages = Blueprint("pages", __name__)
@@ -52,7 +53,8 @@ def problem(name: str) -> Response:
     if kind is None:
         raise not_found()
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json":
-        told = KindBody(type=request.base_url, status=kind.status, title=kind.title, meaning=kind.meaning)
+        address = f"{services().settings.public_url}/problems/{name}"
+        told = KindBody(type=address, status=kind.status, title=kind.title, meaning=kind.meaning)
         return respond(told, headers={"Vary": "Accept"})
     page = _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
     page.vary.add("Accept")

@@ -88,7 +88,12 @@ $("key-form").addEventListener("submit", async (event) => {
     signOut(error.status === 401 ? "There is no such key, or it has expired." : explain(error));
   }
 });
-$("forget").addEventListener("click", () => signOut());
+// The page starts anew: nothing of this key, not even photos that are still on their way, is there for the next one.
+$("forget").addEventListener("click", () => {
+  signOut();
+  history.replaceState(null, "", location.pathname);
+  location.reload();
+});
 
 async function showModel() {
   const line = $("model");

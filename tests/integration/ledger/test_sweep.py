@@ -82,7 +82,7 @@ def test_one_sweep_does_it_all(owner_db: Database, app_db: Database, worker_db: 
     change(owner_db, "UPDATE unit SET state = 'waiting' WHERE job_id IN (:a, :b)", a=waiting.id, b=overdue.id)
     change(owner_db, "UPDATE job SET deadline = now() WHERE id = :job", job=overdue.id)
     found = swept(worker_db)
-    assert (found.reaped.split, found.expired, found.promoted, found.ready) == (1, 1, 1, {"normal": 3})
+    assert (found.reaped.split, found.expired, found.promoted, found.ready) == (1, 1, 2, {"normal": 4})
     assert [unit.state for unit in unit_rows(owner_db, lost.id)] == ["split", "ready", "ready"]
     assert [unit.state for unit in unit_rows(owner_db, waiting.id)] == ["ready"]
     assert job_row(owner_db, overdue.id).state == "expired"
@@ -167,3 +167,21 @@ def test_a_disagreement_of_counters_and_results_is_found(
     change(owner_db, "UPDATE job SET closed_at = now() - interval '1 hour'")
     assert found() == []
     assert job_row(owner_db, good.id).state == "completed"
+
+
+def test_a_job_that_cannot_be_ended_holds_up_no_other_work(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    stuck, other = submit_job(app_db, tenant, 1).id, submit_job(app_db, tenant, 1).id
+    change(owner_db, "UPDATE job SET deadline = now() - interval '1 second'")
+    change(owner_db, f"UPDATE unit SET state = 'waiting', available_at = now() WHERE job_id = '{other}'")
+    change(owner_db, f"ALTER TABLE result ADD CONSTRAINT bad_day CHECK (job_id <> '{stuck}')")
+    try:
+        found = swept(worker_db)
+    finally:
+        change(owner_db, "ALTER TABLE result DROP CONSTRAINT bad_day")
+    assert (found.promoted, found.expired) == (1, 1)
+    assert job_row(owner_db, other).state == "expired"
+    assert job_row(owner_db, stuck).state == "queued"
+    assert swept(worker_db).expired == 1
+    check_invariants(owner_db)

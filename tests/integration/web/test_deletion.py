@@ -130,7 +130,7 @@ def test_a_stream_whose_job_is_deleted_meanwhile_says_that_it_is_incomplete(
     assert b"INCOMPLETE: the job was deleted" in rest[0]
 
 
-def test_an_answer_is_never_a_closed_job_without_its_photos(
+def test_a_receipt_is_of_one_moment(
     clinic: Caller, worker_db: Database, app_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job is deleted between the reading of its row and that of its photos."""
@@ -147,4 +147,8 @@ def test_an_answer_is_never_a_closed_job_without_its_photos(
         return view
 
     monkeypatch.setattr(history, "job", job_then_delete)
+    receipt = clinic.get(f"{path}/receipt")
+    assert receipt.status_code == 200
+    assert receipt.json is not None
+    assert len(receipt.json["payload"]["entries"]) == receipt.json["payload"]["total"]
     assert clinic.get(f"{path}/receipt").status_code == 410

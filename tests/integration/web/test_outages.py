@@ -120,6 +120,7 @@ def test_a_missing_bundle_refuses_no_job(environment: dict[str, str], clinic: Ca
     assert ready.status_code == 503
     assert ready.json is not None
     assert ready.json["bundle"]["status"] == "down"
+    assert str(tmp_path) not in ready.text
     assert ready.json["database"]["status"] == ready.json["storage"]["status"] == "ok"
     assert app.test_client().get("/livez").status_code == 200
     app.extensions["poxvisio"].close()
