@@ -12,7 +12,7 @@ import pytest
 
 from shared import addresses
 from worker import egress
-from worker.egress import AddressInfo, Answer, Egress
+from worker.egress import AddressInfo, Answer, Egress, Fetched
 
 # Literal addresses, each from one row of the deny list or one disguise of it.
 HOSTILE_V4 = [
@@ -427,3 +427,62 @@ def test_what_the_receiver_asks_for_is_read() -> None:
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
     assert egress._seconds_of(value, datetime(2026, 11, 23, 3, 0, tzinfo=UTC)) == seconds
+
+
+# Fetching
+
+
+def fetch_each(urls: list[str], **options: Any) -> list[Fetched]:
+    async def all_of_them() -> list[Fetched]:
+        async with Egress(**{"seconds": 5.0, **options}) as out:
+            return [await out.fetch(url, bytes, 100) for url in urls]
+
+    return asyncio.run(all_of_them())
+
+
+def fetch(handler: Handler, *, seconds: float = 5.0, limit: int = 100) -> tuple[Fetched, bytes]:
+    received = bytearray()
+
+    async def once() -> Fetched:
+        async with receiver(handler) as port, Egress(seconds=seconds, loopback=(f"127.0.0.1:{port}",)) as out:
+            return await out.fetch(f"http://127.0.0.1:{port}/a.jpg", received.extend, limit)
+
+    return asyncio.run(once()), bytes(received)
+
+
+def test_a_photo_is_fetched_from_no_hostile_destination(dialled: list[Any]) -> None:
+    assert fetch_each(VECTORS) == [Fetched(None, "address not allowed")] * len(VECTORS)
+    assert dialled == []
+
+
+def test_a_photo_is_fetched_from_no_name_that_means_a_hostile_address(dialled: list[Any]) -> None:
+    for address in HOSTILE_V4 + HOSTILE_V6:
+        found = fetch_each(["https://photos.example/a.jpg"], lookup=lookup_of("1.1.1.1", address))
+        assert found == [Fetched(None, "address not allowed")]
+    assert dialled == []
+
+
+def test_a_whole_body_is_fetched() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"
+    assert fetch(replying(whole)) == (Fetched(200, None), b"photo")
+    packed = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x00\x00"
+    assert fetch(replying(packed)) == (Fetched(200, None), b"\x1f\x8b\x08\x00\x00")
+
+
+@pytest.mark.parametrize("status", [302, 404, 503])
+def test_nothing_is_taken_of_another_answer_and_no_redirect_is_followed(status: int) -> None:
+    head = f"HTTP/1.1 {status} No\r\nLocation: http://127.0.0.1:1/\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno"
+    assert fetch(replying(head.encode())) == (Fetched(status, None, 7.0), b"")
+
+
+def test_a_body_that_is_too_large_is_left_as_soon_as_it_is_known() -> None:
+    announced = b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101
+    assert fetch(replying(announced)) == (Fetched(200, "too large"), b"")
+    found, received = fetch(dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 30))
+    assert (found, len(received) <= 100) == (Fetched(200, "too large"), True)
+
+
+def test_a_body_that_breaks_off_or_drips_is_no_photo() -> None:
+    assert fetch(replying(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf"))[0] == Fetched(None, "connection lost")
+    dripped = fetch(dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), seconds=0.5)
+    assert dripped[0] == Fetched(None, "timeout")
