@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 
 from tests.chaos.running import Service, job_of
+from tests.chaos.samples import JPEGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Load:
     """Clients in front of a service.
 
     ``most_waiting`` photos are under way at once, as far as ``results`` tells how many are answered, so that the load
-    follows what the service can do. One job in twenty is cancelled right after it was accepted. ``answers`` counts what
-    the clients were told, by status.
+    follows what the service can do. One job in five is an archive; one in twenty is cancelled right after it was
+    accepted. ``answers`` counts what the clients were told, by status.
     """
 
     service: Service
@@ -86,13 +87,15 @@ class Load:
                 self._ending.wait(0.05)
                 continue
             turn += 1
-            photos = tuple(chance.choices(self.samples, k=chance.randint(1, self.most_photos)))
-            cancels = chance.random() < 0.05
-            self._send(f"chaos-{self.seed}-{number}-{turn}", photos, cancels=cancels)
+            is_archive = chance.random() < 0.2
+            photos = tuple(chance.choices(JPEGS if is_archive else self.samples, k=chance.randint(1, self.most_photos)))
+            cancels = chance.random() < 0.05 and not is_archive
+            self._send(f"chaos-{self.seed}-{number}-{turn}", photos, cancels=cancels, is_archive=is_archive)
 
-    def _send(self, key: str, photos: tuple[bytes, ...], *, cancels: bool) -> None:
+    def _send(self, key: str, photos: tuple[bytes, ...], *, cancels: bool, is_archive: bool) -> None:
+        post = self.service.post_archive if is_archive else self.service.post
         while True:
-            answer = self._told(lambda: self.service.post(photos, key))
+            answer = self._told(lambda: post(photos, key))
             if answer is not None and answer.status_code == 202:
                 break
             if answer is not None and answer.status_code not in {409, 429, 503}:

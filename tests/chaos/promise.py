@@ -27,7 +27,8 @@ _UNBALANCED = f"""
     SELECT j.id, j.total, j.remaining, {_COUNTED} AS counted, r.n
     FROM job j CROSS JOIN LATERAL (SELECT count(*) AS n FROM result WHERE job_id = j.id) r
     WHERE (j.closed_at IS NULL OR j.closed_at > now() - make_interval(secs => %s))
-      AND (j.remaining <> j.total - r.n OR {_COUNTED} <> r.n OR (j.remaining = 0) <> (j.closed_at IS NOT NULL))
+      AND (j.remaining <> j.total - r.n OR {_COUNTED} <> r.n
+        OR (j.remaining = 0 AND j.state <> 'receiving') <> (j.closed_at IS NOT NULL))
 """
 _ALWAYS = 1e9
 

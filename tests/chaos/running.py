@@ -1,11 +1,13 @@
 """The whole service as ``poxvisio up`` runs it, to be broken on purpose, and everything needed to break it."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
 #: What chance decides in the tests; another one by CHAOS_SEED.
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-#: For what takes too long to be run with all other tests; ``make chaos`` runs it.
-LONG = pytest.mark.skipif(os.environ.get("CHAOS") != "long", reason="make chaos runs it")
+#: For what takes too long to be run with all other tests.
+LONG = pytest.mark.skipif(os.environ.get("CHAOS") != "long", reason="CHAOS=long runs it")
 DRAIN_SECONDS = 90
 # Short leases and pauses: what takes a minute in life takes seconds here, and is the same code.
 QUICK = {
@@ -109,6 +111,16 @@ class Service(ABC):
         answer = self.post(photos, key, options)
         assert answer.status_code == 202, answer.text
         return job_of(answer)
+
+    def post_archive(self, photos: Sequence[bytes], key: str) -> httpx.Response:
+        """Send photos as one zip archive, once. The same photos are the same bytes, as a key demands."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for place, data in enumerate(photos):
+                archive.writestr(zipfile.ZipInfo(f"{place:05d}.jpg"), data)
+        headers = {"Idempotency-Key": key, "Content-Type": "application/zip"}
+        with self.client() as client:
+            return client.post("/v1/jobs", content=buffer.getvalue(), headers=headers)
 
     def insist(self, photos: Sequence[bytes], key: str, options: Mapping[str, Any] | None = None) -> UUID:
         """Send photos under one key until they are taken in, as a client does that was told nothing, or to wait."""

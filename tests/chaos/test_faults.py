@@ -17,8 +17,8 @@ from shared.crash_points import POINTS
 from tests.chaos import promise
 from tests.chaos.promise import Reference, Sampler
 from tests.chaos.receivers import Receivers
-from tests.chaos.running import LONG, SEED, Service, Up, until
-from tests.chaos.samples import SAMPLES
+from tests.chaos.running import LONG, SEED, Service, Up, job_of, until
+from tests.chaos.samples import JPEGS, SAMPLES
 from tests.chaos.victims import census
 
 PHOTOS = SAMPLES * 2
@@ -184,6 +184,15 @@ def holders(service: Service, job: UUID) -> set[str]:
     """Return which workers hold units of the job now."""
     held = "SELECT DISTINCT leased_by FROM unit WHERE state = 'leased' AND job_id = %s"
     return {holder for (holder,) in service.rows(held, str(job))}
+
+
+@pytest.mark.parametrize("point", sorted(EXPANDING))
+def test_a_worker_killed_while_it_expands_an_archive(service: Service, reference: Reference, point: str) -> None:
+    has_died = service.order_death(point)
+    answer = service.post_archive(JPEGS, str(uuid4()))
+    assert answer.status_code == 202, answer.text
+    until(has_died, f"a worker dies at {point}")
+    ended(service, job_of(answer), reference, JPEGS)
 
 
 def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service, reference: Reference) -> None:
