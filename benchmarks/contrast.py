@@ -55,7 +55,7 @@ def _with_network(services: Services, count: int, rounds: int) -> Row:
         Apart("benchmarks.pipeline:Worker", environment=environment) as worker,
         _celery(services, "yes", at_once=cores()),
     ):
-        worker.ask()
+        _drain(services, worker, max(count // 4, 16))  # each size of batch is compiled when it is met first
         _hand_in(services, CLASSIFY, paths, 2 * cores())
         for _ in range(rounds):
             ours.append(_drain(services, worker, count))
