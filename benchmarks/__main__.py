@@ -11,7 +11,19 @@ from typing import Any
 from benchmarks import machine, report
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("engine", "decoding", "pipeline", "memory", "ledger", "accept", "gil")
+NAMES = (
+    "engine",
+    "decoding",
+    "pipeline",
+    "memory",
+    "ledger",
+    "eta",
+    "scale",
+    "history_pages",
+    "fairness",
+    "accept",
+    "gil",
+)
 
 
 def measure(name: str, command: str, *, quick: bool) -> dict[str, Any]:
