@@ -13,49 +13,38 @@ objects without a row are swept later and rows without an object would be a prom
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 from werkzeug import Request
-from werkzeug.http import parse_options_header
 
 from shared import history, ids, signing, webhooks
 from shared.accounts import Caller
 from shared.crash_points import passing
 from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
-from shared.ledger.receiving import Address, Archive, receive
+from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
-from shared.names import display_name
-from web.asking import idempotency_key, parse_json, read_query, wrong
+from web.asking import idempotency_key, read_query, wrong
 from web.intake import fingerprint, pressure
+from web.intake.arrival import Arrival, check_type
 from web.intake.body import Body
-from web.intake.lifting import ListReader
-from web.intake.listed import addresses_of, check_list, wrong_option
-from web.intake.multipart import MultipartReader
-from web.intake.options import JobList, JobOptions, OneOffWebhook, QueryOptions
-from web.intake.reception import Received, Reception
+from web.intake.listed import wrong_option
+from web.intake.options import JobOptions, OneOffWebhook, QueryOptions
+from web.intake.reception import Reception
 from web.outlook import outlook
 from web.problems import (
-    BROKEN_BODY,
-    DUPLICATE_CUSTOM_ID,
     INVALID_OPTIONS,
-    NO_PHOTOS,
-    TOO_MANY_PHOTOS,
     UNKNOWN_MODEL,
-    UNSUPPORTED_TYPE,
     Kind,
     Problem,
 )
 from web.replay import Once
 from web.services import Services
 from web.wire import JobBody, OneOffEndpoint, job_body
-
-_ARCHIVE: Final = "application/zip"
-_LIST: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ def accept(services: Services, caller: Caller, request: Request) -> Accepted:
     """
     body = Body(request.environ, services.settings.max_request_bytes)
     given = read_query(QueryOptions)
-    _check_type(request)
+    check_type(request)
     once = Once(services, caller, idempotency_key())
     body.on_piece = once.stay_alive
     submission = _Submission(services, caller, once)
@@ -103,8 +92,6 @@ class _Submission:
         self._job_id = new_id()
         # False from the moment COMMIT may have reached the database.
         self.may_clean_up = True
-        self._in_query = False
-        self._addresses: list[Address] = []
         self.reception = Reception(
             services.storage,
             self._job_id,
@@ -112,24 +99,11 @@ class _Submission:
             max_photo_bytes=services.settings.max_photo_bytes,
             keep=not once.is_answered,
         )
-
-    @property
-    def photos(self) -> list[Received]:
-        """Return what has arrived so far."""
-        return self.reception.photos
+        self._arrival = Arrival(self.reception, services.settings)
 
     def receive(self, request: Request, body: Body, given: QueryOptions) -> JobOptions:
         """Read the whole body and return the options, checked against it; raises ``Problem`` and ``StorageAway``."""
-        if request.mimetype == "multipart/form-data":
-            options = self._receive_multipart(request, body, given)
-        elif request.mimetype == _ARCHIVE:
-            options = self._receive_archive(body, given)
-        elif request.mimetype == _LIST:
-            options = self._receive_list(body, given)
-        else:
-            options = self._receive_photo(body, given)
-        if request.mimetype != _LIST:
-            _check_photos(options, self.photos)
+        options = self._arrival.read(request, body, given)
         # What was fine when the first request came is fine for its replay.
         if not self._once.is_answered:
             self._check_present(options)
@@ -153,58 +127,6 @@ class _Submission:
         passing("web.woken")
         return answer
 
-    def _receive_multipart(self, request: Request, body: Body, given: QueryOptions) -> JobOptions:
-        boundary = parse_options_header(request.content_type)[1].get("boundary", "")
-        part = MultipartReader(self.reception).read(body, boundary)
-        if not self.photos:
-            raise Problem(NO_PHOTOS, "There is no part named `photos`.")
-        if given != QueryOptions():
-            if part is not None:
-                raise Problem(INVALID_OPTIONS, "Give the options in the `job` part or in the query, not in both.")
-            if given.file_name is not None:
-                raise wrong("file_name", "is for a body that is one photo; multipart names each part")
-            if given.custom_id is not None and len(self.photos) > 1:
-                raise wrong("custom_id", "is for one photo; give several theirs in the `job` part, under `photos`")
-            return self._from_query(given)
-        return JobOptions() if part is None else parse_json(JobOptions, part)
-
-    def _receive_photo(self, body: Body, given: QueryOptions) -> JobOptions:
-        self.reception.begin(given.file_name)
-        while piece := body.read():
-            self.reception.write(piece)
-        self.reception.finish()
-        if not self.photos[0].size:
-            raise Problem(BROKEN_BODY, "The body is empty; it should be one photo.")
-        return self._from_query(given)
-
-    def _receive_archive(self, body: Body, given: QueryOptions) -> JobOptions:
-        if given.custom_id is not None:
-            raise wrong("custom_id", "is for one photo; those of an archive have their names")
-        self.reception.begin_archive(given.file_name, self._services.settings.max_request_bytes)
-        while piece := body.read():
-            self.reception.write(piece)
-        self.reception.finish()
-        if self.reception.archive is None or not self.reception.archive.size:
-            raise Problem(BROKEN_BODY, "The body is empty; it should be an archive.")
-        return self._from_query(given)
-
-    def _receive_list(self, body: Body, given: QueryOptions) -> JobOptions:
-        if given != QueryOptions():
-            raise Problem(INVALID_OPTIONS, "Give the options in the document, not in the query.")
-        listed = parse_json(JobList, ListReader(self.reception).read(body))
-        settings = self._services.settings
-        if len(listed.images) > settings.max_photos:
-            raise Problem(TOO_MANY_PHOTOS, f"A job may have {settings.max_photos} photos at most.")
-        check_list(listed, settings.webhook_loopback)
-        named = {place: display_name(image.file_name) for place, image in enumerate(listed.images)}
-        self.reception.photos = [replace(photo, name=named[photo.ordinal]) for photo in self.photos]
-        self._addresses = addresses_of(listed)
-        return listed.job_options()
-
-    def _from_query(self, given: QueryOptions) -> JobOptions:
-        self._in_query = True
-        return given.job_options()
-
     def _check_present(self, options: JobOptions) -> None:
         """Raise where an option does not fit the time, the model or the network as they are now."""
         if options.deadline is not None and options.deadline <= datetime.now(UTC):
@@ -227,21 +149,23 @@ class _Submission:
 
     def _wrong(self, detail: str, *path: str, kind: Kind = INVALID_OPTIONS) -> Problem:
         """Return the problem of one wrong option, told by the place where it was given."""
-        return wrong(path[0], detail, kind) if self._in_query else wrong_option(detail, *path, kind=kind)
+        return wrong(path[0], detail, kind) if self._arrival.is_in_query else wrong_option(detail, *path, kind=kind)
 
     def lane(self, options: JobOptions) -> str:
         """Return the lane of the job. Nobody has counted an archive's photos yet."""
         if options.priority is not None:
             return options.priority
-        return "bulk" if self.reception.archive else default_lane(len(self.photos) + len(self._addresses))
+        if self.reception.archive:
+            return "bulk"
+        return default_lane(len(self.reception.photos) + len(self._arrival.addresses))
 
     def fingerprint(self, options: JobOptions) -> bytes:
         """Return what makes this request the same as another."""
         return fingerprint.of_job(
-            self.photos,
+            self.reception.photos,
             options.canonical(),
             archive=self.reception.archive,
-            addresses=([each.ordinal, each.url, each.client_name] for each in self._addresses),
+            addresses=([each.ordinal, each.url, each.client_name] for each in self._arrival.addresses),
         )
 
     def _new_job(self, options: JobOptions) -> NewJob:
@@ -256,7 +180,7 @@ class _Submission:
                 photo.sha256,
                 photo.size,
             )
-            for photo in self.photos
+            for photo in self.reception.photos
         ]
         details: Mapping[str, Any] = {"metadata": options.metadata} if options.metadata else {}
         return NewJob(
@@ -279,8 +203,8 @@ class _Submission:
         archive = self.reception.archive
         if archive is not None:
             receive(session, job, Archive(archive.name, archive.storage_key, archive.sha256, archive.size))
-        elif self._addresses:
-            receive(session, job, self._addresses)
+        elif self._arrival.addresses:
+            receive(session, job, self._arrival.addresses)
         else:
             submit(session, job)
         view = history.job(session, job.id)
@@ -323,27 +247,3 @@ def _is_there(services: Services, tenant_id: UUID, job_id: UUID) -> bool:
     except Gone:
         return True
     return True
-
-
-def _check_type(request: Request) -> None:
-    kind = request.mimetype
-    if kind not in ("multipart/form-data", _ARCHIVE, _LIST) and not kind.startswith("image/"):
-        raise Problem(
-            UNSUPPORTED_TYPE,
-            "Send multipart/form-data with parts named `photos`, one image/* body, an application/zip archive or JSON.",
-        )
-
-
-def _check_photos(options: JobOptions, photos: list[Received]) -> None:
-    """Raise ``Problem`` (422) unless what is said about the photos fits those that came."""
-    if len(options.photos) > len(photos):
-        raise wrong_option(f"lists {len(options.photos)} photos; {len(photos)} came", "photos")
-    seen: set[str] = set()
-    for photo, said in zip(photos, options.photos, strict=False):
-        if said.custom_id is not None and said.custom_id in seen:
-            raise wrong_option("occurs twice", "photos", photo.ordinal, "custom_id", kind=DUPLICATE_CUSTOM_ID)
-        if said.custom_id is not None:
-            seen.add(said.custom_id)
-        if said.file_name is not None and display_name(said.file_name) != photo.name:
-            # A list in another order would give each patient somebody else's answer.
-            raise wrong_option("is not the name of the photo in this place", "photos", photo.ordinal, "file_name")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.ledger.fairness import UNIT_IMAGES, WEIGHTS, Slice, default_lane, slices
+from shared.ledger.fairness import UNIT_IMAGES, WEIGHTS, Slice, default_lane, runs, slices
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,23 @@ def test_the_weights_are_those_of_the_documentation() -> None:
 )
 def test_the_lane_follows_from_the_number_of_photos(photos: int, lane: str) -> None:
     assert default_lane(photos) == lane
+
+
+@pytest.mark.parametrize(
+    ("ordinals", "units"),
+    [
+        ([0], [(0, 1)]),
+        (list(range(70)), [(0, 32), (32, 32), (64, 6)]),
+        ([3, 4, 6, 7, 8], [(3, 2), (6, 3)]),  # a gap ends a unit
+        ([5, 9, 13], [(5, 1), (9, 1), (13, 1)]),
+    ],
+)
+def test_runs_hold_neighbours_alone_under_the_tags_of_their_last_photos(
+    ordinals: list[int], units: list[tuple[int, int]]
+) -> None:
+    found = runs(ordinals, lane="normal", last_vft=10.0, now_vft=3.0, tenant_weight=2.0)
+    assert [(piece.first, piece.n) for piece in found] == units
+    before = 0
+    for piece in found:
+        before += piece.n
+        assert piece.vft == pytest.approx(10.0 + before / 8)
