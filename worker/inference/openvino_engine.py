@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
 from worker.inference.weights import Weights
 
-# Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU.
-_CHUNK = 16
+# Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU. Each further size
+# is compiled when it is first met and keeps its memory, so there are few.
+_SIZES = (16, 8, 4, 2, 1)
 _PRECISIONS = ("f32", "bf16")
 
 
@@ -33,6 +36,9 @@ def halves_here() -> tuple[str, ...]:
 class OpenVinoEngine:
     """A compiled ResNet50 on the CPU; bit-identical whatever the batch, the place in it and the threads.
 
+    A photo alone has all threads. A batch is cut into parts that have one thread each: threads that share a layer wait
+    busily for one another wherever a decoding child takes a core from one of them.
+
     seen: photos [n, 224, 224, 3] like those that will come, the bundle's reference; bf16 centres its first planes on
     them. Raises EngineRefused for a precision that OpenVINO does not have here.
     """
@@ -48,32 +54,63 @@ class OpenVinoEngine:
         settings: dict[str, Any] = {
             # With pinning two one-thread processes share the first core and halve.
             "ENABLE_CPU_PINNING": False,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
             "CACHE_DIR": str(cache),
+            "INFERENCE_NUM_THREADS": threads or _cores(),
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
 
-        def compiled(model: ov.Model, arithmetic: str) -> Any:
+        def compiled(model: ov.Model, arithmetic: str, streams: int = 1) -> Any:
             # OpenVINO's own default is bf16 where the CPU has it: say which, always.
-            return core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": arithmetic})
+            return core.compile_model(
+                model, "CPU", {**settings, "NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": arithmetic}
+            )
 
         if precision == "f32":
             model = resnet50(weights)
         else:
             planes = compiled(first_planes(weights), "f32")([seen])[0]
             model = resnet50_for_bf16(weights, usual_of(planes))
-        self._request = compiled(model, precision).create_infer_request()
+        count = threads or _cores()
+        streams = compiled(model, precision, count)
+        self._requests = [streams.create_infer_request() for _ in range(count)]
+        self._alone = compiled(model, precision).create_infer_request() if count > 1 else self._requests[0]
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Outputs of RGB photos [n, 224, 224, 3], any n >= 1: a new n up to 16 costs one short compilation."""
-        chunks = [self._chunk(batch[at : at + _CHUNK]) for at in range(0, len(batch), _CHUNK)]
-        logits, evidence, features = (np.concatenate(column) for column in zip(*chunks, strict=True))
+        """Outputs of RGB photos [n, 224, 224, 3], any n >= 1; one call at a time."""
+        requests = self._requests if len(batch) > 1 else [self._alone]
+        running: deque[Any] = deque()
+        parts: list[list[NDArray[np.float32]]] = []
+        try:
+            for turn, part in enumerate(_parts(batch, len(requests))):
+                if len(running) == len(requests):
+                    parts.append(_outputs(running.popleft()))
+                request = requests[turn % len(requests)]
+                read = np.ascontiguousarray(part) if self.precision == "f32" else with_plane_of_ones(part)
+                request.set_input_tensor(ov.Tensor(read))
+                request.start_async()
+                running.append(request)
+            while running:
+                parts.append(_outputs(running.popleft()))
+        finally:
+            for request in running:  # after a failure: the next batch needs them idle
+                request.wait()
+        logits, evidence, features = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Outputs(logits, evidence, features)
 
-    def _chunk(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        read = np.ascontiguousarray(batch) if self.precision == "f32" else with_plane_of_ones(batch)
-        self._request.set_input_tensor(ov.Tensor(read))
-        self._request.infer()
-        return [np.array(self._request.get_tensor(name).data, dtype=np.float32) for name in OUTPUTS]
+
+def _parts(batch: NDArray[np.uint8], among: int) -> Iterator[NDArray[np.uint8]]:
+    """The batch in order, in parts of the sizes there are, none larger than a fair share of what is there."""
+    share = -(-len(batch) // among)
+    at = 0
+    while at < len(batch):
+        size = next(size for size in _SIZES if size <= min(share, len(batch) - at))
+        yield batch[at : at + size]
+        at += size
+
+
+def _outputs(request: Any) -> list[NDArray[np.float32]]:
+    request.wait()
+    return [np.array(request.get_tensor(name).data, dtype=np.float32) for name in OUTPUTS]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
