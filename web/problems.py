@@ -107,8 +107,8 @@ UNSUPPORTED_TYPE = _kind(
     "unsupported-type",
     415,
     "This type of body is not taken here",
-    "The answer says which types are: photos come as multipart/form-data or as one image/* body, the rest as "
-    "application/json.",
+    "The answer says which types are: photos come as multipart/form-data, as one image/* body, as application/zip or "
+    "in application/json, the rest as application/json.",
 )
 INVALID_OPTIONS = _kind(
     "invalid-options",

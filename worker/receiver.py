@@ -108,6 +108,9 @@ class Receiver:
         except NothingDue as wait:
             seconds = wait.seconds
             self._settle(lambda: self._postpone(intake, seconds))
+        except DatabaseAway:
+            self._settle(lambda: self._pass_on(intake))
+            raise
         except ObjectMissing:
             self._settle(lambda: self._give_up(intake, PHOTO_MISSING))
         except StorageAway as error:
