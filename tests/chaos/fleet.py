@@ -41,8 +41,17 @@ class Fleet(Service):
 
 
 @contextmanager
-def fleet(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
-    """Run the processes behind proxies, under the real supervisor, whose ticks a thread makes."""
+def fleet(
+    folder: Path,
+    *,
+    workers: int = 2,
+    settings: Mapping[str, str] | None = None,
+    storage: Mapping[str, str] | None = None,
+) -> Iterator[Fleet]:
+    """Run the processes behind proxies, under the real supervisor, whose ticks a thread makes.
+
+    ``storage`` are the variables of another storage than a folder.
+    """
     points = folder / "points"
     points.mkdir()
     instance = Instance(folder / "data")
@@ -70,6 +79,7 @@ def fleet(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | None 
             told["url"],
             {**QUICK, "POXVISIO_CRASH_POINT": str(points), **(settings or {})},
         )
+        environments = {kind: {**environment, **(storage or {})} for kind, environment in environments.items()}
         supervisor = _supervise(stack, instance, database_url)
         stack.callback(database.mend)
         stack.callback(broker.mend)

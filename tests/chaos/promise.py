@@ -38,10 +38,16 @@ _SUPERSEDED = """
     WHERE r.fence <> u.fence AND r.outcome NOT IN ('cancelled', 'expired')
 """
 _LEFT_OPEN = "SELECT job_id, state, first, n FROM unit WHERE state IN ('waiting', 'ready', 'leased')"
-# Every photo is in exactly one unit that was not split into others.
+# Every photo is in exactly one unit that was not split into others, or was answered in one that was: a unit is split
+# too where only some of its photos are put off. An entry that was refused while an archive was expanded is in none.
 _UNCOVERED = """
-    SELECT j.id, j.total, sum(u.n) FROM job j JOIN unit u ON u.job_id = j.id
-    WHERE j.round = 0 AND u.state <> 'split' AND u.kind = 'images' GROUP BY j.id, j.total HAVING sum(u.n) <> j.total
+    SELECT i.job_id, i.ordinal, count(u.id) FROM job j JOIN image i ON i.job_id = j.id
+    LEFT JOIN result r ON r.image_id = i.id
+    LEFT JOIN unit u ON u.job_id = i.job_id AND u.kind = 'images' AND i.ordinal BETWEEN u.first AND u.first + u.n - 1
+      AND (u.state <> 'split' OR u.fence = r.fence)
+    WHERE j.round = 0 GROUP BY i.job_id, i.ordinal, r.outcome
+    HAVING count(u.id) <> 1 AND NOT (count(u.id) = 0 AND r.outcome IN ('rejected', 'failed', 'cancelled', 'expired')
+      AND EXISTS (SELECT FROM unit k WHERE k.job_id = i.job_id AND k.kind = 'intake'))
 """
 _TOLD_TWICE = """
     SELECT job_id, kind, round, count(*) FROM event WHERE job_id IS NOT NULL

@@ -134,7 +134,7 @@ class Service(ABC):
                 continue
             if answer.status_code == 202:
                 return job_of(answer)
-            assert answer.status_code in {409, 503}, answer.text
+            assert answer.status_code in {409, 429, 503}, answer.text
             time.sleep(min(1.0, float(answer.headers["Retry-After"])))
 
     def answered(self, job: UUID) -> int:
