@@ -67,6 +67,29 @@ def test_a_tenant_that_keeps_originals_keeps_them(
     assert keys(storage, "incoming") == {f"incoming/{job.hex}/00000"}
 
 
+def test_what_a_late_expander_stored_for_a_closed_job_is_deleted_after_a_day(
+    submit_photos: Submit,
+    make_worker: Worker,
+    house: Housekeeping,
+    storage: Storage,
+    settings: Settings,
+    owner_db: Database,
+) -> None:
+    closed, fresh = submit_photos([photo(1)]), submit_photos([photo(2)])
+    make_worker().drain()
+    house.delete_originals()
+    with owner_db.transaction() as session:
+        session.execute(
+            sa.text("UPDATE job SET originals_deleted_at = now() - interval '2 hours' WHERE id = :id"), {"id": closed}
+        )
+    folder = Path(settings.storage_url.removeprefix("file://"))
+    for job in (closed, fresh):
+        storage.write(f"incoming/{job.hex}/00007", b"late")
+        os.utime(folder / "incoming" / job.hex / "00007", (time.time() - 90_000,) * 2)
+    house.delete_orphans()
+    assert keys(storage, "incoming") == {f"incoming/{fresh.hex}/00007"}
+
+
 def test_photos_that_no_job_names_are_deleted_after_a_day(
     submit_photos: Submit, house: Housekeeping, storage: Storage, settings: Settings, tenant: UUID
 ) -> None:
