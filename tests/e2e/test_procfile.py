@@ -14,7 +14,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from cli.embedded.ports import free_port
-from tests.chaos.conftest import SAMPLES, until
+from tests.chaos.running import until
+from tests.chaos.samples import SAMPLES
 from tests.e2e.conftest import COMMAND, ROOT, environment
 
 SECONDS = 120
