@@ -186,7 +186,7 @@ def holders(service: Service, job: UUID) -> set[str]:
     return {holder for (holder,) in service.rows(held, str(job))}
 
 
-@pytest.mark.parametrize("point", sorted(EXPANDING))
+@pytest.mark.parametrize("point", ["worker.appended", pytest.param("worker.receiving", marks=LONG)])
 def test_a_worker_killed_while_it_expands_an_archive(service: Service, reference: Reference, point: str) -> None:
     has_died = service.order_death(point)
     answer = service.post_archive(JPEGS, str(uuid4()))
