@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, report
+from benchmarks import charts, machine, report
 
 HERE = Path(__file__).resolve().parent
 NAMES = (
@@ -23,6 +23,9 @@ NAMES = (
     "fairness",
     "accept",
     "gil",
+    "service",
+    "contrast",
+    "peers",
 )
 
 
@@ -67,6 +70,7 @@ def main(arguments: list[str]) -> None:
             kept = report.store(out, [found])
             if out == HERE / "results.json":
                 report.write_figures(HERE / "README.md", kept)
+                charts.draw({item["name"]: item for item in kept}, charts.CHARTS)
 
 
 if __name__ == "__main__":
