@@ -189,7 +189,7 @@ class Classification:
         yield batch
 
     def _work_off(self, batch: Sequence[_Photo]) -> None:
-        held = [photo for photo in batch if self._keeper.holds(photo.work.unit.id)]
+        held = [photo for photo in batch if self._keeper.holds(photo.work.unit)]
         started = time.monotonic()
         if held:
             self._classify(held)
@@ -197,7 +197,7 @@ class Classification:
             self._keeper.pace(took)
             self.images_per_second += 0.2 * (len(held) / max(took, 1e-6) - self.images_per_second)
             self._photos.batch = self._batch_size
-        whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit.id)]
+        whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit)]
         for work in whole:
             del self._open[work.unit.id]
         if whole:
@@ -226,7 +226,7 @@ class Classification:
 
     def _finish(self, works: Sequence[Work]) -> None:
         """Store working copies, then complete the units that are still ours; runs in the finisher's thread."""
-        ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit.id)]
+        ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit)]
         try:
             self._store_copies(ours)
         except StorageAway as error:
@@ -235,7 +235,7 @@ class Classification:
             ours = [work.without_copies() for work in ours]
         passing("worker.copied")
         self._complete(ours)
-        self._keeper.drop(work.unit.id for work in works)
+        self._keeper.drop(work.unit for work in works)
 
     def _store_copies(self, works: Sequence[Work]) -> None:
         keys = []
@@ -256,7 +256,7 @@ class Classification:
     def _complete(self, works: Sequence[Work]) -> None:
         """Complete the units, again and again while the database is away and the leases hold."""
         while works:
-            leases = self._keeper.leases(work.unit.id for work in works)
+            leases = self._keeper.leases(work.unit for work in works)
             outcomes = [outcome for work in works for outcome in work.outcomes]
             deferred = [item for work in works for item in work.deferred]
             try:
@@ -265,7 +265,7 @@ class Classification:
                     passing("worker.completing")
             except DatabaseAway:
                 time.sleep(0.5)
-                works = [work for work in works if self._keeper.holds(work.unit.id)]
+                works = [work for work in works if self._keeper.holds(work.unit)]
                 continue
             passing("worker.completed")
             self.answered += done.written
@@ -281,8 +281,7 @@ class Classification:
         while self._unfinished:
             if error := self._unfinished.popleft().exception():
                 log.error("finisher_failed", error=type(error).__name__)
-        leases = self._keeper.leases(self._keeper.held)
-        self._keeper.drop(self._keeper.held)
+        leases = self._keeper.drop_all()
         self._open.clear()
         if not leases:
             return

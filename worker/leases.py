@@ -2,9 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
+
+from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.errors import DatabaseAway
@@ -32,16 +34,20 @@ class Unit(Protocol):
         """The fence it was claimed under."""
 
 
+Beat = Callable[[Session, Sequence[Lease], float], Collection[UUID]]
+
+
 class LeaseKeeper:
     """Holds the leases of one worker and prolongs them every third of their time.
 
     What a heartbeat does not get back is lost: ``holds`` says so from then on, and nothing of it is completed.
     """
 
-    def __init__(self, database: Database, seconds: float) -> None:
+    def __init__(self, database: Database, seconds: float, beat: Beat = heartbeat) -> None:
         self.seconds = self._floor = seconds
         self._batch_seconds = 0.0
         self._database = database
+        self._prolong = beat
         self._held: dict[UUID, tuple[Lease, float]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -54,35 +60,35 @@ class LeaseKeeper:
             for unit in units:
                 self._held[unit.id] = (Lease(unit.id, unit.fence), claimed_at + self.seconds)
 
-    def holds(self, unit_id: UUID) -> bool:
-        """Return whether the unit is still ours for long enough to commit."""
+    def holds(self, unit: Unit) -> bool:
+        """Return whether the unit, as it was claimed then, is still ours for long enough to commit."""
         margin = min(_MARGIN_SECONDS, self.seconds * _MARGIN_SHARE)
         with self._lock:
-            found = self._held.get(unit_id)
-        return found is not None and time.monotonic() < found[1] - margin
-
-    @property
-    def held(self) -> list[UUID]:
-        """Return the units in our charge."""
-        with self._lock:
-            return list(self._held)
+            found = self._held.get(unit.id)
+        return found is not None and found[0].fence == unit.fence and time.monotonic() < found[1] - margin
 
     @property
     def is_empty(self) -> bool:
         """Return whether nothing is held."""
         return not self._held
 
-    def leases(self, unit_ids: Iterable[UUID]) -> list[Lease]:
+    def leases(self, units: Iterable[Unit]) -> list[Lease]:
         """Return the leases of those of the units that are still ours."""
-        with self._lock:
-            held = dict(self._held)  # a heartbeat may lose some of them meanwhile
-        return [held[unit_id][0] for unit_id in unit_ids if unit_id in held and self.holds(unit_id)]
+        return [Lease(unit.id, unit.fence) for unit in units if self.holds(unit)]
 
-    def drop(self, unit_ids: Iterable[UUID]) -> None:
-        """Stop caring for units that are done, given back or lost."""
+    def drop(self, units: Iterable[Unit]) -> None:
+        """Stop caring for units that are done, given back or lost; not for one that was claimed anew meanwhile."""
         with self._lock:
-            for unit_id in unit_ids:
-                self._held.pop(unit_id, None)
+            for unit in units:
+                if self._held.get(unit.id, (None,))[0] == Lease(unit.id, unit.fence):
+                    del self._held[unit.id]
+
+    def drop_all(self) -> list[Lease]:
+        """Stop caring for everything, and return the leases there were."""
+        with self._lock:
+            leases = [lease for lease, _ in self._held.values()]
+            self._held.clear()
+        return leases
 
     def pace(self, batch_seconds: float) -> None:
         """Learn how long a batch takes: a lease lasts four of them, at most ten minutes and at least its floor."""
@@ -114,7 +120,7 @@ class LeaseKeeper:
             return
         beaten_at, seconds = time.monotonic(), self.seconds
         with self._database.transaction() as session:
-            ours = heartbeat(session, leases, seconds)
+            ours = self._prolong(session, leases, seconds)
         lost = 0
         with self._lock:
             for lease in leases:

@@ -94,7 +94,7 @@ class Receiver:
         try:
             self._take_further(intake)
         finally:
-            self._keeper.drop([intake.id])
+            self._keeper.drop([intake])
         return True
 
     def _take_further(self, intake: Intake) -> None:
@@ -133,7 +133,7 @@ class Receiver:
                 self._wake(intake.lane)
 
         turn = Turn(
-            holds=lambda: self._keeper.holds(intake.id),
+            holds=lambda: self._keeper.holds(intake),
             # A suspect that got on is none any more, and goes on beside the network.
             goes_on=lambda: not (self._stopping.is_set() or intake.crashes or time.monotonic() > end),
             appended=appended,

@@ -49,10 +49,9 @@ def drain() -> None:
             return
         keeper.add(units, claimed_at)
         outcomes = [outcome for unit in units for outcome in _answer(unit)]
-        ids = [unit.id for unit in units]
         with database.transaction() as session:
-            complete(session, keeper.leases(ids), outcomes)
-        keeper.drop(ids)
+            complete(session, keeper.leases(units), outcomes)
+        keeper.drop(units)
 
 
 def _answer(unit: Claimed) -> Iterator[Outcome]:

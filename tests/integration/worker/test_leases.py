@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -37,22 +39,37 @@ def test_a_lease_follows_the_batches_up_and_down_again(keeper: LeaseKeeper) -> N
     assert keeper.seconds == 60
 
 
-def test_a_beat_of_an_old_lease_changes_nothing_about_a_newer_one(
-    keeper: LeaseKeeper, worker_db: Database, submit_photos: Submit, monkeypatch: pytest.MonkeyPatch
+def test_a_beat_of_an_old_lease_changes_nothing_about_a_newer_one(worker_db: Database, submit_photos: Submit) -> None:
+    submit_photos([photo(1)])
+    with worker_db.transaction() as session:
+        [unit] = claim(session, "host/1/1", units=1, lease_seconds=60)
+    newer = replace(unit, fence=unit.fence + 1)
+
+    def claimed_anew(*_: object) -> set[UUID]:
+        held.add([newer], time.monotonic())
+        return {unit.id}
+
+    held = LeaseKeeper(worker_db, 60, beat=claimed_anew)
+    held.add([unit], time.monotonic())
+    held._beat()
+    assert held.leases([unit, newer]) == [Lease(newer.id, newer.fence)]
+    held.close()
+
+
+def test_dropping_an_old_lease_keeps_the_newer_one(
+    keeper: LeaseKeeper, worker_db: Database, submit_photos: Submit
 ) -> None:
     submit_photos([photo(1)])
     with worker_db.transaction() as session:
         [unit] = claim(session, "host/1/1", units=1, lease_seconds=60)
+    newer = replace(unit, fence=unit.fence + 1)
     keeper.add([unit], time.monotonic())
-    newer = Lease(unit.id, unit.fence + 1)
-
-    def claimed_anew(*_: object) -> set[object]:
-        keeper._held[unit.id] = (newer, time.monotonic() + 60)
-        return {unit.id}
-
-    monkeypatch.setattr(leases, "heartbeat", claimed_anew)
-    keeper._beat()
-    assert keeper.leases([unit.id]) == [newer]
+    keeper.add([newer], time.monotonic())
+    assert not keeper.holds(unit)
+    keeper.drop([unit])
+    assert keeper.holds(newer)
+    keeper.drop([newer])
+    assert not keeper.holds(newer)
 
 
 def test_a_beat_that_breaks_is_not_the_last(
@@ -61,13 +78,12 @@ def test_a_beat_that_breaks_is_not_the_last(
     submit_photos([photo(1)])
     beats = []
 
-    def broken(*_: object) -> None:
+    def broken(*_: object) -> set[UUID]:
         beats.append(1)
         raise ArithmeticError("a fault of the program")
 
-    monkeypatch.setattr(leases, "heartbeat", broken)
     monkeypatch.setattr(leases, "_AGAIN_SECONDS", 0.01)
-    keeper = LeaseKeeper(worker_db, 0.3)
+    keeper = LeaseKeeper(worker_db, 0.3, beat=broken)
     with worker_db.transaction() as session:
         keeper.add(claim(session, "host/1/1", units=1, lease_seconds=60), time.monotonic())
     until(lambda: len(beats) > 3)
