@@ -80,7 +80,7 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) 
             broken = [*sampler.broken, *load.broken, *missing, *found(service, load, reference)]
             return Report(
                 seed=seed,
-                command=f"make chaos KILLS={kills} SEED={seed}",
+                command=f"python -m tests.chaos --kills {kills} --seed {seed} --minutes {minutes:g}",
                 began=began.isoformat(timespec="seconds"),
                 seconds=round(killed - started, 1),
                 drained_seconds=round(drained - killed, 1),
