@@ -26,6 +26,21 @@ _END_UNITS = sa.text("""
     UPDATE unit SET state = 'cancelled', leased_by = NULL, lease_until = NULL WHERE id = ANY (CAST(:units AS uuid[]))
 """)
 
+# What was queued and never answered is no debt: the next job of the tenant waits behind what it still has in the lane,
+# and not behind what it took back. A tag in the past is none either, since a job never begins before the virtual time.
+_GIVE_TAGS_BACK = sa.text("""
+    WITH ended AS (
+      SELECT tenant_id, lane, min(vft) AS tag FROM unit WHERE id = ANY (CAST(:units AS uuid[]))
+      GROUP BY tenant_id, lane),
+    kept AS (
+      SELECT max(u.vft) AS tag FROM unit u JOIN ended e USING (tenant_id, lane)
+      WHERE u.state = 'ready' AND u.kind = 'images'
+      UNION ALL SELECT max(u.vft) FROM unit u JOIN ended e USING (tenant_id, lane) WHERE u.state = 'waiting'
+      UNION ALL SELECT max(u.vft) FROM unit u JOIN ended e USING (tenant_id, lane) WHERE u.state = 'leased')
+    UPDATE flow f SET last_vft = least(f.last_vft, greatest(ended.tag, (SELECT max(tag) FROM kept)))
+    FROM ended WHERE f.tenant_id = ended.tenant_id AND f.lane = ended.lane
+""")
+
 _END_IMAGES = sa.text("""
     INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts, has_copy)
     SELECT i.id, i.tenant_id, i.job_id, i.ordinal, u.fence, :outcome, '{}', u.attempt, false
@@ -69,6 +84,7 @@ def _end(session: Session, job_id: UUID, *, outcome: str, state: str) -> None:
     while session.execute(_ANY_OPEN, {"job": job_id}).scalar_one():
         ids = [str(unit) for unit in session.execute(_OPEN_UNITS, {"job": job_id}).scalars()]
         session.execute(_END_UNITS, {"units": ids})
+        session.execute(_GIVE_TAGS_BACK, {"units": ids})
         written += len(session.execute(_END_IMAGES, {"units": ids, "outcome": outcome}).all())
     remainder.account(session, job_id, outcome)
     closing.count(session, {job_id: Counter({outcome: written})}, closing=state, ended=[job_id])

@@ -7,8 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, new_id
+from shared.ledger.cancel import cancel
 from shared.ledger.submit import submit
 from tests.integration.ledger.factories import (
+    change,
     check_invariants,
     job_row,
     new_image,
@@ -133,3 +135,27 @@ def test_a_tenant_that_was_idle_starts_from_now(
     job = submit_job(app_db, idle, 1)
     # five of ten units are gone, so the first ready tag is 6 * 32
     assert unit_rows(owner_db, job.id)[0].vft == 6 * 32 + 1 / 8
+
+
+def test_a_unit_that_comes_back_does_not_turn_the_time_back(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    submit_job(app_db, tenant, 320, "bulk")
+    take(worker_db, 5)
+    change(owner_db, "UPDATE unit SET state = 'ready', leased_by = NULL, lease_until = NULL WHERE vft = 32")
+    job = submit_job(app_db, tenant, 1)
+    assert unit_rows(owner_db, job.id)[0].vft == 6 * 32 + 1 / 8
+
+
+def test_a_job_that_is_taken_back_is_no_debt(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    kept = submit_job(app_db, tenant, 64, "bulk")
+    mistake = submit_job(app_db, tenant, 3200, "bulk")
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, mistake.id)
+    after = submit_job(app_db, tenant, 32, "bulk")
+    assert [row.vft for row in unit_rows(owner_db, kept.id)] == [32, 64]
+    # behind what is kept, and behind the first unit that was taken back at most
+    assert [row.vft for row in unit_rows(owner_db, after.id)] == [96 + 32]
+    check_invariants(owner_db)
