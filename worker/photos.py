@@ -20,9 +20,9 @@ from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
 from shared.settings import Settings
 from shared.storage import Storage
 from worker.decoding.decoder import Decoder, DecoderAway
-from worker.decoding.outcomes import REASONS, Decoded, Limits, Outcome, Rejected, Unreadable
+from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Outcome, Rejected, Unreadable
 
-__all__ = ["REASONS", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
+__all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
 
 _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
@@ -167,14 +167,16 @@ class PhotoReader:
         if request.size > most:
             return Rejected("too_large", f"The file has {request.size} bytes; {most} are the limit.")
         try:
-            data = self._storage.read(request.key, limit=most)
+            data = self._storage.read(request.key, limit=request.size)
         except ObjectMissing as error:
-            return Unreadable(str(error), is_missing=True)
-        except (StorageAway, ObjectTooLarge) as error:
-            return Unreadable(str(error))
-        if len(data) != request.size or (request.sha256 and hashlib.sha256(data).digest() != request.sha256):
-            return Unreadable("The photo storage returned other bytes than it was given.")
-        return data
+            return Unreadable("photo_missing", str(error))
+        except StorageAway as error:
+            return Unreadable("storage_unreachable", str(error))
+        except ObjectTooLarge:
+            data = b""
+        if len(data) == request.size and (not request.sha256 or hashlib.sha256(data).digest() == request.sha256):
+            return data
+        return Unreadable("bytes_changed", UNREADABLE["bytes_changed"])
 
     def _decode(self, decoder: Decoder) -> None:
         try:
@@ -187,7 +189,7 @@ class PhotoReader:
                 try:
                     answer = decoder.decode(data)
                 except DecoderAway as error:
-                    answer = Unreadable(str(error))
+                    answer = Unreadable("decoder_unavailable", str(error))
                 except BaseException as error:  # noqa: BLE001 -- as above
                     answer = error
                 del data

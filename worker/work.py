@@ -8,14 +8,18 @@ from shared.answers import scheme
 from shared.bundle import Bundle
 from shared.ledger.claim import Claimed, ClaimedImage
 from shared.ledger.complete import Deferred, Outcome
+from shared.logs import logger
 from worker.inference.answers import Answer
 from worker.photos import Decoded, Rejected, Unreadable
+
+log = logger(__name__)
 
 # With the backoff below, some 40 minutes of faults before a photo is given up.
 MAX_ATTEMPTS = 12
 NETWORK_FAILED = "network_failed"
 STORAGE_UNREACHABLE = "storage_unreachable"
 PHOTO_MISSING = "photo_missing"
+BYTES_CHANGED = "bytes_changed"
 
 
 def backoff_seconds(attempt: int, chance: float) -> float:
@@ -44,10 +48,13 @@ class Work:
         """Settle a photo that never reached the network."""
         if isinstance(photo, Rejected):
             self._add(image, "rejected", photo.reason)
-        elif photo.is_missing:
+            return
+        if photo.reason == BYTES_CHANGED:
+            log.error("bytes_changed", job=str(self.unit.job_id), image=str(image.id), ordinal=image.ordinal)
+        if photo.reason == PHOTO_MISSING:
             self._add(image, "failed", PHOTO_MISSING)
         else:
-            self._put_off(image, STORAGE_UNREACHABLE)
+            self._put_off(image, photo.reason)
 
     def settle_broken(self, image: ClaimedImage, error: Exception) -> None:
         """Settle a photo that broke the network, alone. Want of memory may pass; everything else is the photo."""

@@ -19,6 +19,14 @@ const REASONS = {
   unknown_type: "The file is no JPEG, PNG or WebP picture.",
   damaged: "The picture is cut off or damaged.",
   unsupported_frames: "The file is an animation, not a photo.",
+  metadata_too_large: "The file carries more metadata than a photo may have.",
+  decoder_died: "No decoder could read this file to its end.",
+  timed_out: "Reading this file takes longer than a photo may take.",
+  photo_missing: "The photo is gone from the storage.",
+  storage_unreachable: "The storage of the photos could not be reached. The photo can be sent to the model again.",
+  bytes_changed: "The stored file is not the one that was sent.",
+  decoder_unavailable: "The service was too busy to read this file. The photo can be sent to the model again.",
+  network_failed: "The model failed over this photo.",
 };
 
 const $ = (id) => document.getElementById(id);

@@ -4,44 +4,41 @@ The child reads hostile files, so what it says is checked like anything else fro
 file may take is watched from here.
 """
 
-import ctypes
 import dataclasses
 import fcntl
 import json
 import math
 import os
-import select
+import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from shared.errors import Unavailable
 from shared.logs import logger
+from worker.decoding.allowance import Allowance, ChildDied, ChildEnded, Overspent
 from worker.decoding.confinement import CONFINED
 from worker.decoding.frames import LENGTHS, MAX_HEAD, REQUEST
 from worker.decoding.inbox import Inbox
-from worker.decoding.outcomes import REASONS, Decoded, Limits, Rejected
+from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Rejected, Unreadable
 from worker.inference.preprocess import SIDE, Quality
 
 log = logger(__name__)
 
-_LIBC = ctypes.CDLL(None)
 _ROOT = Path(__file__).parents[2]
 _PIXELS = SIDE * SIDE * 3
 _MAX_COPY = 8 << 20
 _PIPE = 1 << 20
 _START_SECONDS = 60.0
+_END_SECONDS = 1.0
 _TRIES = 2
 CPU_SECONDS = 2.0
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
-_SHORTEST_LOOK = 0.005
 # What one photo took of the heap is kept for the next one: fetching it from the kernel page by page, and giving it back
 # after each photo, costs a tenth of a decode. Pieces above the first number, those of the largest photos, go back.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
@@ -52,38 +49,8 @@ class DecoderAway(Unavailable):
     """A decoding child cannot be started on this machine. Retry later."""
 
 
-class _ChildDied(Exception):
-    """The child ended, or said what no child of ours would say."""
-
-
-class _Overspent(Exception):
-    """The file took more processor time than a photo needs."""
-
-
-class _Allowance:
-    """The time that one file may take: by the clock, and of a processor."""
-
-    def __init__(self, child: int, seconds: float, cpu_seconds: float = math.inf) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._cpu_seconds = cpu_seconds
-        self._next_look = time.monotonic() + cpu_seconds
-        self._child = child
-        self._before = _cpu_time(child) if cpu_seconds < math.inf else 0.0
-
-    def wait_for(self, pipe: int) -> None:
-        """Return when the pipe can be read or is broken. Raises ``TimeoutError`` and ``_Overspent``."""
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while not poll.poll(max(0.0, min(self._deadline, self._next_look) - time.monotonic()) * 1000):
-            now = time.monotonic()
-            if now >= self._deadline:
-                raise TimeoutError
-            if now >= self._next_look:
-                # One thread cannot spend it faster than the clock runs, so that is how long it is worth waiting.
-                left = self._cpu_seconds - (_cpu_time(self._child) - self._before)
-                if left <= 0:
-                    raise _Overspent
-                self._next_look = now + max(left, _SHORTEST_LOOK)
+class _ChildKilled(Exception):
+    """Somebody outside ended the child: the system, when memory was short, or a person."""
 
 
 class Decoder:
@@ -107,14 +74,16 @@ class Decoder:
         """The child's process, if there is one."""
         return self._child.pid if self._child else None
 
-    def decode(self, data: bytes) -> Decoded | Rejected:
+    def decode(self, data: bytes) -> Decoded | Rejected | Unreadable:
         """What becomes of the file ``data``; a child that dies or hangs over it is replaced, and the file tried again.
 
-        What happens a second time is the file's doing. Raises ``DecoderAway`` if no child can be started.
+        A crash that comes a second time is the file's doing, and so is processor time overspent. A child that was
+        killed from outside, or had no moment of the processor, says nothing about the file: that is ``Unreadable``.
+        Raises ``DecoderAway`` if no child can be started.
         """
         if len(data) > self._limits.max_bytes:
             return Rejected("too_large", f"The file has {len(data)} bytes; {self._limits.max_bytes} are the limit.")
-        reason = "decoder_died"
+        crashes = 0
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._start()
@@ -122,16 +91,19 @@ class Decoder:
             except DecoderAway:
                 if not tries_left:
                     raise
-            except _Overspent:
+            except Overspent:
                 self.close()
                 return Rejected("timed_out", REASONS["timed_out"])
             except TimeoutError:  # a child that was stopped, or a machine without a moment to spare
                 self.close()
-                reason = "timed_out"
-            except _ChildDied:
+            except _ChildKilled:
                 self.close()
-                reason = "decoder_died"
-        return Rejected(reason, REASONS[reason])
+            except ChildDied:
+                crashes += 1
+                self.close()
+        if crashes == _TRIES:
+            return Rejected("decoder_died", REASONS["decoder_died"])
+        return Unreadable("decoder_unavailable", UNREADABLE["decoder_unavailable"])
 
     def close(self) -> None:
         """End the child."""
@@ -170,14 +142,14 @@ class Decoder:
                 with suppress(OSError):  # an account may hold only so much; answers then take more turns
                     fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE)
             self._await_ready()
-        except (OSError, _ChildDied) as error:  # a start that takes too long is an OSError too
+        except (OSError, ChildDied) as error:  # a start that takes too long is an OSError too
             self.close()
             raise DecoderAway("A decoding child could not be started.") from error
 
     def _await_ready(self) -> None:
-        head, _ = self._receive(_Allowance(self._pid, _START_SECONDS))
+        head, _ = self._receive(Allowance(self._pid, _START_SECONDS))
         if head.get("ready") is not True:
-            raise _ChildDied
+            raise ChildDied
         self.confinement = str(head.get("confinement", "limits only: the child does not say"))
         if self.confinement != CONFINED and not _is_told.is_set():
             _is_told.set()
@@ -186,52 +158,65 @@ class Decoder:
     @property
     def _pid(self) -> int:
         if not self._child:
-            raise _ChildDied
+            raise ChildDied
         return self._child.pid
 
     @property
     def _stdin(self) -> int:
         if not self._child or not self._child.stdin:
-            raise _ChildDied
+            raise ChildDied
         return self._child.stdin.fileno()
 
     @property
     def _stdout(self) -> int:
         if not self._child or not self._child.stdout:
-            raise _ChildDied
+            raise ChildDied
         return self._child.stdout.fileno()
 
     def _ask(self, data: bytes) -> Decoded | Rejected:
-        allowance = _Allowance(self._pid, self._seconds, self._cpu_seconds)
-        self._request(data)
-        head, body = self._receive(allowance)
+        try:
+            allowance = Allowance(self._pid, self._seconds, self._cpu_seconds)
+            self._request(data)
+            head, body = self._receive(allowance)
+        except ChildEnded:
+            if self._was_killed():
+                raise _ChildKilled from None
+            raise
         try:
             return _outcome(head, body)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _ChildDied from error
+            raise ChildDied from error
+
+    def _was_killed(self) -> bool:
+        """Whether the child ended by SIGKILL: none of its own limits sends that, and its filter lets it send none."""
+        if not self._child:
+            return False
+        with suppress(subprocess.TimeoutExpired):  # it closed its pipe and lives: no child of ours would
+            return self._child.wait(_END_SECONDS) == -signal.SIGKILL
+        return False
 
     def _request(self, data: bytes) -> None:
         if not self._inbox:
-            raise _ChildDied
+            raise ChildDied
         self._inbox.put(data)
         try:
             os.write(self._stdin, REQUEST.pack(len(data)))  # there is one request at a time: it always fits
         except BrokenPipeError:
-            raise _ChildDied from None
+            raise ChildEnded from None
 
-    def _receive(self, allowance: _Allowance) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, allowance: Allowance) -> tuple[dict[str, Any], bytes]:
         head_size, body_size = LENGTHS.unpack(self._read(LENGTHS.size, allowance))
         if head_size > MAX_HEAD or body_size > _PIXELS + _MAX_COPY:
-            raise _ChildDied
+            raise ChildDied
         try:
             head = json.loads(self._read(head_size, allowance))
         except (ValueError, RecursionError):
-            raise _ChildDied from None
+            raise ChildDied from None
         if not isinstance(head, dict):
-            raise _ChildDied
+            raise ChildDied
         return head, self._read(body_size, allowance)
 
-    def _read(self, size: int, allowance: _Allowance) -> bytes:
+    def _read(self, size: int, allowance: Allowance) -> bytes:
         data = bytearray(size)
         left = memoryview(data)
         while left:
@@ -239,26 +224,9 @@ class Decoder:
             with suppress(BlockingIOError):
                 count = os.readv(self._stdout, [left])
                 if not count:
-                    raise _ChildDied
+                    raise ChildEnded
                 left = left[count:]
         return bytes(data)
-
-
-def _cpu_time(pid: int) -> float:
-    """Seconds of processor time that a process has taken so far. Raises ``_ChildDied``."""
-    if sys.platform == "linux":  # a hundred times cheaper than reading /proc, and this is asked for every photo
-        clock = ctypes.c_int()
-        if _LIBC.clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
-            raise _ChildDied
-        try:
-            return time.clock_gettime(clock.value)
-        except OSError:
-            raise _ChildDied from None
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        raise _ChildDied from None
-    return times.user + times.system
 
 
 def _outcome(head: dict[str, Any], body: bytes) -> Decoded | Rejected:

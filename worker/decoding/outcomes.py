@@ -1,4 +1,4 @@
-"""What can become of a photo on its way to the network, and the reasons why one is rejected."""
+"""What can become of a photo on its way to the network, and the reasons why one is rejected or cannot be read."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,14 @@ REASONS = {
     "damaged": "The picture is cut off or damaged; part of it would have to be made up.",
     "unsupported_frames": "The file is an animation, not a photo.",
     "metadata_too_large": "The file carries more metadata than any camera writes.",
-    "decoder_died": "The decoder ended, or ran out of memory, while it read this file.",
-    "timed_out": "The decoder took too long over this file.",
+    "decoder_died": "The decoder crashed, or ran out of the memory a photo may take, each time it read this file.",
+    "timed_out": "The decoder needed more of the processor for this file than a photo may take.",
+}
+UNREADABLE = {
+    "photo_missing": "The photo storage has no such object.",
+    "storage_unreachable": "The photo storage is out of reach.",
+    "bytes_changed": "The photo storage returned other bytes than it was given.",
+    "decoder_unavailable": "No decoder got to the end of this file: this machine is overloaded or short of memory.",
 }
 
 _HALF_A_GIGABYTE = 512 << 20
@@ -83,11 +89,12 @@ class Rejected:
 class Unreadable:
     """A photo that could not be looked at: the storage or this machine failed, not the photo. Try again later.
 
-    ``is_missing`` says that the storage answered and has no such object, so that trying again helps little.
+    ``reason`` is a key of ``UNREADABLE``; ``detail`` is a sentence, never a name. With ``photo_missing`` the storage
+    answered, so that trying again helps little.
     """
 
+    reason: str
     detail: str
-    is_missing: bool = False
 
 
 Outcome = Decoded | Rejected | Unreadable

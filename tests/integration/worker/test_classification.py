@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -209,6 +210,29 @@ def test_a_photo_whose_storage_never_comes_back_fails_with_its_reason(
     make_worker(store=away).drain()
     [result] = results_of(app_db, tenant, job)[1]
     assert (result.outcome, result.reasons) == ("failed", ("storage_unreachable",))
+
+
+def test_a_photo_that_comes_back_with_other_bytes_is_reported_by_ids_and_fails_with_that_reason(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    key = f"incoming/{job.hex}/00000"
+    whole = storage.read(key, limit=1 << 20)
+    storage.delete([key])
+    with storage.create(key, limit=len(whole)) as upload:
+        upload.write(whole[:-1] + bytes([whole[-1] ^ 1]))
+        upload.finish()
+    storage.settle([key])
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET attempt = :most"), {"most": MAX_ATTEMPTS - 1})
+    worker = make_worker()
+    with structlog.testing.capture_logs() as lines:
+        worker.drain()
+    [result] = results_of(app_db, tenant, job)[1]
+    assert (result.outcome, result.reasons) == ("failed", ("bytes_changed",))
+    [line] = [line for line in lines if line["event"] == "bytes_changed"]
+    assert (line["log_level"], line["job"], line["ordinal"]) == ("error", str(job), 0)
+    assert "0.jpg" not in str(line)
 
 
 def test_a_photo_that_is_gone_fails_at_once(

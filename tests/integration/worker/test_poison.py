@@ -10,13 +10,16 @@ from uuid import UUID
 import numpy as np
 import psutil
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from shared import history
 from shared.database import Database
+from shared.ledger.sweep import sweep
 from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Submit, Worker, photo
 from worker.classification import Classification
+from worker.work import MAX_ATTEMPTS
 
 POISONED = 5
 
@@ -31,11 +34,12 @@ def slow_photo() -> bytes:
 
 
 class Killer:
-    """Kills every decoding child once it holds so much memory that it must be at work on the slow photo."""
+    """Ends every decoding child once it holds so much memory that it must be at work on the slow photo."""
 
-    def __init__(self, worker: Classification, most: int = 100) -> None:
+    def __init__(self, worker: Classification, by: signal.Signals, most: int = 100) -> None:
         self.killed: list[int] = []
         self._photos = worker._photos
+        self._by = by
         self._most = most
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -52,7 +56,7 @@ class Killer:
         while not self._over.is_set() and len(self.killed) < self._most:
             for pid in self._photos.pids:
                 if pid not in self.killed and _memory(pid) > 130 << 20:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, self._by)
                     self.killed.append(pid)
             time.sleep(0.002)
 
@@ -70,7 +74,7 @@ def _results(database: Database, tenant: UUID, job: UUID) -> tuple[JobView, list
         return view, list(history.stream_results(session, view))
 
 
-def test_a_photo_over_which_the_decoder_dies_twice_is_answered_alone_and_its_neighbours_as_well(
+def test_a_photo_over_which_the_decoder_crashes_twice_is_answered_alone_and_its_neighbours_as_well(
     submit_photos: Submit, make_worker: Worker, app_db: Database, tenant: UUID, slow_photo: bytes
 ) -> None:
     photos = [photo(seed) for seed in range(20)]
@@ -78,7 +82,7 @@ def test_a_photo_over_which_the_decoder_dies_twice_is_answered_alone_and_its_nei
     job = submit_photos(photos)
     worker = make_worker()
 
-    with Killer(worker) as killer:
+    with Killer(worker, signal.SIGSEGV) as killer:
         assert worker.drain() == 20
 
     view, results = _results(app_db, tenant, job)
@@ -91,6 +95,42 @@ def test_a_photo_over_which_the_decoder_dies_twice_is_answered_alone_and_its_nei
     assert {result.attempts for result in results} == {1}
 
 
+def test_a_photo_whose_decoders_are_killed_from_outside_waits_alone_and_is_answered_later(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,
+    tenant: UUID, slow_photo: bytes,
+) -> None:  # fmt: skip
+    photos = [photo(seed) for seed in range(6)]
+    photos[POISONED] = slow_photo
+    job = submit_photos(photos)
+    worker = make_worker()
+    with Killer(worker, signal.SIGKILL, most=2):
+        worker.drain()
+    view, results = _results(app_db, tenant, job)
+    assert (view.state, view.remaining, len(results)) == ("running", 1, 5)
+
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET available_at = now() WHERE state = 'waiting'"))
+    sweep(worker_db)
+    worker.drain()
+    view, results = _results(app_db, tenant, job)
+    assert view.state == "completed"
+    assert {result.outcome for result in results} <= {"classified", "abstained"}
+    assert results[POISONED].attempts == 2
+
+
+def test_a_photo_whose_decoders_are_always_killed_from_outside_fails_so_that_it_can_be_retried(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, tenant: UUID, slow_photo: bytes
+) -> None:
+    job = submit_photos([slow_photo])
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET attempt = :most"), {"most": MAX_ATTEMPTS - 1})
+    worker = make_worker()
+    with Killer(worker, signal.SIGKILL):
+        worker.drain()
+    [result] = _results(app_db, tenant, job)[1]
+    assert (result.outcome, result.reasons) == ("failed", ("decoder_unavailable",))
+
+
 def test_a_photo_over_which_the_decoder_died_once_is_read_by_the_next(
     submit_photos: Submit, make_worker: Worker, app_db: Database, tenant: UUID, slow_photo: bytes
 ) -> None:
@@ -99,7 +139,7 @@ def test_a_photo_over_which_the_decoder_died_once_is_read_by_the_next(
     job = submit_photos(photos)
     worker = make_worker()
 
-    with Killer(worker, most=1) as killer:
+    with Killer(worker, signal.SIGKILL, most=1) as killer:
         assert worker.drain() == 6
 
     view, results = _results(app_db, tenant, job)

@@ -11,7 +11,7 @@ import pytest
 from tests.security.photos.bombs import BOMBS, Bomb
 from tests.unit.worker import photo_files as files
 from worker.decoding.decoder import Decoder
-from worker.decoding.outcomes import Decoded, Limits, Rejected
+from worker.decoding.outcomes import REASONS, Decoded, Limits, Rejected
 
 LIMITS = Limits(max_bytes=50 << 20, max_pixels=40_000_000, copy_side=768)
 CPU_SECONDS = 0.25
@@ -44,6 +44,7 @@ def test_a_bomb_costs_next_to_nothing_and_harms_nobody(bomb: Bomb, one: Decoder)
     if isinstance(answer, Rejected):
         assert answer.reason in bomb.reasons
     else:
+        assert isinstance(answer, Decoded)
         assert not bomb.reasons
         assert files.CANARY not in answer.copy
         assert len(answer.copy) < 100_000
@@ -54,7 +55,7 @@ def test_a_file_that_takes_too_much_of_the_processor_is_given_up_and_the_next_on
     """The largest photos take most of a second; here the allowance is made smaller than that."""
     one = Decoder(LIMITS, seconds=60, cpu_seconds=0.05)
     slow = files.png_bomb(6000, 6000, is_colour=True)
-    assert one.decode(slow) == Rejected("timed_out", "The decoder took too long over this file.")
+    assert one.decode(slow) == Rejected("timed_out", REASONS["timed_out"])
     assert one.pid is None
     assert isinstance(one.decode(GOOD), Decoded)
     one.close()

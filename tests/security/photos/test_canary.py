@@ -138,4 +138,5 @@ def test_no_reason_quotes_the_file(kind: str, one: Decoder) -> None:
             if isinstance(answer, Rejected):
                 assert not any(form.decode("latin-1") in answer.detail for form in FORMS)
             else:
+                assert isinstance(answer, Decoded)
                 assert not any(form in answer.copy for form in FORMS)

@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.storage.file import FileStorage
 from tests.unit.worker import photo_files as files
 from worker import photos
-from worker.photos import Decoded, Outcome, PhotoReader, Rejected, Request, Unreadable
+from worker.photos import UNREADABLE, Decoded, Outcome, PhotoReader, Rejected, Request, Unreadable
 
 GOOD = files.encoded(files.photo(320, 240))
 SLOW = files.png_bomb(6000, 6000)
@@ -121,8 +121,8 @@ def test_a_fault_of_the_storage_is_no_rejection_and_no_matter_of_the_neighbours(
     storage.away = {requests[1].key}
     storage.delete([requests[3].key])
     outcomes = _by_context(reader.read(requests))
-    assert outcomes[1] == Unreadable("The photo storage is out of reach (ReadTimeoutError).")
-    assert outcomes[3] == Unreadable("The photo storage has no such object.", is_missing=True)
+    assert outcomes[1] == Unreadable("storage_unreachable", "The photo storage is out of reach (ReadTimeoutError).")
+    assert outcomes[3] == Unreadable("photo_missing", "The photo storage has no such object.")
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Decoded)] == [0, 2, 4, 5]
 
 
@@ -135,7 +135,7 @@ def test_other_bytes_than_were_taken_in_are_a_fault_of_the_storage(storage: _Wat
         Request(stored.key, stored.size, 2, sha256=true),
     ]
     outcomes = _by_context(reader.read(requests))
-    assert outcomes[:2] == [Unreadable("The photo storage returned other bytes than it was given.")] * 2
+    assert outcomes[:2] == [Unreadable("bytes_changed", UNREADABLE["bytes_changed"])] * 2
     assert isinstance(outcomes[2], Decoded)
 
 
@@ -159,8 +159,8 @@ def test_a_hanging_child_costs_its_own_photo_alone(storage: _Watched) -> None:
         os.kill(stopped, signal.SIGSTOP)
         outcomes = [outcome for _, outcome in reader.read(requests)]
         assert stopped not in reader.pids
-    hung = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-    assert {outcome.reason for outcome in hung} <= {"timed_out"}
+    hung = [outcome for outcome in outcomes if not isinstance(outcome, Decoded)]
+    assert {outcome.reason for outcome in hung} <= {"decoder_unavailable"}
     assert len(hung) <= 1
     assert len(outcomes) == 20
 

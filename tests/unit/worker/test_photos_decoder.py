@@ -16,12 +16,13 @@ from tests.unit.worker import photo_files as files
 from worker.decoding import child, decoder
 from worker.decoding.decoder import HEAP, Decoder, DecoderAway
 from worker.decoding.inbox import Inbox
-from worker.decoding.outcomes import Decoded, Limits, Rejected
+from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Rejected, Unreadable
 
 LIMITS = Limits(max_bytes=20 << 20, max_pixels=40_000_000, copy_side=768)
 ROOT = Path(child.__file__).parents[2]
 GOOD = files.encoded(files.photo())
 SLOW = files.png_bomb(6000, 6000, is_colour=True)  # takes a few hundred milliseconds, and memory that can be watched
+WAITS = Unreadable("decoder_unavailable", UNREADABLE["decoder_unavailable"])
 LARGE = GOOD + bytes(4 << 20)  # more than a pipe holds
 
 
@@ -51,8 +52,8 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-def _kill_at_work(of: Decoder, times: int) -> threading.Thread:
-    """Kill the next children one after the other, each while it decodes ``SLOW``."""
+def _end_at_work(of: Decoder, *signals: int) -> threading.Thread:
+    """Send the next children a signal each, one after the other, while it decodes ``SLOW``."""
 
     def is_at_work(seen: set[int]) -> bool:
         try:
@@ -62,10 +63,10 @@ def _kill_at_work(of: Decoder, times: int) -> threading.Thread:
 
     def act() -> None:
         seen: set[int] = set()
-        for _ in range(times):
+        for number in signals:
             _until(lambda: is_at_work(seen))
             pid = _process(of).pid
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
             seen.add(pid)
 
     thread = threading.Thread(target=act)
@@ -90,14 +91,26 @@ def test_a_child_decodes_many_files_one_after_the_other(one: Decoder) -> None:
     assert one.pid == pid
 
 
-def test_a_file_over_which_a_child_was_killed_once_is_tried_again(one: Decoder) -> None:
-    killer = _kill_at_work(one, 1)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_file_over_which_a_child_died_once_is_tried_again(one: Decoder, number: int) -> None:
+    killer = _end_at_work(one, number)
     assert isinstance(one.decode(SLOW), Decoded)
     killer.join()
 
 
-def test_a_file_that_kills_two_children_is_rejected_and_the_next_one_is_fine(one: Decoder) -> None:
-    killer = _kill_at_work(one, 2)
+@pytest.mark.parametrize("signals", [(signal.SIGKILL, signal.SIGKILL), (signal.SIGSEGV, signal.SIGKILL)])
+def test_a_file_whose_child_was_killed_from_outside_waits_and_the_next_one_is_fine(
+    one: Decoder, signals: tuple[int, ...]
+) -> None:
+    killer = _end_at_work(one, *signals)
+    assert one.decode(SLOW) == WAITS
+    killer.join()
+    assert isinstance(one.decode(GOOD), Decoded)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGSYS])
+def test_a_file_that_crashes_two_children_is_rejected_and_the_next_one_is_fine(one: Decoder, number: int) -> None:
+    killer = _end_at_work(one, number, number)
     answer = one.decode(SLOW)
     killer.join()
     assert isinstance(answer, Rejected)
@@ -126,6 +139,23 @@ def test_a_child_that_hangs_is_replaced_when_its_time_is_up(data: bytes) -> None
         _until(lambda: isinstance(one.decode(GOOD), Decoded))
     finally:
         one.close()
+
+
+def test_a_file_waits_where_every_child_had_no_moment_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one = _child_that(monkeypatch, tmp_path, f"{_READY}\ntime.sleep(600)")
+    one._seconds = 0.3
+    assert one.decode(GOOD) == WAITS
+    assert one.pid is None
+
+
+def test_a_file_is_rejected_where_its_processor_time_and_the_clock_run_out_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one = _child_that(monkeypatch, tmp_path, f"{_READY}\nwhile True: pass")
+    one._seconds, one._cpu_seconds = 1.0, 0.01
+    assert one.decode(GOOD) == Rejected("timed_out", REASONS["timed_out"])
 
 
 def test_running_out_of_memory_is_the_files_fault_and_the_child_lives_on(one: Decoder) -> None:
@@ -315,5 +345,5 @@ def test_a_child_that_waits_is_not_charged_and_one_that_works_without_end_is_giv
     waiting.close()
     working = _child_that(monkeypatch, tmp_path / "working", f"{_READY}\nwhile True: pass")
     working._cpu_seconds = 0.5
-    assert working.decode(GOOD) == Rejected("timed_out", "The decoder took too long over this file.")
+    assert working.decode(GOOD) == Rejected("timed_out", REASONS["timed_out"])
     assert working.pid is None
