@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
-from shared.ledger.claim import ClaimedImage, Lease, claim
+from shared.ledger.claim import MANY, ClaimedImage, Lease, claim
 from shared.ledger.complete import complete
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
@@ -41,6 +41,7 @@ _UNFINISHED = 2
 _FIRST_GUESS = 20.0
 _BATCH_SECONDS = 0.1
 _WAITING_PEOPLE = 8
+_SMALL_UNITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,14 @@ class Classification:
     def _claims(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
         while not self._stopping.is_set():
-            wanted = max(1, round(self.images_per_second * self._settings.claim_seconds / UNIT_IMAGES))
-            units = self._claim(wanted)
+            photos = max(1, round(self.images_per_second * self._settings.claim_seconds))
+            # Jobs of one photo each are claimed together too, but not so many that another worker finds none.
+            units = self._claim(max(_SMALL_UNITS, -(-photos // UNIT_IMAGES)), photos)
             if not units:
                 return
             yield from _requests(units)
 
-    def _claim(self, wanted: int, *, people_only: bool = False) -> list[Work]:
+    def _claim(self, wanted: int, photos: int = MANY, *, people_only: bool = False) -> list[Work]:
         """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process."""
         if any(work.unit.crashes for work in self._open.values()):
             return []
@@ -153,6 +155,7 @@ class Classification:
                 session,
                 self._holder,
                 units=wanted,
+                photos=photos,
                 lease_seconds=self._keeper.seconds,
                 people_only=people_only,
                 busy=not self._keeper.is_empty,

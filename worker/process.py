@@ -25,6 +25,8 @@ from worker.receiver import Receiver
 log = logger(__name__)
 
 _REPORT_SECONDS = 2.0
+# A worker that takes many small jobs changes its state many times a second.
+_PAUSE_SECONDS = 0.25
 _RELOAD_SECONDS = 5.0
 
 _REPORT = sa.text("""
@@ -56,6 +58,7 @@ class WorkerProcess:
         self._tried_at = 0.0
         self._pace = Pace()
         self._stopping = threading.Event()
+        self._changed = threading.Event()
         self._reporter = threading.Thread(target=self._report_on, name="reporter", daemon=True)
 
     def start(self) -> None:
@@ -85,6 +88,7 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask the running drain to end; called from a signal handler, so it only sets flags."""
         self._stopping.set()
+        self._changed.set()
         if self._receiver is not None:
             self._receiver.stop()
         if self._classification is not None:
@@ -93,6 +97,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Give everything back."""
         self.stop()
+        if self._reporter.is_alive():
+            self._reporter.join()  # or it would write the row again that goes below
         if self._receiver is not None:
             self._receiver.close()
         if self._classification is not None:
@@ -157,15 +163,23 @@ class WorkerProcess:
             self._receiver.start()
 
     def _report_on(self) -> None:
-        while not self._stopping.wait(_REPORT_SECONDS):
+        measured_at = time.monotonic()
+        while not self._stopping.wait(_PAUSE_SECONDS):
+            is_due = not self._changed.wait(max(0.0, measured_at + _REPORT_SECONDS - time.monotonic()))
+            self._changed.clear()
+            if self._stopping.is_set():
+                return
             try:
-                self._report(measure=True)
+                self._report(measure=is_due)
             except Exception:  # the edge of a thread: one bad report must not be the last
                 log.exception("report_failed")
+            if is_due:
+                measured_at = time.monotonic()
 
     def _enter(self, state: str) -> None:
+        """Be in another state; it is reported from the reporter's thread, since a photo may be waiting."""
         self._state = state
-        self._report()
+        self._changed.set()
 
     def _report(self, *, measure: bool = False) -> None:
         bundle, digest = self._bundle or (None, None)

@@ -58,12 +58,14 @@ _HEAD = """
 # as arrays: a row a photo would cost more than all the rest.
 _CLAIM = """
     WITH c AS MATERIALIZED (
-      SELECT id FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
+      SELECT id, n, vft FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
       ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED),
+    fitting AS (
+      SELECT id FROM (SELECT id, sum(n) OVER (ORDER BY vft, id) - n AS before FROM c) x WHERE before < :photos),
     taken AS (
       UPDATE unit u SET state = 'leased', attempt = attempt + 1, fence = nextval('fence_seq'),
         leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
-      FROM c WHERE u.id = c.id
+      FROM fitting WHERE u.id = fitting.id
       RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft)
     SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, p.*
     FROM taken t JOIN job j ON j.id = t.job_id CROSS JOIN LATERAL (
@@ -74,6 +76,7 @@ _CLAIM = """
       ) i) p
     ORDER BY t.vft, t.id
 """
+MANY = 1_000_000
 _NO_SUSPECT_FIRST = "= 0 AND NOT coalesce(({head}), false)"
 
 
@@ -130,6 +133,7 @@ def claim(
     worker: str,
     *,
     units: int,
+    photos: int = MANY,
     lease_seconds: float,
     lanes: Iterable[str] = LANES,
     people_only: bool = False,
@@ -137,12 +141,13 @@ def claim(
 ) -> list[Claimed]:
     """Take up to ``units`` of the first ready units for ``worker``, in the order of their tags.
 
+    A unit is taken only while those before it have fewer than ``photos``, so that many small units make one claim.
     A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
     with it; a worker that says it is ``busy`` with other units gets nothing as long as a suspect is first, and none.
     ``people_only`` looks past everything but interactive units of a few photos, which somebody is waiting for. Jobs
     whose first unit this is begin to run, with their event.
     """
-    asked = {"worker": worker, "units": units, "lease": lease_seconds, "lanes": list(lanes)}
+    asked = {"worker": worker, "units": units, "photos": photos, "lease": lease_seconds, "lanes": list(lanes)}
     rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, asked, busy=busy)
     if not rows:
         return []

@@ -66,6 +66,23 @@ def test_the_first_claim_of_a_job_starts_it_once(
     check_invariants(owner_db)
 
 
+def test_small_units_are_claimed_together_and_a_large_one_alone(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    for photos in (1, 1, 3, 1, 1):
+        submit_job(app_db, tenant, photos, "normal")
+
+    def sizes(units: int, photos: int) -> list[int]:
+        with worker_db.transaction() as session:
+            return [unit.n for unit in claim(session, "host/worker", units=units, photos=photos, lease_seconds=LEASE)]
+
+    assert sizes(8, 3) == [1, 1, 3]
+    assert sizes(8, 3) == [1, 1]
+    submit_job(app_db, tenant, 64, "normal")
+    assert sizes(8, 10) == [32]
+    assert sizes(1, 100) == [32]
+
+
 def test_fences_only_grow(owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID) -> None:
     submit_job(app_db, tenant, 1)
     fences = []
