@@ -60,6 +60,14 @@ def node(owner_db: Database) -> tuple[str, str | None]:
     return row.state, row.problem
 
 
+def becomes_ready(owner_db: Database) -> None:
+    """Wait for the report, which a thread makes that no drain waits for."""
+    end = time.monotonic() + 20
+    while node(owner_db) != ("ready", None):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def engine_of(owner_db: Database) -> str | None:
     with owner_db.transaction() as session:
         engine: str | None = session.execute(sa.text("SELECT engine FROM worker_node")).scalar_one()
@@ -87,10 +95,7 @@ def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there(
     put_weights(own_bundle)
     child.drain()
     assert job_of(app_db, tenant, job).state == "completed"
-    end = time.monotonic() + 20
-    while node(owner_db) != ("ready", None):  # told by a thread that the drain does not wait for
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    becomes_ready(owner_db)
 
 
 def test_an_altered_bundle_answers_nothing(
@@ -130,7 +135,7 @@ def test_an_engine_that_fails_its_parity_check_answers_nothing_and_says_so(
     write_card(own_bundle, card)
     child.drain()
     assert job_of(app_db, tenant, job).state == "completed"
-    assert node(owner_db) == ("ready", None)
+    becomes_ready(owner_db)
     assert engine_of(owner_db) == "openvino f32"
 
 
@@ -138,7 +143,7 @@ def test_a_child_that_ends_takes_its_row_along(child: WorkerProcess, own_bundle:
     put_weights(own_bundle)
     child.start()
     child.drain()
-    assert node(owner_db) == ("ready", None)
+    becomes_ready(owner_db)
     child.close()
     with owner_db.transaction() as session:
         assert session.execute(sa.text("SELECT count(*) FROM worker_node")).scalar_one() == 0
