@@ -54,10 +54,10 @@ _LOOK = sa.text("""
     FROM backlog_count b
 """)
 _FLOW = sa.text("SELECT last_vft FROM flow WHERE tenant_id = :tenant AND lane = :lane")
-_LAST_UNIT = sa.text("""
-    SELECT max(vft) FILTER (WHERE state = 'ready') AS tag,
+_LAST_UNITS = sa.text("""
+    SELECT job_id, max(vft) FILTER (WHERE state = 'ready') AS tag,
       extract(epoch FROM max(available_at) FILTER (WHERE state = 'waiting') - now())::float8 AS pause
-    FROM unit WHERE job_id = :job AND state IN ('ready', 'waiting')
+    FROM unit WHERE job_id = ANY (CAST(:jobs AS uuid[])) AND state IN ('ready', 'waiting') GROUP BY job_id
 """)
 
 
@@ -131,7 +131,12 @@ def next_tag(session: Session, tenant_id: UUID, lane: str) -> float:
     return float("-inf") if found is None else found
 
 
-def last_unit(session: Session, job_id: UUID) -> tuple[float | None, float]:
-    """Return the last tag of a job's ready units, None where all are taken, and the seconds its longest pause lasts."""
-    row = session.execute(_LAST_UNIT, {"job": job_id}).one()
-    return row.tag, max(0.0, row.pause or 0.0)
+def last_units(session: Session, jobs: Sequence[UUID]) -> dict[UUID, tuple[float | None, float]]:
+    """Return of each job the last tag of its ready units, None where all are taken, and how long its longest pause is.
+
+    The pause is in seconds. A job that has neither is left out.
+    """
+    if not jobs:
+        return {}
+    found = session.execute(_LAST_UNITS, {"jobs": [str(job) for job in jobs]})
+    return {row.job_id: (row.tag, max(0.0, row.pause or 0.0)) for row in found}

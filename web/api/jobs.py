@@ -12,14 +12,14 @@ from pydantic import Field
 
 from shared import history, ids
 from shared.views import JobView
-from web.api.job_view import address, load, told
+from web.api.job_view import load, told, told_of_all
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.openapi import ETAG, IF_NONE_MATCH, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
 from web.problems import GONE, NOT_FOUND
 from web.services import services
-from web.wire import JobBody, Shape, State, next_link, respond
+from web.wire import JobBody, Shape, State, job_url, next_link, respond
 
 api = Blueprint("jobs", __name__)
 
@@ -55,7 +55,7 @@ def index() -> Response:
     after = None if query.cursor is None else _read_cursor(query.cursor)
     with services().database.transaction(caller().tenant_id) as session:
         found = history.jobs(session, state=query.state, after=after, limit=query.limit + 1)
-        bodies = [told(session, view) for view in found[: query.limit]]
+        bodies = told_of_all(session, found[: query.limit])
     cursor = _cursor(found[query.limit - 1].id) if len(found) > query.limit else None
     headers = {}
     if cursor is not None:
@@ -89,7 +89,7 @@ def read(job: str) -> Response:
         view, waited = wait(
             view, lambda: load(job_id), lambda seen: seen.is_closed or _etag(seen) not in known, seconds
         )
-    headers = {"ETag": f'W/"{_etag(view)}"', "Content-Location": address(view)}
+    headers = {"ETag": f'W/"{_etag(view)}"', "Content-Location": job_url(services().settings.public_url, view)}
     if not view.is_closed:
         headers["Retry-After"] = "0" if waited else str(_POLL_AFTER)
     if waited:

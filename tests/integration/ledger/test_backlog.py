@@ -127,12 +127,12 @@ def test_a_job_knows_its_last_unit_and_its_longest_pause(
     job = submit_job(app_db, tenant, 70)
     tags = [row.vft for row in rows(owner_db, "SELECT vft FROM unit WHERE job_id = :job ORDER BY vft", job=job.id)]
     with worker_db.transaction() as session:
-        assert backlog.last_unit(session, job.id) == (tags[-1], 0.0)
+        assert backlog.last_units(session, [job.id]) == {job.id: (tags[-1], 0.0)}
     take(worker_db, 10)
     with worker_db.transaction() as session:
-        assert backlog.last_unit(session, job.id) == (None, 0.0)
+        assert backlog.last_units(session, [job.id]) == {}
     change(owner_db, "UPDATE unit SET state = 'waiting', available_at = now() + interval '1 hour'")
     with worker_db.transaction() as session:
-        tag, pause = backlog.last_unit(session, job.id)
+        tag, pause = backlog.last_units(session, [job.id])[job.id]
     assert tag is None
     assert pause == pytest.approx(3600, abs=60)
