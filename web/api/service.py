@@ -18,7 +18,7 @@ from web.wire import USE, ResearchUse, Shape, respond
 api = Blueprint("service", __name__)
 
 _TAG: Final = "service"
-_PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
+_PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 
 
 class Limits(Shape):

@@ -16,7 +16,7 @@ const REASONS = {
   empty: "The file has no bytes.",
   too_large: "The file has more bytes than a photo may have.",
   too_many_pixels: "The picture has more pixels than a photo may have.",
-  unknown_type: "The file is no JPEG, PNG or WebP picture.",
+  unknown_type: "The file is no JPEG, PNG, WebP or HEIC picture.",
   damaged: "The picture is cut off or damaged.",
   unsupported_frames: "The file is an animation, not a photo.",
   metadata_too_large: "The file carries more metadata than a photo may have.",
@@ -118,7 +118,7 @@ async function showModel() {
 
 async function showLimits() {
   const limits = await json("/v1/limits");
-  $("limits").textContent = `JPEG, PNG or WebP · up to ${Math.round(limits.max_photo_bytes / 2 ** 20)} MB each · up to ${number(limits.max_photos)} at once`;
+  $("limits").textContent = `JPEG, PNG, WebP or HEIC · up to ${Math.round(limits.max_photo_bytes / 2 ** 20)} MB each · up to ${number(limits.max_photos)} at once`;
 }
 
 function mark(text) {
@@ -130,7 +130,7 @@ function mark(text) {
 
 // ---- sending ----
 
-const isPhoto = (file) => file.type.startsWith("image/") || /\.(jpe?g|png|webp|heic)$/i.test(file.name);
+const isPhoto = (file) => file.type.startsWith("image/") || /\.(jpe?g|png|webp|hei[cf])$/i.test(file.name);
 
 for (const id of ["files", "folder"]) {
   $(id).addEventListener("change", (event) => {

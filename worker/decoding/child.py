@@ -4,6 +4,7 @@ Started as ``python -m worker.decoding.child LIMITS PARENT INBOX`` by ``worker.d
 and imports neither an engine nor the database, the broker or the storage.
 """
 
+import base64
 import dataclasses
 import json
 import os
@@ -25,6 +26,15 @@ from worker.decoding.picture import decode_picture, working_copy
 from worker.inference.preprocess import measure_quality, network_input
 
 _KINDS = (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("WEBP", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"))
+# Two colours, 64 x 32: the one kind that no codec here can write.
+_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXttZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAA"
+    "AERAAAEAAQAAAAABnwABAAAAAAAAACQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA+2lwcnAAAADb"
+    "aXBjbwAAAHZodmNDAQNwAAAAAAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAA"
+    "AwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xh"
+    "cAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AAAAACAAAADnBpeGkAAAAAAQgAAAAYaXBtYQAAAAAAAAABAAEFgQIDBYQAAAAsbWRhdAAAACAo"
+    "Aa8ZgO9Jpb//xGV/0B6/3SyF//SDnfFKx/vscNtbwA=="
+)
 _SMALL = Limits(max_bytes=1 << 20, max_pixels=1 << 20, copy_side=512)
 
 
@@ -93,8 +103,9 @@ def _try_codecs() -> None:
         file = BytesIO()
         (Image.new(mode, small.size) if mode == "I;16" else small.convert(mode)).save(file, kind, exif=exif)
         files.append(file.getvalue())
+    files.append(_HEIC)
     sizes = [(head.get("width"), head.get("height")) for head, _ in (answer(data, _SMALL) for data in files)]
-    if sizes != [(16, 8)] + [(8, 16)] * (len(files) - 1):
+    if sizes != [(16, 8)] + [(8, 16)] * len(_KINDS) + [(64, 32)]:
         raise RuntimeError("a codec does not work on this machine")
 
 

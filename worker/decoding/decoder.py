@@ -24,6 +24,7 @@ from shared.logs import logger
 from worker.decoding.allowance import Allowance, ChildDied, ChildEnded, Overspent
 from worker.decoding.confinement import CONFINED
 from worker.decoding.frames import LENGTHS, MAX_HEAD, REQUEST
+from worker.decoding.heif import is_heif
 from worker.decoding.inbox import Inbox
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Rejected, Unreadable
 from worker.inference.preprocess import SIDE, Quality
@@ -38,10 +39,12 @@ _START_SECONDS = 60.0
 _END_SECONDS = 1.0
 _TRIES = 2
 CPU_SECONDS = 2.0
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+_HEIC_TIMES = 3  # 40 megapixels of HEVC take three times as long as those of a JPEG
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIC")
 # What one photo took of the heap is kept for the next one: fetching it from the kernel page by page, and giving it back
 # after each photo, costs a tenth of a decode. Pieces above the first number, those of the largest photos, go back.
-HEAP = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
+# One arena: libde265's thread would otherwise claim 128 MiB of the address space that a file may take.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20), "MALLOC_ARENA_MAX": "1"}
 _is_told = threading.Event()
 
 
@@ -175,7 +178,8 @@ class Decoder:
 
     def _ask(self, data: bytes) -> Decoded | Rejected:
         try:
-            allowance = Allowance(self._pid, self._seconds, self._cpu_seconds)
+            cpu_seconds = self._cpu_seconds * (_HEIC_TIMES if is_heif(data) else 1)
+            allowance = Allowance(self._pid, self._seconds, cpu_seconds)
             self._request(data)
             head, body = self._receive(allowance)
         except ChildEnded:

@@ -2,7 +2,7 @@
 """What a file says about its picture, read with bounds before any codec sees the file.
 
 Codecs remember metadata in quadratic time, unpack it without asking how much comes out, and make pictures of whatever
-size a header of a few bytes claims. So all three containers are walked here first; each walk takes bounded time.
+size a header of a few bytes claims. So all four containers are walked here first; each walk takes bounded time.
 """
 
 import re
@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from worker.decoding.heif import heif_size, is_heif
 from worker.decoding.outcomes import Unusable
 
 LONGEST_SIDE = 12_000
@@ -26,7 +27,6 @@ _OTHERS = (
     (re.compile(rb"GIF8[79]a"), "a GIF"),
     (re.compile(rb"II\*\0|MM\0\*"), "a TIFF or raw photo"),
     (re.compile(rb"BM"), "a BMP"),
-    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "a HEIC photo"),
     (re.compile(rb".{4}ftypavi", re.DOTALL), "an AVIF picture"),
     (re.compile(rb".{4}ftyp", re.DOTALL), "a film"),
     (re.compile(rb"%PDF"), "a PDF document"),
@@ -61,10 +61,12 @@ def read_header(data: bytes, *, max_pixels: int) -> Header:
         header = _walk_png(data, max_pixels)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         header = _walk_webp(data)
+    elif is_heif(data):
+        header = Header("HEIC", *heif_size(data, max_pixels))
     else:
         for pattern, name in _OTHERS:
             if pattern.match(data):
-                raise Unusable("unknown_type", f"The file is {name}; JPEG, PNG and WebP are taken.")
+                raise Unusable("unknown_type", f"The file is {name}; JPEG, PNG, WebP and HEIC are taken.")
         raise Unusable("unknown_type")
     check_size(header.width, header.height, max_pixels)
     if header.scans:

@@ -12,7 +12,7 @@ REASONS = {
     "empty": "The file has no bytes.",
     "too_large": "The file has more bytes than a photo may have.",
     "too_many_pixels": "The picture has more pixels, or a longer side, than a photo may have.",
-    "unknown_type": "The file is no JPEG, PNG or WebP picture.",
+    "unknown_type": "The file is no JPEG, PNG, WebP or HEIC picture.",
     "damaged": "The picture is cut off or damaged; part of it would have to be made up.",
     "unsupported_frames": "The file is an animation, not a photo.",
     "metadata_too_large": "The file carries more metadata than any camera writes.",
@@ -72,7 +72,7 @@ class Decoded:
     width: int
     height: int
     format: str
-    """``JPEG``, ``MPO`` (a JPEG with more pictures behind the first), ``PNG`` or ``WEBP``."""
+    """``JPEG``, ``MPO`` (a JPEG with more pictures behind the first), ``PNG``, ``WEBP`` or ``HEIC``."""
     seconds: float
     """How long the child worked on it."""
 

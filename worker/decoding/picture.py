@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+import pi_heif
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
@@ -26,6 +27,9 @@ _COPY_QUALITY, _LARGE_COPY_QUALITY, _LARGE_COPY = 85, 75, 800
 _COPY_LEAST = 512
 _CMYK = 4
 _STRIP_PIXELS = 1 << 20
+# No threads, and nothing but the picture: what the file holds besides is not even looked at.
+pi_heif.options.DECODE_THREADS = 0
+pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
 _SIDEWAYS = 5  # Exif orientations from here on swap width and height
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,7 +60,8 @@ def decode_picture(data: bytes, limits: Limits) -> Picture:
     1. Refuse by size, then by what ``read_header`` sees.
     2. Decode strictly: any sign of damage refuses the whole photo.
     3. Lay transparency over white, bring 16 bits down to 8.
-    4. Turn it upright as its Exif block says.
+    4. Turn it upright as its Exif block says; a HEIC as its own properties say (ISO/IEC 23008-12, 6.5.10 and 6.5.12),
+       which its Exif block only repeats.
 
     Raises ``Unusable``; a codec may raise anything else for a file it cannot read.
     """
@@ -65,6 +70,9 @@ def decode_picture(data: bytes, limits: Limits) -> Picture:
     header = read_header(data, max_pixels=limits.max_pixels)
     if header.format == "WEBP":
         check_size(header.width, header.height, limits.max_webp_pixels(len(data)), "a WebP of so many bytes")
+    if header.format == "HEIC":
+        image, (width, height) = _decode_heic(data, header, limits)
+        return Picture(image, width, height, header.format)
     pixels = None
     if header.format in ("JPEG", "MPO"):
         image, pixels = _decode_jpeg(data, header, limits.copy_side)
@@ -125,6 +133,19 @@ def _decode_whole(data: bytes, header: Header, limits: Limits) -> Image.Image:
             raise Unusable("unsupported_frames")
         opened.load()
         return _reduced(opened, limits)
+
+
+def _decode_heic(data: bytes, header: Header, limits: Limits) -> tuple[Image.Image, tuple[int, int]]:
+    """The primary picture, turned and cut as its properties say, and its size before it was reduced."""
+    file = pi_heif.open_heif(data, convert_hdr_to_8bit=True)
+    found = file[file.primary_index]
+    pixels = found.data
+    width, height = found.size
+    if width * height > header.width * header.height:
+        raise Unusable("damaged", "The picture has another size than its header says.")
+    mode = found.mode.replace("I;16L", "I;16")
+    image = Image.frombuffer(mode, found.size, pixels, "raw", mode, found.stride, 1)
+    return _reduced(image, limits), (width, height)
 
 
 def _reduced(image: Image.Image, limits: Limits) -> Image.Image:

@@ -12,6 +12,8 @@ from shared.database import Database
 from shared.settings import Settings
 from shared.storage import Storage
 from tests.integration.worker.conftest import Submit, Worker, photo
+from tests.unit.worker import heif_files
+from tests.unit.worker.heif_files import Item
 from worker.housekeeping import Housekeeping
 
 CANARY = b"Canary-7f3a91"
@@ -54,7 +56,18 @@ def stored_bytes(settings: Settings) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("make", [jpeg_with_everything, png_with_text, webp_with_exif])
+def heic_with_a_place() -> bytes:
+    exif = Image.Exif()
+    exif[0x010E] = TEXT
+    exif.get_ifd(0x8825)[0x001C] = CANARY
+    about = {
+        2: Item(b"Exif", b"\0\0\0\0" + exif.tobytes(), [], {b"cdsc": [1]}),
+        3: Item(b"mime", CANARY, [], {b"cdsc": [1]}),
+    }
+    return heif_files.heic({1: heif_files.piece("photo"), **about})
+
+
+@pytest.mark.parametrize("make", [jpeg_with_everything, png_with_text, webp_with_exif, heic_with_a_place])
 def test_no_canary_survives_the_job(
     make: Callable[[], bytes], settings: Settings, submit_photos: Submit, make_worker: Worker, worker_db: Database,
     storage: Storage,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
+from tests.unit.worker import heif_files as heif
 from tests.unit.worker import photo_files as files
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -252,9 +253,123 @@ def tiff_of_30_000_square_packed_in_kilobytes() -> bytes:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(104) + zlib.compress(bytes(1 << 20))
 
 
-@_bomb("unknown_type")
+@_bomb("damaged")
 def heic_by_its_first_bytes() -> bytes:
     return b"\0\0\0\x18ftypheic" + bytes(12) + bytes(1 << 16)
+
+
+def _heic_of(width: int, height: int) -> bytes:
+    picture = heif.piece("tile")
+    picture.properties[1] = heif.ispe(width, height)
+    return heif.heic({1: picture})
+
+
+@_bomb("too_many_pixels")
+def heic_of_81_megapixels_by_its_header() -> bytes:
+    return _heic_of(9000, 9000)
+
+
+@_bomb("too_many_pixels")
+def heic_of_all_the_pixels_its_header_can_tell() -> bytes:
+    return _heic_of(0xFFFFFFFF, 0xFFFFFFFF)
+
+
+@_bomb("damaged")
+def heic_whose_stream_has_67_megapixels_and_its_header_4096() -> bytes:
+    picture = heif.piece("large")
+    picture.properties[1] = heif.ispe(64, 64)
+    return heif.heic({1: picture})
+
+
+@_bomb("too_many_pixels")
+def heic_of_67_megapixels_in_15_kilobytes() -> bytes:
+    return heif.stored("large")
+
+
+@_bomb("unknown_type")
+def heic_of_one_megabyte_named_900_times() -> bytes:
+    data = heif.piece("tile")
+    data.data += bytes(1 << 20)
+    whole = heif.heic({1: data, **{n: heif.Item(b"hvc1", b"") for n in range(2, 900)}})
+    at = whole.index(b"iloc") + 10
+    [start, length] = struct.unpack_from(">II", whole, at + 8)
+    places = b"".join(struct.pack(">HHHII", n, 0, 1, start, length) for n in range(1, 900))
+    return whole[: at + 2] + places + whole[at + 2 + len(places) :]
+
+
+@_bomb("damaged")
+def heic_of_no_pixels() -> bytes:
+    return _heic_of(0, 512)
+
+
+@_bomb("too_many_pixels")
+def heic_grid_of_4_gigapixels() -> bytes:
+    whole = heif.Item(b"grid", heif.grid(1, 1, 70_000, 70_000), [heif.ispe(70_000, 70_000)], {b"dimg": [2]})
+    return heif.heic({1: whole, 2: heif.piece("tile")})
+
+
+@_bomb("unknown_type")
+def heic_grid_of_40_000_tiles() -> bytes:
+    whole = heif.Item(b"grid", heif.grid(200, 200, 6000, 6000), [heif.ispe(6000, 6000)], {b"dimg": [2] * 40_000})
+    return heif.heic({1: whole, 2: heif.piece("tile")})
+
+
+@_bomb("damaged")
+def heic_grid_of_many_large_tiles_for_a_small_picture() -> bytes:
+    whole = heif.Item(b"grid", heif.grid(16, 16, 64, 64), [heif.ispe(64, 64)], {b"dimg": [2] * 256})
+    return heif.heic({1: whole, 2: heif.piece("tile")})
+
+
+@_bomb("damaged")
+def heic_grid_that_is_larger_than_its_property() -> bytes:
+    whole = heif.Item(b"grid", heif.grid(1, 1, 6000, 6000), [heif.ispe(64, 64)], {b"dimg": [2]})
+    return heif.heic({1: whole, 2: heif.piece("tile")})
+
+
+@_bomb("unknown_type")
+def heic_grid_of_itself() -> bytes:
+    return heif.heic({1: heif.Item(b"grid", heif.grid(1, 2, 512, 512), [heif.ispe(512, 512)], {b"dimg": [1, 1]})})
+
+
+@_bomb("unknown_type")
+def heic_grid_of_grids_500_deep() -> bytes:
+    items = {
+        n: heif.Item(b"grid", heif.grid(1, 2, 512, 512), [heif.ispe(512, 512)], {b"dimg": [n + 1, n + 1]})
+        for n in range(1, 500)
+    }
+    return heif.heic({**items, 500: heif.piece("tile")})
+
+
+@_bomb("unknown_type")
+def heic_overlay_of_100_pictures() -> bytes:
+    overlay = heif.Item(b"iovl", bytes(1000), [heif.ispe(512, 512)], {b"dimg": [2] * 100})
+    return heif.heic({1: overlay, 2: heif.piece("tile")})
+
+
+@_bomb("metadata_too_large")
+def heic_of_50_000_items() -> bytes:
+    empty = {n: heif.Item(b"mime", b"") for n in range(2, 50_000)}
+    return heif.heic({1: heif.piece("tile"), **empty})
+
+
+@_bomb("metadata_too_large")
+def heic_of_100_000_boxes() -> bytes:
+    return heif.heic({1: heif.piece("tile")}, more=heif.box(b"free") * 100_000)
+
+
+@_bomb("damaged")
+def heic_whose_boxes_end_beyond_the_file() -> bytes:
+    return heif.heic({1: heif.piece("tile")}, more=b"\0\0\0\x01uuid" + b"\x7f" + b"\xff" * 7)
+
+
+@_bomb("unsupported_frames")
+def heic_with_a_film_of_its_own() -> bytes:
+    return heif.heic({1: heif.piece("tile")}, more=heif.box(b"moov", bytes(1 << 16)))
+
+
+@_bomb("damaged")
+def heic_of_a_picture_larger_than_its_header() -> bytes:
+    return _heic_of(16, 16)
 
 
 @_bomb("unknown_type")

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image
 
+from tests.unit.worker import heif_files
 from tests.unit.worker import photo_files as files
 
 _EXTREMES = (
@@ -45,6 +46,10 @@ def seeds() -> tuple[bytes, ...]:
         files.encoded(photo.convert("RGBA"), "WEBP"),
         files.encoded(photo, "WEBP", lossless=True),
         files.encoded(photo.reduce(2), "WEBP", save_all=True, append_images=[files.photo(80, 60, 2)]),
+        heif_files.stored("photo"),
+        heif_files.stored("alpha"),
+        heif_files.stored("deep"),
+        heif_files.tiled(1, 2, turned=(heif_files.irot(1), heif_files.imir(0))),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import ExifTags, Image
 
+from tests.unit.worker import heif_files as heif
 from tests.unit.worker import photo_files as files
 from worker.decoding.decoder import Decoder
 from worker.decoding.outcomes import Decoded, Limits, Rejected
@@ -88,7 +89,24 @@ def _webp() -> bytes:
     return files.riff((b"VP8X", canvas), (b"ICCP", CANARY * 9), *photo, *around) + CANARY
 
 
-CARRIERS = {"JPEG": _jpeg(), "PNG": _png(), "WEBP": _webp()}
+def _heic(*, plain: bool = False) -> bytes:
+    picture = heif.piece("photo")
+    if plain:
+        return heif.heic({1: picture})
+    picture.properties += [heif.box(b"colr", b"prof", CANARY * 9), heif.full(b"udes", CANARY, b"\0" * 4)]
+    about = {
+        2: heif.Item(b"Exif", b"\0\0\0\0" + _exif(), [], {b"cdsc": [1]}),
+        3: heif.Item(b"mime", XMP, [], {b"cdsc": [1]}),
+        4: heif.Item(b"hvc1", CANARY, [], {b"thmb": [1]}),
+    }
+    return heif.heic({1: picture, **about}, more=heif.box(b"uuid", bytes(16), CANARY) + heif.box(b"free", CANARY))
+
+
+def _plain(kind: str) -> bytes:
+    return _heic(plain=True) if kind == "HEIC" else files.encoded(files.photo(), kind)
+
+
+CARRIERS = {"JPEG": _jpeg(), "PNG": _png(), "WEBP": _webp(), "HEIC": _heic()}
 
 
 def _segments(jpeg: bytes) -> list[int]:
@@ -123,7 +141,7 @@ def test_the_working_copy_has_none_of_what_the_file_says_beside_its_pixels(kind:
 def test_the_working_copy_is_the_one_of_the_same_photo_without_any_of_it(kind: str, one: Decoder) -> None:
     answer = one.decode(CARRIERS[kind])
     assert isinstance(answer, Decoded)
-    plain = one.decode(files.encoded(files.photo(), kind))
+    plain = one.decode(_plain(kind))
     assert isinstance(plain, Decoded)
     assert answer.copy == plain.copy
 

@@ -209,7 +209,7 @@ def test_any_altered_byte_of_a_png_is_damage() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unknown_type"),
         (b"%PDF-1.7", "unknown_type"),
         (b"PK\x03\x04", "unknown_type"),
-        (b"\0\0\0\x18ftypheic", "unknown_type"),
+        (b"\0\0\0\x18ftypheic", "damaged"),
         (b"\0\0\0\x18ftypavif", "unknown_type"),
         (files.encoded(files.photo(), "GIF"), "unknown_type"),
         (files.encoded(files.photo(), "TIFF"), "unknown_type"),
