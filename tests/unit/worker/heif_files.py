@@ -85,24 +85,32 @@ def heic(
         full(b"infe", struct.pack(">HH4s", name, 0, item.kind), b"\0", version=2) for name, item in items.items()
     )
     front = box(b"ftyp", brands)
+    grids = [item.data for item in items.values() if item.kind == b"grid"]
 
     def meta(start: int) -> bytes:
-        places, at = b"", start
+        places, at, within = b"", start, 0
         for name, item in items.items():
-            places += struct.pack(">HHHII", name, 0, 1, at, len(item.data))
+            if item.kind == b"grid":  # as phones do, what it says of itself lies among the boxes
+                places += struct.pack(">HHHHII", name, 1, 0, 1, within, len(item.data))
+                within += len(item.data)
+                continue
+            places += struct.pack(
+                ">HHHHII" if grids else ">HHHII", name, *([0] if grids else []), 0, 1, at, len(item.data)
+            )
             at += len(item.data)
         return full(
             b"meta",
             full(b"hdlr", bytes(4), b"pict", bytes(13)),
             full(b"pitm", struct.pack(">H", primary)),
-            full(b"iloc", b"\x44\0", struct.pack(">H", len(items)), places),
+            full(b"iloc", b"\x44\0", struct.pack(">H", len(items)), places, version=int(bool(grids))),
             full(b"iinf", struct.pack(">H", len(items)), entries),
             _iprp(properties, len(links), ipma),
             full(b"iref", iref),
+            *([box(b"idat", *grids)] if grids else []),
         )
 
     start = len(front) + len(meta(0)) + 8
-    return front + meta(start) + box(b"mdat", *(item.data for item in items.values())) + more
+    return front + meta(start) + box(b"mdat", *(item.data for item in items.values() if item.kind != b"grid")) + more
 
 
 def _iprp(properties: list[bytes], count: int, links: bytes) -> bytes:
