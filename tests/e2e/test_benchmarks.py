@@ -7,28 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import NAMES
 from benchmarks.apart import ROOT
+
+# One of each kind. The others start whole services, several times over or beside other servers of models, and are tried
+# with `python -m benchmarks --quick`.
+TRIED = ("decoding", "pipeline", "ledger", "accept", "history_pages")
 
 RUN = {"date", "command", "quick", "seconds", "load_before", "load_after", "machine"}
 MACHINE = {"processor", "cores", "memory_gib", "kernel", "python", "packages"}
 VERDICTS = {"reached", "missed", "not measured", ""}
 
 
-@pytest.mark.timeout(400)
-def test_a_quick_run_reports_every_benchmark_with_its_yardsticks(tmp_path: Path) -> None:
+@pytest.mark.timeout(200)
+def test_a_quick_run_reports_benchmarks_with_their_yardsticks(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(out)],
+        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(out), *(f"--only={name}" for name in TRIED)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=390,
+        timeout=190,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     sections = json.loads(out.read_text())["benchmarks"]
-    assert [section["name"] for section in sections] == list(NAMES)
+    assert [section["name"] for section in sections] == list(TRIED)
     for section in sections:
         assert set(section) >= RUN, section["name"]
         assert set(section["machine"]) == MACHINE
