@@ -1,7 +1,7 @@
 """The worker's main work: claimed photos in, answers out, with decoding, the network and the ledger overlapping.
 
 One photo's way: ``_claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
-``_classify`` puts a micro-batch through the network, and a finisher thread stores working copies and completes units
+``Network`` has two micro-batches under way, and a finisher thread stores working copies and completes units
 whose photos all have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo
 that breaks it is found; a photo that cannot be fetched now waits and is tried again.
 """
@@ -12,16 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
-from shared.ledger.claim import MANY, ClaimedImage, Lease, claim
+from shared.ledger.claim import MANY, Lease, claim
 from shared.ledger.complete import complete
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
@@ -31,6 +29,7 @@ from shared.storage import Storage
 from shared.storage.keys import copy_key
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
+from worker.network import Network, Photo, Seen
 from worker.photos import Decoded, PhotoReader, Request
 from worker.photos import Outcome as Read
 from worker.work import Work
@@ -42,15 +41,6 @@ _FIRST_GUESS = 20.0
 _BATCH_SECONDS = 0.1
 _WAITING_PEOPLE = 8
 _SMALL_UNITS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Photo:
-    """A decoded photo on its way into the network."""
-
-    work: Work
-    image: ClaimedImage
-    decoded: Decoded
 
 
 def _requests(works: Iterable[Work]) -> Iterator[Request]:
@@ -81,11 +71,13 @@ class Classification:
         self._keeper = LeaseKeeper(database, settings.lease_floor)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
         self._unfinished: deque[Future[None]] = deque()
+        self._network = Network(classifier)
+        self._ended = 0.0
         self._open: dict[UUID, Work] = {}
         self._stopping = threading.Event()
         self._looked_at = 0.0
         self._claimed = 0
-        self.images_per_second = _FIRST_GUESS
+        self._seconds_each = 1 / _FIRST_GUESS
         self.answered = 0
 
     def stop(self) -> None:
@@ -95,6 +87,7 @@ class Classification:
     def close(self) -> None:
         """Release threads and decoding children."""
         self._stopping.set()
+        self._network.close()
         self._finisher.shutdown()
         self._keeper.close()
         self._photos.close()
@@ -127,8 +120,14 @@ class Classification:
             self._work_off(batch)
             if self._stopping.is_set():
                 break
+        self._settle_all()
         self._wait_for_finisher(0)
         return self._claimed > before
+
+    @property
+    def images_per_second(self) -> float:
+        """How many photos the network answers while it has them, as it was lately."""
+        return 1 / max(self._seconds_each, 1e-6)
 
     @property
     def _batch_size(self) -> int:
@@ -174,16 +173,17 @@ class Classification:
         if works := self._claim(_WAITING_PEOPLE, people_only=True):
             for batch in self._batches(self._photos.read(_requests(works), urgent=True)):
                 self._work_off(batch)
+            self._settle_all()
         self._looked_at = time.monotonic()
 
-    def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[_Photo]]:
+    def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
-        batch: list[_Photo] = []
+        batch: list[Photo] = []
         for request, photo in photos:
             work, image = request.context
             passing("worker.decoded")
             if isinstance(photo, Decoded):
-                batch.append(_Photo(work, image, photo))
+                batch.append(Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)
             if len(batch) >= self._batch_size or work.is_whole:
@@ -191,41 +191,42 @@ class Classification:
                 batch = []
         yield batch
 
-    def _work_off(self, batch: Sequence[_Photo]) -> None:
+    def _work_off(self, batch: Sequence[Photo]) -> None:
+        """Put a micro-batch into the network, and settle what has come out of it."""
         held = [photo for photo in batch if self._keeper.holds(photo.work.unit)]
-        started = time.monotonic()
         if held:
-            self._classify(held)
-            took = time.monotonic() - started
-            self._keeper.pace(took)
-            self.images_per_second += 0.2 * (len(held) / max(took, 1e-6) - self.images_per_second)
+            self._network.put(held)
+            self._settle(self._network.seen())
+        self._finish_whole()
+
+    def _settle_all(self) -> None:
+        self._settle(self._network.seen(all_of_it=True))
+        self._finish_whole()
+
+    def _settle(self, batches: Iterable[Seen]) -> None:
+        for seen in batches:
+            self._keeper.pace(seen.ended - seen.began)
+            # Where batches overlap, each took as long as it ended after the one before: sometimes nothing, so that the
+            # mean of the seconds is right and that of rates is not.
+            took = seen.ended - max(seen.began, self._ended)
+            self._ended = seen.ended
+            self._seconds_each += 0.2 * (max(took, 0.0) / len(seen.found) - self._seconds_each)
             self._photos.batch = self._batch_size
+            for photo, found, milliseconds in seen.found:
+                if isinstance(found, Exception):
+                    photo.work.settle_broken(photo.image, found)
+                else:
+                    bundle = self._classifier.bundle
+                    photo.work.settle_answered(photo.image, photo.decoded, found, bundle, milliseconds)
+
+    def _finish_whole(self) -> None:
+        """Hand over to the finisher what is whole, and forget what is no longer ours."""
         whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit)]
         for work in whole:
             del self._open[work.unit.id]
         if whole:
             self._unfinished.append(self._finisher.submit(self._finish, whole))
             self._wait_for_finisher(_UNFINISHED)
-
-    def _classify(self, photos: Sequence[_Photo]) -> None:
-        """Put photos through the network; halve a batch that fails until the photo that breaks it stands alone."""
-        started = time.monotonic()
-        try:
-            answers = self._classifier.classify(
-                np.stack([photo.decoded.pixels for photo in photos]), [photo.decoded.quality for photo in photos]
-            )
-        except Exception as error:  # noqa: BLE001  # engines raise what they like; the photo gets an outcome either way
-            if len(photos) > 1:
-                middle = len(photos) // 2
-                self._classify(photos[:middle])
-                self._classify(photos[middle:])
-            else:
-                log.error("network_failed", job=str(photos[0].work.unit.job_id), error=type(error).__name__)
-                photos[0].work.settle_broken(photos[0].image, error)
-            return
-        each = round((time.monotonic() - started) * 1000 / len(photos), 2)
-        for photo, answer in zip(photos, answers, strict=True):
-            photo.work.settle_answered(photo.image, photo.decoded, answer, self._classifier.bundle, each)
 
     def _finish(self, works: Sequence[Work]) -> None:
         """Store working copies, then complete the units that are still ours; runs in the finisher's thread."""
@@ -281,6 +282,7 @@ class Classification:
 
     def _let_go(self, how: Callable[[Session, Sequence[Lease]], int]) -> None:
         """Return what is unfinished to the ledger, whatever went wrong; where that fails, the leases run out."""
+        self._network.drop()
         while self._unfinished:
             if error := self._unfinished.popleft().exception():
                 log.error("finisher_failed", error=type(error).__name__)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -71,30 +73,57 @@ class OpenVinoEngine:
             model = resnet50_for_bf16(weights, usual_of(planes))
         count = threads or _cores()
         streams = compiled(model, precision, count)
-        self._requests = [streams.create_infer_request() for _ in range(count)]
-        self._alone = compiled(model, precision).create_infer_request() if count > 1 else self._requests[0]
+        self._streams = count
+        # Requests at rest: whoever has a part to compute takes one, so that calls may overlap and no thread waits.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(count):
+            self._idle.put(streams.create_infer_request())
+        self._alone = compiled(model, precision).create_infer_request() if count > 1 else None
+        self._lock = threading.Lock()
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Outputs of RGB photos [n, 224, 224, 3], any n >= 1; one call at a time."""
-        requests = self._requests if len(batch) > 1 else [self._alone]
+        """Outputs of RGB photos [n, 224, 224, 3], any n >= 1. Calls of several threads overlap."""
+        if len(batch) == 1 and self._alone is not None:
+            with self._lock:
+                self._begin(self._alone, batch)
+                parts = [_outputs(self._alone)]
+        else:
+            parts = self._in_parts(batch)
+        logits, evidence, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Outputs(logits, evidence, features)
+
+    def _in_parts(self, batch: NDArray[np.uint8]) -> list[list[NDArray[np.float32]]]:
         running: deque[Any] = deque()
         parts: list[list[NDArray[np.float32]]] = []
         try:
-            for turn, part in enumerate(_parts(batch, len(requests))):
-                if len(running) == len(requests):
-                    parts.append(_outputs(running.popleft()))
-                request = requests[turn % len(requests)]
-                read = np.ascontiguousarray(part) if self.precision == "f32" else with_plane_of_ones(part)
-                request.set_input_tensor(ov.Tensor(read))
-                request.start_async()
+            for part in _parts(batch, self._streams):
+                request = self._at_rest(running, parts)
                 running.append(request)
+                self._begin(request, part)
             while running:
-                parts.append(_outputs(running.popleft()))
+                self._collect(running, parts)
         finally:
-            for request in running:  # after a failure: the next batch needs them idle
+            for request in running:  # after a failure: others need them at rest
                 request.wait()
-        logits, evidence, features = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Outputs(logits, evidence, features)
+                self._idle.put(request)
+        return parts
+
+    def _at_rest(self, running: deque[Any], parts: list[list[NDArray[np.float32]]]) -> Any:
+        """Take a request; a call that holds some ends these first, or two calls would wait for each other for ever."""
+        while True:
+            try:
+                return self._idle.get(block=not running)
+            except Empty:
+                self._collect(running, parts)
+
+    def _begin(self, request: Any, part: NDArray[np.uint8]) -> None:
+        read = np.ascontiguousarray(part) if self.precision == "f32" else with_plane_of_ones(part)
+        request.set_input_tensor(ov.Tensor(read))
+        request.start_async()
+
+    def _collect(self, running: deque[Any], parts: list[list[NDArray[np.float32]]]) -> None:
+        parts.append(_outputs(running[0]))
+        self._idle.put(running.popleft())
 
 
 def _parts(batch: NDArray[np.uint8], among: int) -> Iterator[NDArray[np.uint8]]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_the_same_photo_gets_the_same_answer_alone_and_in_any_batch(
 def test_threads_do_not_change_an_answer(bundle: Bundle, classifier: Load, compiled: Path, samples: Samples) -> None:
     single = Classifier.load(bundle, engine="openvino", precision="f32", threads=1, cache=compiled)
     assert single.classify(*samples[:2]) == classifier("openvino", "f32").classify(*samples[:2])
+
+
+def test_calls_of_several_threads_overlap_and_change_no_answer(classifier: Load, samples: Samples) -> None:
+    infer = classifier("openvino", "f32").engine.infer
+    batches = [samples[0][at : at + size] for at, size in ((0, 5), (1, 4), (2, 1), (3, 3), (0, 1), (4, 2))]
+    expected = [infer(batch).logits for batch in batches]
+    with ThreadPoolExecutor(len(batches)) as threads:
+        found = list(threads.map(lambda batch: infer(batch).logits, batches))
+    for one, other in zip(expected, found, strict=True):
+        assert np.array_equal(one, other)
 
 
 def compiled_in(cache: Path, bundle: Bundle, engine: str) -> Path:

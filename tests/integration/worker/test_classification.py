@@ -345,9 +345,9 @@ def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
 def test_a_job_of_many_in_the_interactive_lane_passes_nobody(
     submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
 ) -> None:
-    first = submit_photos([photo(seed) for seed in range(64)])
+    first = submit_photos([photo(seed) for seed in range(40)])
     many: list[UUID] = []
-    watching = Watching(classifier, lambda: many.append(submit_photos([photo_of(255)] * 200, "interactive")))
+    watching = Watching(classifier, lambda: many.append(submit_photos([photo_of(255)] * 96, "interactive")))
 
     make_worker(network=watching).drain()
 

@@ -1,0 +1,89 @@
+"""Micro-batches on their way through the network: two at once, so that it never waits for what becomes of an answer."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.ledger.claim import ClaimedImage
+from shared.logs import logger
+from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
+from worker.photos import Decoded
+from worker.work import Work
+
+log = logger(__name__)
+
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A decoded photo on its way into the network."""
+
+    work: Work
+    image: ClaimedImage
+    decoded: Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the network made of a micro-batch, from when to when (monotonic seconds); milliseconds are a photo's."""
+
+    began: float
+    ended: float
+    found: list[tuple[Photo, Answer | Exception, float]]
+
+
+class Network:
+    """The classifier with two threads before it; its user is one thread alone."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="network")
+        self._under_way: deque[Future[Seen]] = deque()
+
+    def put(self, photos: Sequence[Photo]) -> None:
+        """Put a micro-batch in."""
+        self._under_way.append(self._threads.submit(self._look, photos))
+
+    def seen(self, *, all_of_it: bool = False) -> Iterator[Seen]:
+        """Yield what came out, in the order it was put in, until one micro-batch is left under way, or none."""
+        while len(self._under_way) > (0 if all_of_it else _AT_ONCE - 1):
+            yield self._under_way.popleft().result()
+
+    def drop(self) -> None:
+        """Wait for what is under way, and forget it."""
+        wait(self._under_way)
+        self._under_way.clear()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    def _look(self, photos: Sequence[Photo]) -> Seen:
+        began = time.monotonic()
+        found = self._answers(photos)
+        return Seen(began, time.monotonic(), found)
+
+    def _answers(self, photos: Sequence[Photo]) -> list[tuple[Photo, Answer | Exception, float]]:
+        """Return what the network says of each photo; a batch that fails is halved to the one that breaks it.
+
+        An answer that could not be had is the error that came instead.
+        """
+        started = time.monotonic()
+        try:
+            answers = self._classifier.classify(
+                np.stack([photo.decoded.pixels for photo in photos]), [photo.decoded.quality for photo in photos]
+            )
+        except Exception as error:  # noqa: BLE001  # engines raise what they like; the photo gets an outcome either way
+            if len(photos) > 1:
+                middle = len(photos) // 2
+                return self._answers(photos[:middle]) + self._answers(photos[middle:])
+            log.error("network_failed", job=str(photos[0].work.unit.job_id), error=type(error).__name__)
+            return [(photos[0], error, 0.0)]
+        each = round((time.monotonic() - started) * 1000 / len(photos), 2)
+        return [(photo, answer, each) for photo, answer in zip(photos, answers, strict=True)]
