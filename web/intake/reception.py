@@ -1,7 +1,6 @@
 """Photos as they arrive: each is written to storage while it is hashed, and forgotten if the request fails."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -135,8 +134,3 @@ class Reception:
             self._storage.delete(self._stored)
         except StorageAway:
             log.warning("discard_left_to_sweep", job=self._job_id.hex, objects=len(self._stored))
-
-
-def total_bytes(photos: Sequence[Received]) -> int:
-    """Return the bytes of all photos together."""
-    return sum(photo.size for photo in photos)

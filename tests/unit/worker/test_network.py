@@ -1,0 +1,43 @@
+"""Micro-batches before the network: two at once, and answers in the order in which photos were put in."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from worker.inference.classifier import Classifier
+from worker.network import Network, Photo
+
+
+class Meeting:
+    """A classifier that answers nobody before two batches are in it."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2, timeout=20)
+
+    def classify(self, pixels: Any, quality: Sequence[Any]) -> list[Any]:
+        """Answer with the first value of each photo."""
+        self._both.wait()
+        return [int(photo.flat[0]) for photo in pixels]
+
+
+class Decoded:
+    """A photo of one value."""
+
+    def __init__(self, value: int) -> None:
+        self.pixels, self.quality = np.full((2, 2, 3), value, np.uint8), None
+
+
+def photos(*values: int) -> list[Photo]:
+    return [Photo(cast("Any", None), cast("Any", None), cast("Any", Decoded(value))) for value in values]
+
+
+def test_two_micro_batches_are_under_way_and_come_out_in_order() -> None:
+    network = Network(cast("Classifier", Meeting()))
+    network.put(photos(1, 2))
+    assert list(network.seen()) == []
+    network.put(photos(3))
+    found: list[Any] = [answer for seen in network.seen(all_of_it=True) for _, answer, _ in seen.found]
+    assert found == [1, 2, 3]
+    network.close()
