@@ -5,7 +5,8 @@ PoxVisioError
 │   ├── NotFound
 │   ├── Gone
 │   ├── Conflict
-│   └── InvalidSetting
+│   ├── InvalidSetting
+│   └── DataRefused    training data cannot be used as it is
 ├── Unavailable        a part we need is away; asking again later may work
 │   ├── DatabaseAway
 │   ├── StorageAway
@@ -44,6 +45,10 @@ class Conflict(Refused):
 
 class InvalidSetting(Refused):
     """A setting is missing or wrong; the process must not start. Do not retry."""
+
+
+class DataRefused(Refused):
+    """A folder, archive or manifest of training data is not what it must be. Do not retry unchanged."""
 
 
 class Unavailable(PoxVisioError):
