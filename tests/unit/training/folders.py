@@ -41,8 +41,8 @@ def first(folder: Path, *, patients: int = 6, images: int = 2, copies: int = 1) 
                 for name in names:
                     put(fold / f"{name}.jpg", data)
                 for copy in range(copies):
-                    place = folder / "Augmented Images" / "Augmented Images" / f"{label}_augmented"
-                    put(place / f"{stem}_{copy:02}.jpg", data)
+                    augmented = folder / "Augmented Images" / "Augmented Images" / f"{label}_augmented"
+                    put(augmented / f"{stem}_{copy:02}.jpg", data)
                 rows.append((stem, label))
     with (folder / "Monkeypox_Dataset_metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("ImageID", "label"), *rows])
