@@ -15,6 +15,7 @@ from benchmarks.report import Row, versus
 from benchmarks.services import Services, running
 from shared import history
 from shared.database import Database
+from shared.job_search import Wanted, find
 
 _DEEP: Final = 1.5
 _PAGE: Final = 50
@@ -83,7 +84,7 @@ def _jobs(database: Database, tenant: UUID, rounds: int, size: str) -> Row:
 
     def page(after: UUID | None) -> int:
         with database.transaction(tenant) as session:
-            return len(history.jobs(session, after=after, limit=_PAGE))
+            return len(find(session, Wanted(), after=after, limit=_PAGE).jobs)
 
     return _row(f"list of jobs, last page; {size}", lambda: page(None), lambda: page(oldest), rounds)
 

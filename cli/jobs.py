@@ -1,5 +1,8 @@
 """``poxvisio jobs``: what became of jobs, by their ids."""
 
+from datetime import UTC, datetime
+from typing import Final
+
 import click
 
 from cli.listing import RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
@@ -8,7 +11,8 @@ from cli.progress import progress
 from cli.service import CLOSED, Service
 from shared.vocabulary import OUTCOMES
 
-_STATES = ("receiving", "queued", "running", *sorted(CLOSED))
+_MOMENT: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"))
+_STATES: Final = ("receiving", "queued", "running", *sorted(CLOSED))
 
 
 @click.group(
@@ -24,15 +28,35 @@ def jobs(ctx: click.Context) -> None:
             list_jobs.invoke(listing)
 
 
-@jobs.command("list", epilog=example("poxvisio jobs list --state running"))
+@jobs.command("list", epilog=example("poxvisio jobs list --state running", "poxvisio jobs list --text IMG_2041 --json"))
 @service_options
 @click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@click.option("--created-after", type=_MOMENT, metavar="TIME", help="Only jobs made then or later; local time.")
+@click.option("--created-before", type=_MOMENT, metavar="TIME", help="Only jobs made before then.")
+@click.option(
+    "--text",
+    help="Only jobs with a photo whose name or custom_id begins so, whose id does, or whose metadata has it somewhere.",
+)
+@click.option("--sent-by", metavar="KEY_ID", help="Only jobs that the API key of this id sent.")
+@click.option("--model", metavar="ID", help="Only jobs that asked for this model or have an answer of it.")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, newest first.")
 @json_option("the jobs")
-def list_jobs(url: str, key: str, state: str | None, limit: int, as_json: bool) -> None:
-    """List the newest jobs."""
+def list_jobs(  # noqa: PLR0917 - one parameter an option
+    url: str,
+    key: str,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    sent_by: str | None,
+    limit: int,
+    as_json: bool,
+    **named: str | None,
+) -> None:
+    """List the newest jobs that fulfil every condition."""
+    times = {"created_after": created_after, "created_before": created_before}
+    conditions = {name: moment.astimezone(UTC).isoformat() for name, moment in times.items() if moment is not None}
+    conditions |= {name: text for name, text in {**named, "key": sent_by}.items() if text is not None}
     with Service(url, key) as service:
-        found = service.jobs(state=state, limit=limit)
+        found = service.jobs(conditions, limit=limit)
     if as_json:
         print_json(found)
         return

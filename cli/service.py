@@ -91,11 +91,17 @@ class Service:
         """Return a job as it stands."""
         return self._json("GET", f"/v1/jobs/{job_id}")
 
-    def jobs(self, *, state: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the newest jobs, newest first."""
-        params: dict[str, str | int] = {"limit": limit} | ({"state": state} if state else {})
-        found = self._json("GET", "/v1/jobs", params=params)
-        return list(found["jobs"])
+    def jobs(self, conditions: Mapping[str, str] | None = None, *, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest jobs that fulfil the conditions, as ``GET /v1/jobs`` names them, newest first."""
+        found: list[dict[str, Any]] = []
+        params: dict[str, str | int] = {**(conditions or {}), "limit": limit}
+        while True:
+            page = self._json("GET", "/v1/jobs", params=params)
+            found += page["jobs"]
+            # A page of a search may be short while there is more to look through.
+            if len(found) >= limit or page.get("next") is None:
+                return found[:limit]
+            params |= {"cursor": page["next"], "limit": limit - len(found)}
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; what is finished stays."""

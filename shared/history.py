@@ -37,24 +37,14 @@ def job(session: Session, job_id: UUID) -> JobView:
     if row is None:
         raise NotFound("there is no such job")
     if row.deleted_at is not None:
-        raise JobDeleted(Tombstone(_job_view(row), row.deleted_at, row.purged_at))
-    return _job_view(row)
+        raise JobDeleted(Tombstone(job_view(row), row.deleted_at, row.purged_at))
+    return job_view(row)
 
 
 def closed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
     """Return which of these jobs have closed, as far as they are of the session's tenant."""
     asked = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND closed_at IS NOT NULL")
     return set(session.execute(asked, {"jobs": [str(job_id) for job_id in job_ids]}).scalars())
-
-
-def jobs(session: Session, *, state: str | None = None, after: UUID | None = None, limit: int = 50) -> list[JobView]:
-    """Return jobs of the session's tenant, newest first, beginning behind the job ``after``."""
-    query = sa.select(Job).where(Job.deleted_at.is_(None)).order_by(Job.id.desc()).limit(limit)
-    if state is not None:
-        query = query.where(Job.state == state)
-    if after is not None:
-        query = query.where(Job.id < after)
-    return [_job_view(row) for row in session.scalars(query)]
 
 
 def image(session: Session, image_id: UUID) -> ResultView:
@@ -124,7 +114,8 @@ def workers(session: Session) -> list[WorkerNode]:
     return list(session.scalars(sa.select(WorkerNode).where(WorkerNode.last_seen > recent).order_by(WorkerNode.name)))
 
 
-def _job_view(row: Job) -> JobView:
+def job_view(row: Job) -> JobView:
+    """Return a row of the table as readers get it."""
     counts = {outcome: getattr(row, outcome) for outcome in OUTCOMES} | {"waiting": row.remaining}
     return JobView(
         id=row.id,

@@ -152,9 +152,16 @@ class Image(Base):
         _job_key(),
         sa.UniqueConstraint("tenant_id", "id"),
         sa.UniqueConstraint("job_id", "ordinal"),
+        # Names are searched from their beginning, in whatever collation the database has (shared/job_search.py).
         sa.Index(
-            "uq_image_custom_id", "job_id", "custom_id", unique=True, postgresql_where=sa.text("custom_id IS NOT NULL")
+            "uq_image_custom_id",
+            "job_id",
+            "custom_id",
+            unique=True,
+            postgresql_where=sa.text("custom_id IS NOT NULL"),
+            postgresql_ops={"custom_id": "text_pattern_ops"},
         ),
+        sa.Index("ix_image_client_name", "job_id", "client_name", postgresql_ops={"client_name": "text_pattern_ops"}),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -277,6 +284,8 @@ class Result(Base):
     __tablename__ = "result"
     __table_args__ = (
         sa.Index("ix_result_written", "job_id", "written_in", "image_id"),
+        # Which models answered photos of a job (shared/job_search.py); alike entries share their place.
+        sa.Index("ix_result_scheme", "job_id", "scheme_id", postgresql_where=sa.text("scheme_id IS NOT NULL")),
         sa.CheckConstraint(
             "outcome IN ('classified', 'abstained', 'rejected', 'failed', 'cancelled', 'expired')", name="outcome"
         ),

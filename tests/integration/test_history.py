@@ -13,6 +13,7 @@ from shared import history
 from shared.database import Database, new_id
 from shared.errors import NotFound
 from shared.history import BadCursor
+from shared.job_search import Wanted, find
 from shared.ledger.claim import Claimed
 from shared.ledger.complete import complete
 from shared.views import JobView, Page, ResultView
@@ -73,7 +74,7 @@ def test_jobs_page_newest_first_by_keyset(app_db: Database, tenant: UUID) -> Non
     after = None
     while True:
         with app_db.transaction(tenant) as session:
-            found = history.jobs(session, after=after, limit=3)
+            found = find(session, Wanted(), after=after, limit=3).jobs
         if not found:
             break
         seen += [job.id for job in found]
@@ -87,8 +88,8 @@ def test_jobs_filter_by_state(app_db: Database, worker_db: Database, tenant: UUI
     finish(worker_db, take(worker_db))
     waiting = submit_job(app_db, tenant, 1)
     with app_db.transaction(tenant) as session:
-        assert [job.id for job in history.jobs(session, state="completed")] == [done.id]
-        assert [job.id for job in history.jobs(session, state="queued")] == [waiting.id]
+        assert [job.id for job in find(session, Wanted(state="completed")).jobs] == [done.id]
+        assert [job.id for job in find(session, Wanted(state="queued")).jobs] == [waiting.id]
 
 
 def test_foreign_and_unknown_ids_are_not_found(owner_db: Database, app_db: Database, tenant: UUID) -> None:
@@ -101,7 +102,7 @@ def test_foreign_and_unknown_ids_are_not_found(owner_db: Database, app_db: Datab
         for image in (foreign.images[0].id, new_id()):
             with pytest.raises(NotFound):
                 history.image(session, image)
-        assert history.jobs(session) == []
+        assert find(session, Wanted()).jobs == []
         assert list(history.manifest(session, foreign.id)) == []
 
 
@@ -352,6 +353,6 @@ def test_a_deep_page_looks_at_no_more_rows_than_the_first(
     for after in (None, "o1999", "o3899"):
         assert costs(partial(history.results, view=large, after=after, limit=50), "image") <= 2 * 51, after
     with app_db.transaction(tenant) as session:
-        newest = history.jobs(session, limit=3_500)
+        newest = find(session, Wanted(), limit=3_500).jobs
     for place in (None, newest[1_000].id, newest[-1].id):
-        assert costs(partial(history.jobs, after=place, limit=10), "job") <= 10, place
+        assert costs(partial(find, wanted=Wanted(), after=place, limit=10), "job") <= 11, place

@@ -16,6 +16,7 @@ from cli.embedded.postgres import EmbeddedPostgres
 from cli.migrate import alembic_config, migrate
 from shared import history
 from shared.database import Database, new_id
+from shared.job_search import Wanted, find
 from shared.ledger.deletion import delete
 from shared.ledger.submit import submit
 from shared.tables import Base
@@ -236,7 +237,7 @@ def test_an_answer_is_spelled_out_on_the_way_down_and_packed_again_on_the_way_up
     command.upgrade(config, "head")
     app = Database(migrated_url, role="poxvisio_app")
     with app.transaction(tenant) as session:
-        [job] = history.jobs(session)
+        [job] = find(session, Wanted()).jobs
         views = list(history.stream_results(session, job))
     app.close()
     assert len(views) == len(rows(scratch, "SELECT 1 FROM result WHERE numbers IS NOT NULL")) > 1

@@ -8,14 +8,15 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from flask import Blueprint, Response, request
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from shared import history, ids
+from shared import ids, job_search
 from shared.views import JobView
 from web.api.job_view import load, told, told_of_all
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
-from web.asking import NoQuery, Strict, preferred_wait, read_query, wrong
+from web.asking import PLAIN, NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
+from web.intake.options import Instant, ModelId
 from web.openapi import ETAG, IF_NONE_MATCH, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
 from web.problems import GONE, NOT_FOUND
 from web.services import services
@@ -30,13 +31,29 @@ class JobList(Shape):
     """A page of jobs, newest first."""
 
     jobs: list[JobBody]
-    next: str | None = Field(description="Cursor of the next page")
+    next: str | None = Field(
+        description="Cursor of the next page. With conditions a page may hold fewer jobs than `limit`, even none, "
+        "while there is more to look through: go on until this is null"
+    )
 
 
 class ListQuery(Strict):
-    """What to list."""
+    """What to list: jobs that fulfil every condition given."""
 
     state: State | None = None
+    created_after: Instant | None = Field(default=None, description="At this time or later (RFC 3339)")
+    created_before: Instant | None = Field(default=None, description="Before this time (RFC 3339)")
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), PLAIN] | None = Field(
+        default=None,
+        description="What the file name or `custom_id` of a photo begins with (as written, in capitals or in small "
+        "letters), what the job's id begins with, the id of one of its photos, or part of a value of its metadata",
+    )
+    key: Annotated[str, Field(pattern=r"^key_[0-9a-f]{32}$")] | None = Field(
+        default=None, description="Id of the API key that sent the job"
+    )
+    model: ModelId | None = Field(
+        default=None, description="Id of the model that was asked for, or that answered one of the photos"
+    )
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
 
@@ -47,20 +64,30 @@ class ListQuery(Strict):
     {200: Answer("Jobs, newest first.", {"application/json": JobList}, (LINK,))},
     tag="jobs",
     scope="jobs:read",
+    description="A search looks through 10,000 jobs a page at most, so that it stays fast however long the history is.",
     query=ListQuery,
 )
 def index() -> Response:
     """List the tenant's jobs."""
     query = read_query(ListQuery)
+    wanted = job_search.Wanted(
+        state=query.state,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        text=query.text,
+        key_id=ids.parse("key", query.key) if query.key else None,
+        model=query.model,
+    )
     after = None if query.cursor is None else _read_cursor(query.cursor)
     with services().database.transaction(caller().tenant_id) as session:
-        found = history.jobs(session, state=query.state, after=after, limit=query.limit + 1)
-        bodies = told_of_all(session, found[: query.limit])
-    cursor = _cursor(found[query.limit - 1].id) if len(found) > query.limit else None
+        found = job_search.find(session, wanted, after=after, limit=query.limit)
+        bodies = told_of_all(session, found.jobs)
+    cursor = None if found.next is None else _cursor(found.next)
     headers = {}
     if cursor is not None:
+        asked = query.model_dump(mode="json", exclude={"cursor", "limit"}, exclude_none=True)
         path = services().settings.public_url + request.path
-        headers["Link"] = next_link(path, state=query.state, limit=query.limit, cursor=cursor)
+        headers["Link"] = next_link(path, **asked, limit=query.limit, cursor=cursor)
     return respond(JobList(jobs=bodies, next=cursor), headers=headers)
 
 

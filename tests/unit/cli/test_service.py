@@ -214,3 +214,14 @@ def test_a_table_that_breaks_off_is_an_error_too(scripted: Scripted) -> None:
     scripted.script = [(200, {"Content-Type": "text/csv"}, b"ordinal,image\nINCOMPLETE: the database went away\n")]
     with pytest.raises(ServiceAway, match="INCOMPLETE"):
         list(Service(scripted.url, "key").results_csv("job_1"))
+
+
+def test_a_list_goes_on_through_short_pages_with_the_same_conditions(scripted: Scripted, service: Service) -> None:
+    scripted.script = [
+        (200, {}, {"jobs": [JOB], "next": "a"}),
+        (200, {}, {"jobs": [], "next": "b"}),
+        (200, {}, {"jobs": [JOB], "next": "c"}),
+    ]
+    assert service.jobs({"text": "IMG 1"}, limit=2) == [JOB, JOB]
+    asked = [path.partition("?")[2] for _, path, _, _ in scripted.asked]
+    assert asked == ["text=IMG+1&limit=2", "text=IMG+1&limit=1&cursor=a", "text=IMG+1&limit=1&cursor=b"]
