@@ -16,6 +16,9 @@ COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes
 # pip would otherwise obey a user's PIP_USER and install outside of .venv.
 export PIP_USER := 0
 
+# The tests that have a long form.
+FUZZED = tests/security/test_described.py
+
 .PHONY: help
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -42,8 +45,9 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e
 
 .PHONY: fuzz
-fuzz: .venv/.dev ## Send hostile files by the hundred thousand through the real decoder; SEED= repeats a run
+fuzz: .venv/.dev ## Send hostile files by the hundred thousand, and hostile requests at the API; SEED= repeats a run
 	@$(BIN)/python -m tests.security.photos.fuzz $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m pytest -q -s --show-capture=no --timeout 3600 --long $(if $(SEED),--seed $(SEED)) $(FUZZED)
 
 .PHONY: chaos
 chaos: .venv/.dev ## Kill processes at random, 1,000 of them, and account for every photo; KILLS= and SEED= change the run

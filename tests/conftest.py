@@ -28,6 +28,13 @@ LOGIN_PASSWORDS = {
 TABLES = "tenant, worker_node, backlog_count, answer_scheme"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what ``make fuzz`` asks for."""
+    group = parser.getgroup("hostile input")
+    group.addoption("--long", action="store_true", help="run the long forms of the hostile-input tests")
+    group.addoption("--seed", help="repeat a run of the long forms")
+
+
 @pytest.fixture(scope="session")
 def services_root() -> Iterator[Path]:
     """Return a folder that PostgreSQL's own user can reach too; pytest's is closed to it."""

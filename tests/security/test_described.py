@@ -1,17 +1,18 @@
-"""Nonsense at every route: never a 500, never an answer that the document does not know."""
+"""What ``/openapi.json`` says is what happens: no answer of 500, no status and no body that it does not know."""
 
 import random
 from typing import Any
 
-import pytest
 from flask import Flask
 
 from shared import ids
 from shared.database import Database, new_id
-from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import JPEG, Caller
+from tests.integration.web.conftest import JPEG, Caller, make_key
+from tests.security import described, matrix
+from tests.security.conftest import Extent
 from web.openapi import described_rules, template
 
+# What no schema leads a generator to.
 NONSENSE = (
     *("", "0", "-1", "1", "99999999999999999999", "1e400", "nan", "null", "[]", "{}", "'", '"', "=1", "true"),
     *("\x00", "\u202e", "\xed\xa0\x80", "../..", "%00", "a" * 3000, "wait=1"),
@@ -27,21 +28,38 @@ BODIES: tuple[bytes, ...] = (
 )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nonsense_is_always_a_documented_answer(seed: int, app: Flask, clinic: Caller, worker_db: Database) -> None:
-    chance = random.Random(seed)
-    job = clinic.send([("a.jpg", JPEG)]).json
-    hook = clinic.post("/v1/webhooks", {"url": "https://example.org/"}).json
-    answer_all(worker_db)
-    assert job is not None
-    assert hook is not None
-    known = {"job": job["id"], "webhook": hook["id"]}
+def test_whatever_is_asked_is_answered_as_described(
+    app: Flask, clinic: Caller, owner_db: Database, worker_db: Database, extent: Extent
+) -> None:
+    world = matrix.World(app, owner_db, worker_db, clinic.tenant)
+    world.fill()
+    findings = described.explore(
+        app,
+        lambda: make_key(owner_db, clinic.tenant),
+        world.ids,
+        seed=extent.seed,
+        examples=500 if extent.is_long else 6,
+        chains=2000 if extent.is_long else 30,
+    )
+    assert not findings.faults, f"seed {extent.seed}:\n" + "\n".join(findings.faults)
+    # The run meant something: it got through to most operations, and on from one to another.
+    assert max(findings.statuses) < 500
+    assert len(findings.succeeded) >= 25
+    assert findings.chained >= 30
+
+
+def test_nonsense_is_always_a_documented_answer(
+    app: Flask, clinic: Caller, worker_db: Database, owner_db: Database, extent: Extent
+) -> None:
+    chance = random.Random(extent.seed)
+    world = matrix.World(app, owner_db, worker_db, clinic.tenant)
+    world.fill()
     for rule, operation in described_rules(app):
         if rule.rule in ("/livez", "/readyz"):
             continue
         for method in sorted((rule.methods or set()) & {"GET", "POST", "PATCH"}):
-            for _ in range(12):
-                clinic.open(_path(rule, known, chance), method, **_request(operation, method, chance))
+            for _ in range(500 if extent.is_long else 25):
+                clinic.open(_path(rule, world.ids, chance), method, **_request(operation, method, chance))
 
 
 def _path(rule: Any, known: dict[str, str], chance: random.Random) -> str:
