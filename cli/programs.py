@@ -12,10 +12,12 @@ from shared.vocabulary import LANES
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# One process with many threads: its counters and its cap on waiting clients then hold for the whole of web.
+# One process with many threads: its counters and its cap on waiting clients then hold for the whole of web. Back
+# pressure counts connections, idle ones too: with the default a thousand of these keep everybody else out.
 WEB = (
     "granian", "--interface", "wsgi", "--host", "{host}", "--port", "{port}", "--http", "1", "--no-ws",
-    "--workers", "1", "--blocking-threads", "64", "--workers-kill-timeout", "20", "--log-level", "error",
+    "--workers", "1", "--blocking-threads", "96", "--backlog", "4096", "--backpressure", "8192",
+    "--workers-kill-timeout", "20", "--log-level", "error",
     "web.wsgi:app",
 )  # fmt: skip
 # A drain token says all there is to say, so workers need not hear of each other: no gossip, no mingle.

@@ -118,6 +118,12 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_MAX_UPLOADS",
         description="Bodies of jobs a web process takes in at once; further ones wait 5 s for a place, then get 503",
     )
+    max_slow_uploads: int = Field(
+        default=24,
+        ge=0,
+        validation_alias="POXVISIO_MAX_SLOW_UPLOADS",
+        description="Bodies that come in slowly, held beside those by a thread each; one tenant has half of them",
+    )
     tenant_backlog_seconds: float = Field(
         default=8 * 3600.0,
         gt=0,

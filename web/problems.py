@@ -97,6 +97,13 @@ IN_FLIGHT = _kind(
     "A request with this Idempotency-Key is still running",
     "Wait as long as Retry-After says, then send the same request again: it is answered or taken over.",
 )
+LENGTH_REQUIRED = _kind(
+    "length-required",
+    411,
+    "A body of this type needs a Content-Length",
+    "Without one, a photo or an archive that breaks off on the way looks whole. Send its length, or send it as "
+    "multipart/form-data, which says itself where it ends.",
+)
 TOO_LARGE = _kind(
     "request-too-large", 413, "The request is too large", "`/v1/limits` says how large it may be. Send several jobs."
 )
@@ -168,6 +175,12 @@ TOO_MANY_UPLOADS = _kind(
     503,
     "Too many uploads at once",
     "All places for bodies that come in are taken. Nothing was read. Try again when Retry-After has passed.",
+)
+TOO_SLOW = _kind(
+    "too-slow",
+    408,
+    "The body comes in too slowly",
+    "Less came than a mobile telephone sends on a bad line. Nothing was kept. Send it again where the line is better.",
 )
 UNAVAILABLE = _kind("unavailable", 503, "A part we need is out of reach", "Try again when Retry-After has passed.")
 

@@ -20,6 +20,7 @@ from shared.ledger.backlog import Backlog
 from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
+from web.places import Places
 from web.watch import Watch
 
 ROLE: Final = "poxvisio_app"
@@ -116,7 +117,7 @@ class Services:
     model: ServedModel
     waiting: Seats
     watch: Watch
-    uploads: Seats
+    uploads: Places
     gauge: Gauge
 
     @classmethod
@@ -137,7 +138,7 @@ class Services:
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
             watch=Watch(closed),
-            uploads=Seats(settings.max_uploads),
+            uploads=Places(settings.max_uploads, settings.max_slow_uploads),
             gauge=Gauge(database),
         )
 

@@ -3,6 +3,7 @@
 from shared import crash_points, logs
 from shared.errors import InvalidSetting
 from shared.settings import Settings
+from web import peers
 from web.app import create_app
 
 try:
@@ -12,3 +13,4 @@ except InvalidSetting as error:
 logs.configure(settings.log_level)
 crash_points.arm(settings.crash_point)
 app = create_app(settings)
+peers.install(app)

@@ -27,6 +27,7 @@ from web.problems import (
     BROKEN_BODY,
     DUPLICATE_CUSTOM_ID,
     INVALID_OPTIONS,
+    LENGTH_REQUIRED,
     MODEL_AWAY,
     NO_PHOTOS,
     SERVICE_FULL,
@@ -35,6 +36,7 @@ from web.problems import (
     TOO_LARGE,
     TOO_MANY_PHOTOS,
     TOO_MANY_UPLOADS,
+    TOO_SLOW,
     UNKNOWN_MODEL,
     UNSUPPORTED_TYPE,
 )
@@ -85,6 +87,7 @@ _MULTIPART: Final = {
     headers=(IDEMPOTENCY_KEY, PREFER_WAIT),
     problems=(
         BROKEN_BODY,
+        LENGTH_REQUIRED,
         TOO_LARGE,
         TOO_MANY_PHOTOS,
         UNSUPPORTED_TYPE,
@@ -97,12 +100,13 @@ _MULTIPART: Final = {
         TENANT_FULL,
         SERVICE_FULL,
         TOO_MANY_UPLOADS,
+        TOO_SLOW,
     ),
 )
 def create() -> Response:
     """Take a job in."""
-    with entrance(services()):
-        accepted = accept(services(), caller(), request)
+    with entrance(services(), caller()) as place:
+        accepted = accept(services(), caller(), request, place)
     here = accepted.job.links.self
     headers = {"Location": here, "Content-Location": here}
     if accepted.replayed:

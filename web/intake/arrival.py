@@ -20,6 +20,7 @@ from web.problems import (
     BROKEN_BODY,
     DUPLICATE_CUSTOM_ID,
     INVALID_OPTIONS,
+    LENGTH_REQUIRED,
     NO_PHOTOS,
     TOO_MANY_PHOTOS,
     UNSUPPORTED_TYPE,
@@ -111,6 +112,12 @@ def check_type(request: Request) -> None:
             UNSUPPORTED_TYPE,
             "Send multipart/form-data with parts named `photos`, one image/* body, an application/zip archive or JSON.",
         )
+
+
+def check_length(request: Request, body: Body) -> None:
+    """Raise ``Problem`` (411) for a body of which nobody could say whether it came whole."""
+    if request.mimetype not in ("multipart/form-data", _LIST) and not body.has_length:
+        raise Problem(LENGTH_REQUIRED, "Send it with a Content-Length, or as multipart/form-data.")
 
 
 def _check_photos(options: JobOptions, photos: list[Received]) -> None:

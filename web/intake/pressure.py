@@ -4,7 +4,7 @@
   Its bulk job of 50,000 photos is before its next bulk job and before no single photo. Over its bound: 429.
 - The whole service has a bound on what waits in the job's lane and in more urgent ones; bulk is turned away first: 503.
 - While no worker says how fast it is, photos are bounded and not time. While nobody counts, nobody is turned away.
-- Bodies take threads as long as they come in, so their number is bounded too.
+- Bodies take threads as long as they come in, so their number is bounded too (``web/places.py``).
 
 The lane is told by the query or guessed by the size of the body, in favour of whoever sends it; a body that turns out
 to be of a later lane is judged again when it was read.
@@ -24,6 +24,7 @@ from shared.ledger.backlog import Backlog
 from shared.ledger.submit import default_lane
 from shared.settings import Settings
 from shared.vocabulary import LANES
+from web.places import Place
 from web.problems import SERVICE_FULL, TENANT_FULL, TOO_MANY_UPLOADS, Kind, Problem, retry_after
 from web.services import Services
 
@@ -38,16 +39,17 @@ _WITHOUT_RATE_SECONDS: Final = 60.0
 
 
 @contextmanager
-def entrance(services: Services) -> Iterator[None]:
+def entrance(services: Services, caller: Caller) -> Iterator[Place]:
     """Hold a place while a body comes in; raises ``Problem`` (503) where none is free for some seconds."""
-    if not services.uploads.take(_PATIENCE_SECONDS):
+    place = services.uploads.enter(caller.tenant_id, _PATIENCE_SECONDS)
+    if place is None:
         raise Problem(
             TOO_MANY_UPLOADS, "Too many bodies come in at once; try again in a moment.", headers=retry_after()
         )
     try:
-        yield
+        yield place
     finally:
-        services.uploads.leave()
+        services.uploads.leave(place)
 
 
 def likely_lane(request: Request, priority: str | None, max_photo_bytes: int) -> str:

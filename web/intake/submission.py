@@ -30,12 +30,13 @@ from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from web.asking import idempotency_key, read_query, wrong
 from web.intake import fingerprint, pressure
-from web.intake.arrival import Arrival, check_type
+from web.intake.arrival import Arrival, check_length, check_type
 from web.intake.body import Body
 from web.intake.listed import wrong_option
 from web.intake.options import JobOptions, OneOffWebhook, QueryOptions
 from web.intake.reception import Reception
 from web.outlook import outlook
+from web.places import Place
 from web.problems import (
     INVALID_OPTIONS,
     UNKNOWN_MODEL,
@@ -55,15 +56,16 @@ class Accepted:
     replayed: bool
 
 
-def accept(services: Services, caller: Caller, request: Request) -> Accepted:
+def accept(services: Services, caller: Caller, request: Request, place: Place) -> Accepted:
     """Take in the job of a ``POST /v1/jobs``.
 
     Raises ``Problem`` for everything the request itself has wrong, ``InFlight``, ``TakenOver``, ``DatabaseAway`` and
     ``StorageAway``; nothing is left then.
     """
-    body = Body(request.environ, services.settings.max_request_bytes)
+    body = Body(request.environ, services.settings.max_request_bytes, place)
     given = read_query(QueryOptions)
     check_type(request)
+    check_length(request, body)
     once = Once(services, caller, idempotency_key())
     body.on_piece = once.stay_alive
     submission = _Submission(services, caller, once)

@@ -248,7 +248,10 @@ def test_a_body_announced_as_too_large_is_not_read(small: Caller, nothing_half_d
 
 
 def test_a_body_that_turns_out_too_large_is_refused(small: Caller, nothing_half_done: Callable[[], None]) -> None:
-    assert small.stream(io.BytesIO(b"x" * (1024 * 1024 + 1)), None).status_code == 413
+    head = b'--b\r\nContent-Disposition: form-data; name="photos"; filename="a.jpg"\r\n\r\n'
+    body = io.BytesIO(head + b"x" * (1024 * 1024 + 1))
+    answer = small.stream(body, None, "multipart/form-data; boundary=b")
+    assert answer.status_code == 413, answer.text
     nothing_half_done()
 
 

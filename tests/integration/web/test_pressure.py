@@ -31,6 +31,7 @@ def app(settings: Settings, owner_db: Database, monkeypatch: pytest.MonkeyPatch)
     """Return an application that holds a minute of a tenant's work and two of all, and takes two bodies at once."""
     monkeypatch.setattr("web.services._READ_AGAIN", 0.0)  # nobody waits a second here
     bounds = {"tenant_backlog_seconds": 60.0, "backlog_seconds": 120.0, "max_uploads": 2, "database_pool": 2}
+    bounds["max_slow_uploads"] = 0
     application = create_app(settings.model_copy(update=bounds))
     yield application
     services: Services = application.extensions["poxvisio"]

@@ -40,11 +40,16 @@ def test_photos_go_in_and_answers_come_out(server: Server, worker_db: Database) 
     assert headers["X-Request-Id"]
 
 
-def test_a_chunked_photo_is_taken_in(server: Server) -> None:
+def test_chunks_are_taken_in_where_the_body_itself_says_where_it_ends(
+    server: Server, rows: Callable[[str], int]
+) -> None:
     head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
-    head += "Content-Type: image/jpeg\nTransfer-Encoding: chunked"
-    answer = server.raw(head, b"%x\r\n" % len(JPEG), JPEG, b"\r\n0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 202"), answer
+    head += "Transfer-Encoding: chunked\nContent-Type: "
+    form = HEAD + JPEG + END
+    for media, body, status in ((TYPE, form, 202), ("image/jpeg", JPEG, 411), ("application/zip", b"PK", 411)):
+        answer = server.raw(head + media, b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+    assert rows("job") == 1
 
 
 @pytest.mark.parametrize("then", ["half-close", "hang up"])
@@ -96,7 +101,7 @@ def test_a_chunked_body_that_breaks_off_leaves_nothing(server: Server, nothing_h
 def test_a_body_without_length_is_no_photo(server: Server, nothing_half_done: Callable[[], None]) -> None:
     head = f"POST /v1/jobs HTTP/1.1\nHost: x\nConnection: close\nAuthorization: Bearer {server.key}\n"
     answer = server.raw(head + "Content-Type: image/jpeg")
-    assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert answer.startswith(b"HTTP/1.1 411"), answer
     nothing_half_done()
 
 

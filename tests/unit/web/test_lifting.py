@@ -4,7 +4,9 @@ import base64
 import contextlib
 import io
 import json
+import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,10 @@ from web.intake import body as bodies
 from web.intake.body import Body
 from web.intake.lifting import ListReader
 from web.intake.reception import Reception
+from web.places import Place
 from web.problems import Problem
+
+PLACE = Place(UUID(int=0), time.monotonic)
 
 
 class Kept:
@@ -45,7 +50,7 @@ def lift(document: bytes, piece: int = 7) -> tuple[Any, dict[int, bytes]]:
             return super().read(min(piece, size or 0) if size and size > 0 else piece)
 
     environ = {"wsgi.input": Slow(document), "CONTENT_LENGTH": str(len(document))}
-    rest = ListReader(kept).read(Body(environ, 1 << 30))  # type: ignore[arg-type]  # it has what is needed
+    rest = ListReader(kept).read(Body(environ, 1 << 30, PLACE))  # type: ignore[arg-type]  # it has what is needed
     return json.loads(rest), kept.photos
 
 
@@ -107,7 +112,7 @@ def test_a_document_of_megabytes_is_never_held_whole(tmp_path: Any, monkeypatch:
     storage = FileStorage(tmp_path)
     reception = Reception(storage, new_id(), max_photos=10, max_photo_bytes=1 << 22, keep=True)
     environ = {"wsgi.input": io.BytesIO(document), "CONTENT_LENGTH": str(len(document))}
-    rest = ListReader(reception).read(Body(environ, 1 << 30))
+    rest = ListReader(reception).read(Body(environ, 1 << 30, PLACE))
     reception.settle()
     assert len(rest) < 100
     assert [storage.read(photo.storage_key, limit=1 << 22) for photo in reception.photos] == [data] * 4

@@ -1,6 +1,7 @@
 """Multipart bodies come out the same however they are cut into pieces."""
 
 import io
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from web.intake import body as body_module
 from web.intake.body import Body
 from web.intake.multipart import MultipartReader
 from web.intake.reception import Reception
+from web.places import Place
 
 JOB = UUID(int=1)
 BOUNDARY = "b0undary"
@@ -41,7 +43,11 @@ def test_photos_survive_any_cut(
     data = encoded(photos, b'{"priority": "bulk"}')
     storage = FileStorage(tmp_path)
     reception = Reception(storage, JOB, max_photos=10, max_photo_bytes=10_000, keep=True)
-    body = Body({"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))}, 1_000_000)
+    body = Body(
+        {"wsgi.input": io.BytesIO(data), "CONTENT_LENGTH": str(len(data))},
+        1_000_000,
+        Place(UUID(int=0), time.monotonic),
+    )
     assert MultipartReader(reception).read(body, BOUNDARY) == b'{"priority": "bulk"}'
     assert [storage.read(photo.storage_key, limit=10_000) for photo in reception.photos] == photos
     assert [photo.name for photo in reception.photos] == [f"{n}.jpg" for n in range(len(photos))]

@@ -1,0 +1,206 @@
+"""Hostile clients at the real server: whoever is honest is served meanwhile, and nothing half done is left."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.embedded.ports import free_port
+from cli.programs import WEB
+from shared.database import Database
+from tests.conftest import make_tenant
+from tests.integration.ledger.factories import check_invariants
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import JPEG, ROOT, Server, make_key
+from tests.security import hostile_clients
+from tests.security.conftest import Extent
+from tests.security.hostile_clients import Hostile
+
+
+@dataclass
+class Served(Server):
+    """The server as ``poxvisio up`` starts it."""
+
+    process: psutil.Process
+
+
+@pytest.fixture
+def served(
+    environment: dict[str, str], owner_db: Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Served]:
+    port = free_port()
+    log = tmp_path / "web.log"
+    command = [word.format(host="127.0.0.1", port=port) for word in WEB]
+    more = getattr(request, "param", {})
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**environment, "PATH": os.environ["PATH"], **more},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    key = make_key(owner_db, make_tenant(owner_db, "honest clinic"))
+    server = Served(port, log, key, psutil.Process(process.pid))
+    end = time.monotonic() + 90
+    while True:
+        try:
+            server.ask("GET", "/livez")
+            break
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+    yield server
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+
+
+def honest_round(server: Served, number: int) -> str:
+    """Do what an honest client does; return the id of its job."""
+    status, _, body = server.ask("POST", "/v1/jobs", JPEG + b"%d" % number, Content_Type="image/jpeg")
+    assert status == 202, body
+    job = str(json.loads(body)["id"])
+    for path in (f"/v1/jobs/{job}", "/v1/jobs", "/livez"):
+        status, _, body = server.ask("GET", path)
+        assert status == 200, body
+    return job
+
+
+def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
+    served: Served,
+    owner_db: Database,
+    worker_db: Database,
+    rows: Callable[[str], int],
+    objects: Callable[[], list[Path]],
+    extent: Extent,
+) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    hostile = Hostile(served.port, make_key(owner_db, make_tenant(owner_db, "hostile clinic")), extent.seed)
+    attacks = [
+        (hostile_clients.slow_headers, 100),
+        (hostile_clients.idle, 1000),
+        (hostile_clients.dripped_bodies, 15),
+        (hostile_clients.silent_bodies, 15),
+        (hostile_clients.nobodys_bodies, 50),
+        (hostile_clients.broken_off, 100_000 if extent.is_long else 40),
+    ]
+    threads = [threading.Thread(target=attack, args=(hostile, count)) for attack, count in attacks]
+    for thread in threads:
+        thread.start()
+    try:
+        end = time.monotonic() + 60
+        while hostile.connections < 1150:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        until = time.monotonic() + (120 if extent.is_long else 4)
+        jobs: list[str] = []
+        while time.monotonic() < until or len(jobs) < 10:
+            jobs.append(honest_round(served, len(jobs)))
+    finally:
+        hostile.ended.set()
+        for thread in threads:
+            thread.join()
+    nothing_else_is_left(served, jobs, rows, objects)
+    answer_all(worker_db, units=100_000)
+    check_invariants(owner_db)
+    for job in jobs:
+        assert json.loads(served.ask("GET", f"/v1/jobs/{job}")[2])["state"] == "completed"
+
+
+def nothing_else_is_left(
+    served: Served, jobs: list[str], rows: Callable[[str], int], objects: Callable[[], list[Path]]
+) -> None:
+    """Assert that there is what the honest jobs brought and nothing besides; broken requests may take a moment."""
+    end = time.monotonic() + 30
+    while len(objects()) != len(jobs):
+        assert time.monotonic() < end, objects()
+        time.sleep(0.1)
+    assert (rows("job"), rows("image"), rows("unit")) == (len(jobs),) * 3
+
+
+def test_a_request_that_contradicts_itself_becomes_nothing(
+    served: Served, rows: Callable[[str], int], objects: Callable[[], list[Path]], extent: Extent
+) -> None:
+    hostile = Hostile(served.port, served.key, extent.seed)
+    for what, data in hostile_clients.malformed(hostile).items():
+        answer = hostile.send(what, data)
+        assert b"HTTP/1.1 2" not in answer, (what, answer[:300])
+        assert b"HTTP/1.1 5" not in answer, (what, answer[:300])
+        assert b"Traceback" not in answer
+    job = honest_round(served, 0)
+    nothing_else_is_left(served, [job], rows, objects)
+
+
+def test_of_two_lengths_that_differ_the_one_that_ends_the_message_is_obeyed(
+    served: Served, rows: Callable[[str], int]
+) -> None:
+    """A length beside chunks smuggles requests past a front that obeys the length (RFC 9112, section 6.3)."""
+    hostile = Hostile(served.port, served.key, 1)
+    within = hostile.head("POST /v1/jobs", "Content-Type: image/jpeg", f"Content-Length: {len(JPEG)}") + JPEG
+    head = hostile.head("GET /v1/jobs", "Transfer-Encoding: chunked", "Content-Length: 5")
+    hostile.send("both", head + b"%x\r\n" % len(within) + within + b"\r\n0\r\n\r\n")
+    assert rows("job") == 0
+
+
+def test_requests_sent_at_once_are_answered_in_order(served: Served, extent: Extent) -> None:
+    hostile = Hostile(served.port, served.key, extent.seed)
+    count = 5000 if extent.is_long else 200
+    assert hostile_clients.pipelined(hostile, count) == count
+
+
+def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Served) -> None:
+    hostile = Hostile(served.port, served.key, 1)
+    with hostile.connected() as connection:
+        ours, theirs = f":{served.port:04X}", f":{connection.getsockname()[1]:04X}"
+        end = time.monotonic() + 10
+        timers: list[str] = []
+        while not timers:
+            assert time.monotonic() < end
+            lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+            timers = [line[5] for line in lines if line[1].endswith(ours) and line[2].endswith(theirs)]
+    # Of the kernel's timers the second is that of keep-alive.
+    assert timers[0].startswith("02:")
+
+
+def most_memory(process: psutil.Process) -> int:
+    """Return the most memory that the server's processes ever had together, in bytes."""
+    found = 0
+    for each in (process, *process.children(recursive=True)):
+        status = Path(f"/proc/{each.pid}/status").read_text(encoding="ascii")
+        found += next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    return found
+
+
+@pytest.mark.parametrize("media", ["application/zip", "multipart/form-data; boundary=xxBOUNDARYxx"])
+def test_a_large_upload_takes_no_memory(served: Served, media: str, extent: Extent) -> None:
+    honest_round(served, 0)
+    size, piece = (2 << 30 if extent.is_long else 100 << 20), os.urandom(1 << 20)
+    parts = [piece] * (size >> 20)
+    if media.startswith("multipart"):
+        head = b'--xxBOUNDARYxx\r\nContent-Disposition: form-data; name="photos"; filename="a.jpg"\r\n\r\n'
+        # As large as a photo may be, again and again.
+        parts = [part for n in range(size // (40 << 20)) for part in (b"\r\n" * bool(n) + head, *[piece] * 40)]
+        parts.append(b"\r\n--xxBOUNDARYxx--\r\n")
+    before = most_memory(served.process)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=120) as connection:
+        lines = (f"Content-Type: {media}", f"Content-Length: {sum(map(len, parts))}", "Connection: close")
+        connection.sendall(Hostile(served.port, served.key, 1).head("POST /v1/jobs", *lines))
+        for part in parts:
+            connection.sendall(part)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 202"), answer
+    after = most_memory(served.process)
+    assert after - before < 32 << 20, (before, after)
+    assert after < 300 << 20, after

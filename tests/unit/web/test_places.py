@@ -1,0 +1,111 @@
+"""Who sends slowly stands aside: it takes no place from others, and no tenant's slow clients take every thread."""
+
+import io
+import threading
+from uuid import UUID
+
+import pytest
+
+from web.intake import body as bodies
+from web.intake.body import Body
+from web.places import Place, Places
+from web.problems import Problem
+
+ONE, OTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def entered(places: Places, tenant: UUID) -> Place:
+    place = places.enter(tenant, 0)
+    assert place is not None
+    return place
+
+
+def test_so_many_may_move_and_a_place_that_is_left_is_free() -> None:
+    places = Places(2, 0, Clock())
+    first, _ = entered(places, ONE), entered(places, ONE)
+    assert places.enter(OTHER, 0) is None
+    places.leave(first)
+    assert places.enter(OTHER, 0) is not None
+
+
+def test_who_waits_gets_the_place_that_is_left() -> None:
+    places = Places(1, 0)
+    held = entered(places, ONE)
+    threading.Timer(0.05, places.leave, [held]).start()
+    assert places.enter(OTHER, 30) is not None
+
+
+def test_a_slow_body_holds_up_nobody_and_counts_again_when_it_moves() -> None:
+    clock = Clock()
+    places = Places(1, 2, clock)
+    slow = entered(places, ONE)
+    slow.wait()
+    assert places.enter(OTHER, 0) is None
+    clock.now = 2.0
+    second = entered(places, OTHER)
+    places.leave(second)
+    assert slow.go_on() == 2.0
+    assert places.enter(OTHER, 0) is None
+    # What is being written down is not slow, however long it takes.
+    clock.now = 100.0
+    assert places.enter(OTHER, 0) is None
+
+
+def test_slow_bodies_are_bounded_for_one_tenant_more_than_for_all() -> None:
+    clock = Clock()
+    places = Places(2, 4, clock)
+
+    def slow(tenant: UUID) -> bool:
+        place = places.enter(tenant, 0)
+        if place is not None:
+            place.wait()
+            clock.now += 2
+        return place is not None
+
+    assert [slow(ONE) for _ in range(5)] == [True] * 4 + [False]
+    assert [slow(OTHER) for _ in range(3)] == [True] * 2 + [False]
+    assert not slow(THIRD)
+
+
+class Line(io.RawIOBase):
+    """A body that comes in at so many bytes a second, read as the server reads: until a reading is whole."""
+
+    def __init__(self, clock: Clock, rate: float) -> None:
+        self._clock, self._rate = clock, rate
+        self.asked: list[int] = []
+
+    def read(self, size: int = -1) -> bytes:
+        self.asked.append(size)
+        self._clock.now += size / self._rate
+        return b"x" * size
+
+
+def body_of(line: Line, clock: Clock, length: int) -> Body:
+    environ = {"wsgi.input": line, "CONTENT_LENGTH": str(length)}
+    return Body(environ, 1 << 30, Place(ONE, clock))
+
+
+def test_who_is_fast_is_asked_for_much_and_who_is_slow_for_little() -> None:
+    for rate, largest in ((1e9, bodies.PIECE), (100_000, 64 * 1024), (3_000, 4 * 1024)):
+        clock = Clock()
+        line = Line(clock, rate)
+        body = body_of(line, clock, 1_000_000)
+        assert sum(len(piece) for piece in iter(body.read, b"")) == 1_000_000
+        assert max(line.asked) == largest
+
+
+def test_a_body_that_hardly_moves_is_ended() -> None:
+    clock = Clock()
+    with pytest.raises(Problem) as raised:
+        body_of(Line(clock, 100.0), clock, 1_000_000).read()
+    assert (raised.value.kind.name, raised.value.kind.status) == ("too-slow", 408)

@@ -1,0 +1,76 @@
+"""Places for bodies that come in: so many may move at once, and who is slow stands aside and holds nobody up.
+
+The server reads a body on a thread that nothing can interrupt. A phone on a bad line, or a client that means harm,
+holds its thread as long as it likes; its place it holds for a second. What stands aside is bounded, for one tenant more
+than for all, so that no tenant's slow clients take every thread.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+# A body of which nothing has come for so long is slow.
+_SLOW_SECONDS: Final = 1.0
+_LOOK_AGAIN: Final = 0.1
+
+
+class Place:
+    """Held by one body; ``wait`` and ``go_on`` stand around each reading of it."""
+
+    def __init__(self, tenant: UUID, clock: Callable[[], float]) -> None:
+        self.tenant = tenant
+        self._clock = clock
+        self._since: float | None = None
+
+    def wait(self) -> None:
+        """Say that nothing can be done before the client sends more."""
+        self._since = self._clock()
+
+    def go_on(self) -> float:
+        """Say that more has come; return the seconds it took."""
+        since, self._since = self._since, None
+        return 0.0 if since is None else self._clock() - since
+
+    @property
+    def is_moving(self) -> bool:
+        """Tell whether there is something to do, or was until a moment ago."""
+        since = self._since
+        return since is None or self._clock() - since < _SLOW_SECONDS
+
+
+class Places:
+    """So many bodies may move at once, and so many slow ones be held beside them; one tenant has half of the latter."""
+
+    def __init__(self, moving: int, slow: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._moving, self._slow, self._clock = moving, slow, clock
+        self._changed = threading.Condition()
+        self._held: set[Place] = set()
+
+    def enter(self, tenant: UUID, patience: float) -> Place | None:
+        """Take a place if there is one, or one is free within so many seconds."""
+        end = self._clock() + patience
+        with self._changed:
+            while not self._is_free(tenant):
+                left = end - self._clock()
+                if left <= 0:
+                    return None
+                self._changed.wait(min(left, _LOOK_AGAIN))
+            place = Place(tenant, self._clock)
+            self._held.add(place)
+            return place
+
+    def leave(self, place: Place) -> None:
+        """Give the place back."""
+        with self._changed:
+            self._held.discard(place)
+            self._changed.notify()
+
+    def _is_free(self, tenant: UUID) -> bool:
+        of_tenant = sum(place.tenant == tenant for place in self._held)
+        return (
+            sum(place.is_moving for place in self._held) < self._moving
+            and len(self._held) < self._moving + self._slow
+            and of_tenant < self._moving + self._slow // 2
+        )
