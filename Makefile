@@ -17,7 +17,7 @@ COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes
 export PIP_USER := 0
 
 # The tests that have a long form.
-FUZZED = tests/security/test_described.py tests/security/test_hostile_requests.py
+FUZZED = tests/security/test_described.py tests/security/test_hostile_requests.py tests/security/test_hostile_files.py
 
 .PHONY: help
 help: ## List the commands

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP API share with those of ``tests/integration/web``: an application and its callers."""
+"""What the tests of the HTTP API share with those of ``tests/integration``: an application, its callers, a worker."""
 
 import random
 from dataclasses import dataclass
@@ -6,8 +6,21 @@ from dataclasses import dataclass
 import pytest
 
 from tests.integration.web.conftest import app, clinic, nothing_half_done, objects, rows, server, stranger
+from tests.integration.worker.conftest import classifier, make_receiver, make_worker, storage
 
-__all__ = ["app", "clinic", "nothing_half_done", "objects", "rows", "server", "stranger"]
+__all__ = [
+    "app",
+    "classifier",
+    "clinic",
+    "make_receiver",
+    "make_worker",
+    "nothing_half_done",
+    "objects",
+    "rows",
+    "server",
+    "storage",
+    "stranger",
+]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from shared.storage import Storage, open_storage
 from worker.classification import Classification
 from worker.inference.classifier import Classifier
 from worker.photos import PhotoReader
+from worker.receiver import Receiver
 
 BUNDLE = Path(__file__).parents[3] / "models" / "demo"
 
@@ -91,3 +92,20 @@ def make_worker(settings: Settings, worker_db: Database, storage: Storage, class
     yield run
     for worker in made:
         worker.close()
+
+
+Receive = Callable[..., Receiver]
+
+
+@pytest.fixture
+def make_receiver(settings: Settings, worker_db: Database, storage: Storage) -> Iterator[Receive]:
+    made: list[Receiver] = []
+
+    def run(store: Storage = storage, wake: Callable[[str], object] = lambda _: None, **changes: object) -> Receiver:
+        one = Receiver(settings.model_copy(update=changes), worker_db, store, "host/receiver", wake)
+        made.append(one)
+        return one
+
+    yield run
+    for one in made:
+        one.close()

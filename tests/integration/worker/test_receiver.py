@@ -31,17 +31,15 @@ from tests.integration.ledger.factories import (
     rows,
     take,
 )
-from tests.integration.worker.conftest import Worker, photo
+from tests.integration.worker.conftest import Receive, Worker, photo
 from tests.security.archives.attacks import ENTRIES, FIRST, LAST, WHOLE
 from tests.security.archives.packing import DEFLATED, Packed, pack
 from worker import expansion, receiver
 from worker.expansion import Expansion
 from worker.housekeeping import Housekeeping
-from worker.receiver import Receiver
 from worker.turn import Interrupted, Turn
 
 Send = Callable[..., UUID]
-Receive = Callable[..., Receiver]
 
 
 @pytest.fixture
@@ -57,20 +55,6 @@ def send(app_db: Database, storage: Storage, tenant: UUID) -> Send:
         return job.id
 
     return run
-
-
-@pytest.fixture
-def make_receiver(settings: Settings, worker_db: Database, storage: Storage) -> Iterator[Receive]:
-    made: list[Receiver] = []
-
-    def run(store: Storage = storage, wake: Callable[[str], object] = lambda _: None, **changes: object) -> Receiver:
-        one = Receiver(settings.model_copy(update=changes), worker_db, store, "host/receiver", wake)
-        made.append(one)
-        return one
-
-    yield run
-    for one in made:
-        one.close()
 
 
 def packed(number: int) -> bytes:

@@ -14,9 +14,10 @@ from tests.security.archives.packing import (
     local_header,
     pack,
 )
+from tests.unit.worker.photo_files import encoded, photo
 
-GOOD = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 40 + b"\xff\xd9"
-FIRST, LAST = Packed(b"first.jpg", GOOD), Packed(b"folder/last.jpg", GOOD[::-1], DEFLATED)
+GOOD = encoded(photo(160, 120, 1))
+FIRST, LAST = Packed(b"first.jpg", GOOD), Packed(b"folder/last.jpg", encoded(photo(160, 120, 2)), DEFLATED)
 
 
 @dataclass(frozen=True)

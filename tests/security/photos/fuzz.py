@@ -128,13 +128,21 @@ def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"mutant {number} of seed {seed}", mutant(seed, number)
 
 
+def _archive() -> Path:
+    return ROOT / "build" / "corpus" / f"{_PILLOW.replace('==', '-')}.tar.gz"
+
+
+def has_corpus() -> bool:
+    """Tell whether Pillow's source distribution was fetched before."""
+    return _archive().exists()
+
+
 def corpus() -> list[tuple[str, bytes]]:
     """Return Pillow's test images by name; its source is fetched once and must be the one that the lock names."""
-    folder = ROOT / "build" / "corpus"
-    archive = folder / f"{_PILLOW.replace('==', '-')}.tar.gz"
+    archive = _archive()
     if not archive.exists():
         command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--no-binary", "pillow"]
-        subprocess.run([*command, "--dest", str(folder), _PILLOW], check=True)
+        subprocess.run([*command, "--dest", str(archive.parent), _PILLOW], check=True)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest not in (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8"):
         raise SystemExit(f"{archive} is not the one of the lock; remove it and try again")
