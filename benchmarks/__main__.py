@@ -22,6 +22,7 @@ NAMES = (
     "history_pages",
     "fairness",
     "accept",
+    "webhooks",
     "gil",
     "service",
     "contrast",
