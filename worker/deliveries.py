@@ -4,7 +4,7 @@ Each function is one short transaction. Locks are taken in one order everywhere:
 endpoint, the delivery.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -35,7 +35,8 @@ _ANY_DUE: Final = sa.text(
 
 # `waiting` walks the index from endpoint to endpoint (a loose index scan), so that one endpoint's long queue costs
 # the others nothing. Tenants take turns, and one tenant never has more than its share in flight: a thousand dead
-# receivers of one of them delay nobody else's webhooks.
+# receivers of one of them delay nobody else's webhooks. Nor do they delay its own: what has been in flight for a second
+# leaves the share to others, and endpoints that fail or were slow last get one at a time and a share of their own.
 _CLAIM: Final = sa.text(
     """
     WITH RECURSIVE waiting AS (
@@ -44,21 +45,41 @@ _CLAIM: Final = sa.text(
       SELECT (SELECT d.endpoint_id FROM delivery d WHERE d.state = 'waiting' AND d.endpoint_id > waiting.endpoint_id
               ORDER BY d.endpoint_id LIMIT 1)
       FROM waiting WHERE waiting.endpoint_id IS NOT NULL),
+    flying AS MATERIALIZED (
+      SELECT f.tenant_id, f.endpoint_id, f.lease_until < now() + make_interval(secs => :lease - 1) AS is_old,
+        p.failing_since IS NOT NULL OR p.id = ANY (CAST(:slow AS uuid[])) AS is_suspect
+      FROM delivery f JOIN endpoint p ON p.id = f.endpoint_id WHERE f.state = 'leased'),
     busy AS MATERIALIZED (
-      SELECT tenant_id, count(*) AS n FROM delivery WHERE state = 'leased' GROUP BY tenant_id),
+      SELECT tenant_id, count(*) AS n, count(*) FILTER (WHERE NOT is_old) AS young,
+        count(*) FILTER (WHERE is_suspect) AS suspects
+      FROM flying GROUP BY tenant_id),
+    flight AS MATERIALIZED (
+      SELECT endpoint_id, count(*) AS n, count(*) FILTER (WHERE is_old) AS old FROM flying GROUP BY endpoint_id),
     candidate AS (
-      SELECT p.id, p.cap - flight.n AS room, coalesce(busy.n, 0) AS in_flight,
-        row_number() OVER (PARTITION BY p.tenant_id ORDER BY random()) AS turn
+      SELECT p.id, p.tenant_id, kind.is_suspect,
+        CASE WHEN kind.is_suspect THEN 1 ELSE p.cap END - coalesce(flight.n + flight.old, 0) AS room
       FROM waiting
       JOIN endpoint p ON p.id = waiting.endpoint_id AND p.state = 'enabled'
         AND (p.open_until IS NULL OR p.open_until <= now())
-      LEFT JOIN busy ON busy.tenant_id = p.tenant_id
       CROSS JOIN LATERAL (
-        SELECT count(*) AS n FROM delivery f WHERE f.endpoint_id = p.id AND f.state = 'leased') flight
-      WHERE flight.n < p.cap
-        AND EXISTS (SELECT FROM delivery x WHERE x.endpoint_id = p.id AND x.state = 'waiting' AND x.next_at <= now())),
+        SELECT p.failing_since IS NOT NULL OR p.id = ANY (CAST(:slow AS uuid[])) AS is_suspect) kind
+      LEFT JOIN flight ON flight.endpoint_id = p.id
+      WHERE EXISTS (SELECT FROM delivery x WHERE x.endpoint_id = p.id AND x.state = 'waiting' AND x.next_at <= now())),
+    ranked AS (
+      SELECT c.id, c.room, c.is_suspect, coalesce(busy.n, 0) AS n, coalesce(busy.young, 0) AS young,
+        coalesce(busy.suspects, 0) AS suspects,
+        row_number() OVER (PARTITION BY c.tenant_id, c.is_suspect ORDER BY random()) AS turn,
+        row_number() OVER (PARTITION BY c.is_suspect ORDER BY random()) AS place
+      FROM candidate c LEFT JOIN busy ON busy.tenant_id = c.tenant_id
+      WHERE c.room > 0),
     chosen AS MATERIALIZED (
-      SELECT id, room FROM candidate WHERE in_flight + turn <= :of_tenant ORDER BY turn, random() LIMIT :limit),
+      SELECT id, room FROM ranked
+      WHERE n + turn <= :most_of_tenant
+        AND CASE WHEN is_suspect
+          THEN suspects + turn <= :suspects_of_tenant
+            AND place + (SELECT coalesce(sum(suspects), 0) FROM busy) <= :all_suspects
+          ELSE young + turn <= :of_tenant END
+      ORDER BY turn, random() LIMIT :limit),
     pick AS MATERIALIZED (
       SELECT due.id
       FROM chosen
@@ -95,8 +116,9 @@ _REAP: Final = sa.text(
     """
 )
 
-# Endpoints of one tenant in flight at once; a deliverer holds twice as many deliveries in all.
-_OF_TENANT: Final = 64
+# Of a deliverer's 512 places: endpoints of one tenant taken up within a second, its suspects (which fail, or were slow
+# last), all that it may have in flight, and the suspects of everybody.
+_SHARES: Final = {"of_tenant": 64, "suspects_of_tenant": 32, "most_of_tenant": 256, "all_suspects": 256}
 
 LOST: Final = "lost: the deliverer ended before it could record the answer"
 
@@ -126,12 +148,16 @@ class Tried:
     response: bytes
 
 
-def claim(session: Session, limit: int, lease_seconds: float) -> list[Owed]:
-    """Take up to ``limit`` due deliveries, no endpoint above its cap and no tenant above its share, tenants in turn."""
+def claim(session: Session, limit: int, lease_seconds: float, slow: Collection[UUID] = ()) -> list[Owed]:
+    """Take up to ``limit`` due deliveries, no endpoint above its cap and no tenant above its share, tenants in turn.
+
+    ``slow`` are endpoints that took long to answer last.
+    """
     if not session.execute(_ANY_DUE).scalar_one():
         return []
     session.execute(_LOCK)
-    found = session.execute(_CLAIM, {"limit": limit, "lease": lease_seconds, "of_tenant": _OF_TENANT})
+    values = {"limit": limit, "lease": lease_seconds, "slow": [str(endpoint) for endpoint in slow], **_SHARES}
+    found = session.execute(_CLAIM, values)
     return [
         Owed(
             id=row.id,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, TypeVar
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -38,6 +39,9 @@ LEASE_SECONDS: Final = 45.0
 # The longest a receiver can hold all of an endpoint's deliveries back by one Retry-After.
 _LONGEST_PAUSE: Final = 3600.0
 _BATCH: Final = 128
+# Who takes longer to answer is slow, and remembered as such until it answers faster; so many are remembered.
+_SLOW_SECONDS: Final = 1.0
+_MOST_SLOW: Final = 2_000
 _POLL_SECONDS: Final = 0.25
 _REAP_SECONDS: Final = 1.0
 _AWAY_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -75,6 +79,7 @@ class Deliverer:
         self._lease = max(LEASE_SECONDS, 3 * settings.webhook_timeout)
         self._threads = ThreadPoolExecutor(_DATABASE_THREADS, thread_name_prefix="database")
         self._flying: set[asyncio.Task[None]] = set()
+        self._slow: dict[UUID, None] = {}
         self._woken = asyncio.Event()
         self._stopping = False
 
@@ -110,7 +115,8 @@ class Deliverer:
         free = min(_BATCH, IN_FLIGHT - len(self._flying))
         if free <= 0:
             return False
-        claimed = await self._in_database(lambda session: deliveries.claim(session, free, self._lease))
+        slow = tuple(self._slow)
+        claimed = await self._in_database(lambda session: deliveries.claim(session, free, self._lease, slow))
         for owed in claimed:
             task = asyncio.create_task(self._deliver(owed))
             self._flying.add(task)
@@ -144,6 +150,7 @@ class Deliverer:
         deadline = time.monotonic() + self._lease
         started = datetime.now(UTC)
         answer = await self._send(owed)
+        self._remember(owed.endpoint_id, answer.seconds)
         passing("deliverer.answered")
         verdict = judge(answer, owed.attempt, self._settings.webhook_schedule, random.random())  # noqa: S311 - jitter
         tried = Tried(started, answer.seconds, answer.status, answer.error, answer.body)
@@ -161,6 +168,13 @@ class Deliverer:
             milliseconds=round(answer.seconds * 1000),
             state=verdict.state if settled else "lease lost",
         )
+
+    def _remember(self, endpoint: UUID, seconds: float) -> None:
+        self._slow.pop(endpoint, None)
+        if seconds > _SLOW_SECONDS:
+            self._slow[endpoint] = None
+            if len(self._slow) > _MOST_SLOW:
+                del self._slow[next(iter(self._slow))]
 
     async def _send(self, owed: Owed) -> Answer:
         body = webhooks.render(owed.event, self._settings.public_url, owed.previous_id)

@@ -29,6 +29,7 @@ from shared.settings import Settings
 from shared.signing import Keyring
 from shared.tables import Delivery, Endpoint
 from tests.conftest import make_tenant
+from tests.integration.ledger.factories import change
 from worker import deliveries
 from worker.deliveries import Owed, Tried
 from worker.endpoint_health import Patience, Verdict
@@ -632,6 +633,38 @@ def test_a_tenant_with_many_dead_receivers_holds_up_no_other(
     assert theirs in {owed.endpoint_id for owed in claimed}
     assert len(claimed) == 64 + 1
     assert claim(worker_db, limit=128) == []
+
+
+def test_slow_receivers_of_a_tenant_hold_up_none_of_its_own(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    for number in range(100):
+        clinic.endpoint(f"https://slow-{number}.example/", ("job.started",))
+    clinic.happens()
+    for _ in range(2):
+        taken = len(claim(worker_db, limit=128))
+        assert taken in (64, 36)
+        # A second has passed for them.
+        change(owner_db, "UPDATE delivery SET lease_until = lease_until - interval '2 s' WHERE state = 'leased'")
+    well, _ = clinic.endpoint("https://well.example/", ("job.completed",))
+    clinic.happens("job.completed")
+    assert {owed.endpoint_id for owed in claim(worker_db, limit=128)} == {well}
+
+
+def test_endpoints_that_fail_or_are_slow_get_one_at_a_time_and_a_share_of_their_own(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    failing = [clinic.endpoint(f"https://failing-{number}.example/")[0] for number in range(40)]
+    change(owner_db, "UPDATE endpoint SET failing_since = now()")
+    slow, _ = clinic.endpoint("https://slow.example/")
+    wells = [clinic.endpoint(f"https://well-{number}.example/")[0] for number in range(10)]
+    clinic.happens(times=4)
+    with worker_db.transaction() as session:
+        claimed = deliveries.claim(session, 128, 45.0, [slow])
+    found = [owed.endpoint_id for owed in claimed]
+    suspects = [each for each in found if each in {*failing, slow}]
+    assert len(suspects) == len(set(suspects)) == 32
+    assert all(found.count(well) == 4 for well in wells)
 
 
 def test_two_replays_at_once_owe_each_event_once(clinic: Clinic) -> None:

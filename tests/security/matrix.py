@@ -181,6 +181,10 @@ def run(app: Flask, owner_db: Database, worker_db: Database, tenant: UUID, only:
 def _faults_of(world: World, name: str, answer: TestResponse) -> Iterator[str]:
     if name in (*OUTSIDERS, "stranger") and (said := world.leak(answer)):
         yield f"tells {said!r}"
+    # No page elsewhere may read an answer, and no browser sends by itself what would let a request through.
+    for header in ("Set-Cookie", "Access-Control-Allow-Origin"):
+        if header in answer.headers:
+            yield f"sends {header}"
     if answer.status_code == 401 and not answer.headers.get("WWW-Authenticate", "").startswith("Bearer "):
         yield "does not say how to authenticate"
     if answer.status_code == 403 and not any(f"scope '{scope}'" in answer.text for scope in SCOPES):

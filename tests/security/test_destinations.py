@@ -2,11 +2,20 @@
 
 import asyncio
 import socket
+import ssl
 import time
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from shared import endpoints, events, webhooks
 from shared.database import Database, new_id
@@ -18,7 +27,7 @@ from tests.integration.web.conftest import Caller
 from tests.integration.worker.conftest import Receive
 from tests.security.destinations import VECTORS
 from worker.delivery import Deliverer
-from worker.egress import Egress
+from worker.egress import Answer, Egress
 from worker.endpoint_health import Patience
 
 PUBLIC = "https://clinic.example/"
@@ -54,6 +63,38 @@ def test_the_api_takes_none_that_it_can_see_and_breaks_at_none(clinic: Caller) -
             clinic.post("/v1/jobs", {"images": [{"url": f"{PUBLIC}a.jpg"}], "webhook": {"url": url}}),
         )
         assert [answer.status_code for answer in answers] == [422] * 4, url
+
+
+def test_a_receiver_whose_certificate_nobody_vouches_for_gets_nothing(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = built.add_extension(alternative, critical=False).sign(key, SHA256())
+    pem = certificate.public_bytes(Encoding.PEM)
+    (tmp_path / "both.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + pem,
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "both.pem")
+    received = bytearray()
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.extend(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def send(tls: ssl.SSLContext | None) -> Answer:
+        listening = await asyncio.start_server(receive, "127.0.0.1", 0, ssl=server)
+        port = listening.sockets[0].getsockname()[1]
+        async with listening, Egress(seconds=5, loopback=(f"127.0.0.1:{port}",), tls=tls) as out:
+            return await out.post(f"https://127.0.0.1:{port}/", b"{}", {"x-secret": "canary"})
+
+    assert asyncio.run(send(None)).error == "TLS failed"
+    assert not received
+    trusted = ssl.create_default_context(cadata=pem.decode("ascii"))
+    assert asyncio.run(send(trusted)).status == 204
 
 
 def test_no_webhook_is_sent_to_one(
