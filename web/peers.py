@@ -14,6 +14,8 @@ from typing import Final
 
 from flask import Flask
 
+# More than the connections of `--backpressure`, and no more than macOS lets a process have.
+_OPEN: Final = 10_240
 # Where a process finds its own open files, on Linux and on macOS.
 _OPEN_FILES: Final = Path("/dev/fd")
 # Seconds of silence, seconds between questions, questions without an answer: gone after a minute.
@@ -21,9 +23,8 @@ _QUESTIONS: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 def install(app: Flask) -> None:
-    """Allow as many connections as the system lets this process have, and ask silent clients from now on."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Allow as many connections as the server takes, and ask silent clients from now on."""
+    allow_open_files()
     asked = threading.Event()
 
     @app.before_request
@@ -31,6 +32,14 @@ def install(app: Flask) -> None:
         if not asked.is_set():
             asked.set()
             ask_silent_peers()
+
+
+def allow_open_files(most: int = _OPEN) -> None:
+    """Let this process open so many files, as far as the system permits; the usual 1,024 are fewer than connections."""
+    now, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    permitted = most if limit == resource.RLIM_INFINITY else min(most, limit)
+    if now != resource.RLIM_INFINITY and now < permitted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, limit))
 
 
 def ask_silent_peers() -> int:

@@ -651,6 +651,31 @@ def test_slow_receivers_of_a_tenant_hold_up_none_of_its_own(
     assert {owed.endpoint_id for owed in claim(worker_db, limit=128)} == {well}
 
 
+def test_a_hundred_receivers_that_hang_delay_no_other_of_their_tenant(
+    clinic: Clinic, receive: Receive, deliverer: Start
+) -> None:
+    """While the one hundred hold on, and before any of them has been given up, the others get event after event."""
+    released = threading.Event()
+
+    def hang(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
+        released.wait(60)
+        answering(200)(receiver, request)
+
+    hanging, well = receive(hang), receive(answering(200))
+    for number in range(100):
+        clinic.endpoint(f"{hanging.url}&n={number}")
+    ours = [clinic.endpoint(f"{well.url}&n={number}")[0] for number in range(20)]
+    deliverer(hanging, well, POXVISIO_WEBHOOK_TIMEOUT="60")
+    try:
+        for number in (1, 2, 3):
+            clinic.happens()
+            until(lambda number=number: len(well.requests) == 20 * number, f"event {number} at all that are well")  # type: ignore[misc]
+        assert hanging.open_now >= 100
+    finally:
+        released.set()
+    until(lambda: [clinic.states(endpoint) for endpoint in ours] == [["delivered"] * 3] * 20, "all settled")
+
+
 def test_endpoints_that_fail_or_are_slow_get_one_at_a_time_and_a_share_of_their_own(
     clinic: Clinic, worker_db: Database, owner_db: Database
 ) -> None:

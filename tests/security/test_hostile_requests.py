@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from tests.integration.web.conftest import JPEG, ROOT, Server, make_key
 from tests.security import hostile_clients
 from tests.security.conftest import Extent
 from tests.security.hostile_clients import Hostile
+from web.peers import allow_open_files
 
 
 @dataclass
@@ -86,7 +86,7 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
     objects: Callable[[], list[Path]],
     extent: Extent,
 ) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    allow_open_files()
     hostile = Hostile(served.port, make_key(owner_db, make_tenant(owner_db, "hostile clinic")), extent.seed)
     attacks = [
         (hostile_clients.slow_headers, 100),
@@ -172,6 +172,13 @@ def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Ser
             timers = [line[5] for line in lines if line[1].endswith(ours) and line[2].endswith(theirs)]
     # Of the kernel's timers the second is that of keep-alive.
     assert timers[0].startswith("02:")
+
+
+def test_the_server_may_open_as_many_files_as_it_takes_connections(served: Served) -> None:
+    connections = int(WEB[WEB.index("--backpressure") + 1])
+    permitted = min(served.process.rlimit(psutil.RLIMIT_NOFILE)[1], 10_240)
+    limits = [each.rlimit(psutil.RLIMIT_NOFILE)[0] for each in served.process.children(recursive=True)]
+    assert max(limits) >= permitted > connections
 
 
 def most_memory(process: psutil.Process) -> int:
