@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_MAX_SLOW_UPLOADS",
         description="Bodies that come in slowly, held beside those by a thread each; one tenant has half of them",
     )
+    max_streams: int = Field(
+        default=16,
+        ge=1,
+        validation_alias="POXVISIO_MAX_STREAMS",
+        description="Results a web process streams out at once, by a thread each; one tenant has half of them",
+    )
     tenant_backlog_seconds: float = Field(
         default=8 * 3600.0,
         gt=0,

@@ -19,7 +19,8 @@ _OPEN: Final = 10_240
 # Where a process finds its own open files, on Linux and on macOS.
 _OPEN_FILES: Final = Path("/dev/fd")
 # Seconds of silence, seconds between questions, questions without an answer: gone after a minute.
-_QUESTIONS: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+# And milliseconds after which a client that takes nothing of what it is sent is gone too.
+_QUESTIONS: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 def install(app: Flask) -> None:

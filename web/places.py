@@ -1,4 +1,6 @@
-"""Places for bodies that come in: so many may move at once, and who is slow stands aside and holds nobody up.
+"""Places for what holds a thread: bodies that come in, and results that stream out to readers who may be slow.
+
+So many bodies may move at once, and who is slow stands aside and holds nobody up.
 
 The server reads a body on a thread that nothing can interrupt. A phone on a bad line, or a client that means harm,
 holds its thread as long as it likes; its place it holds for a second. What stands aside is bounded, for one tenant more
@@ -14,6 +16,8 @@ from uuid import UUID
 # A body of which nothing has come for so long is slow.
 _SLOW_SECONDS: Final = 1.0
 _LOOK_AGAIN: Final = 0.1
+# Who waits for a place holds a thread too.
+_MOST_WAITING: Final = 64
 
 
 class Place:
@@ -41,25 +45,47 @@ class Place:
 
 
 class Places:
-    """So many bodies may move at once, and so many slow ones be held beside them; one tenant has half of the latter."""
+    """So many may move at once, and so many slow ones be held beside them; one tenant has half of the latter.
 
-    def __init__(self, moving: int, slow: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Where nothing but a number counts, ``of_tenant`` is the number for one tenant.
+    """
+
+    def __init__(
+        self,
+        moving: int,
+        slow: int,
+        *,
+        of_tenant: int | None = None,
+        waiting: int = _MOST_WAITING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._moving, self._slow, self._clock = moving, slow, clock
+        self._of_tenant = moving + slow // 2 if of_tenant is None else of_tenant
+        self._may_wait = waiting
         self._changed = threading.Condition()
         self._held: set[Place] = set()
 
     def enter(self, tenant: UUID, patience: float) -> Place | None:
-        """Take a place if there is one, or one is free within so many seconds."""
+        """Take a place if one is free within so many seconds; a tenant that has its share does not wait."""
         end = self._clock() + patience
         with self._changed:
-            while not self._is_free(tenant):
-                left = end - self._clock()
-                if left <= 0:
+            if not self._is_free(tenant):
+                if self._may_wait < 1:
                     return None
-                self._changed.wait(min(left, _LOOK_AGAIN))
+                self._may_wait -= 1
+                try:
+                    self._wait(tenant, end)
+                finally:
+                    self._may_wait += 1
+                if not self._is_free(tenant):
+                    return None
             place = Place(tenant, self._clock)
             self._held.add(place)
             return place
+
+    def _wait(self, tenant: UUID, end: float) -> None:
+        while not self._is_free(tenant) and not self._has_its_share(tenant) and (left := end - self._clock()) > 0:
+            self._changed.wait(min(left, _LOOK_AGAIN))
 
     def leave(self, place: Place) -> None:
         """Give the place back."""
@@ -67,10 +93,12 @@ class Places:
             self._held.discard(place)
             self._changed.notify()
 
+    def _has_its_share(self, tenant: UUID) -> bool:
+        return sum(place.tenant == tenant for place in self._held) >= self._of_tenant
+
     def _is_free(self, tenant: UUID) -> bool:
-        of_tenant = sum(place.tenant == tenant for place in self._held)
         return (
             sum(place.is_moving for place in self._held) < self._moving
             and len(self._held) < self._moving + self._slow
-            and of_tenant < self._moving + self._slow // 2
+            and not self._has_its_share(tenant)
         )

@@ -176,6 +176,13 @@ TOO_MANY_UPLOADS = _kind(
     "Too many uploads at once",
     "All places for bodies that come in are taken. Nothing was read. Try again when Retry-After has passed.",
 )
+TOO_MANY_STREAMS = _kind(
+    "too-many-streams",
+    503,
+    "Too many results are streamed at once",
+    "All places for results that stream out are taken, or all of yours. Try again when Retry-After has passed, or read "
+    "them by pages of JSON, which need no place.",
+)
 TOO_SLOW = _kind(
     "too-slow",
     408,

@@ -118,6 +118,7 @@ class Services:
     waiting: Seats
     watch: Watch
     uploads: Places
+    streams: Places
     gauge: Gauge
 
     @classmethod
@@ -139,6 +140,7 @@ class Services:
             waiting=Seats(settings.max_waiting_clients),
             watch=Watch(closed),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
+            streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),
             gauge=Gauge(database),
         )
 

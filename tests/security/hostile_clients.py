@@ -91,6 +91,18 @@ def nobodys_bodies(hostile: Hostile, count: int) -> None:
     hold(hostile, count, head, lambda: b"x")
 
 
+def never_read(hostile: Hostile, path: str, count: int) -> list[socket.socket]:
+    """Ask for something large so many times and take nothing of it; return the connections, which the caller closes."""
+    opened = []
+    for _ in range(count):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", hostile.port))
+        connection.sendall(hostile.head(f"GET {path}"))
+        opened.append(connection)
+    return opened
+
+
 def broken_off(hostile: Hostile, count: int) -> None:
     """Send half a body and reset the connection, again and again."""
     head = hostile.head("POST /v1/jobs", "Content-Type: image/jpeg", "Content-Length: 100000")

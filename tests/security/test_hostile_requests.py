@@ -17,9 +17,10 @@ import pytest
 
 from cli.embedded.ports import free_port
 from cli.programs import WEB
+from shared import ids
 from shared.database import Database
 from tests.conftest import make_tenant
-from tests.integration.ledger.factories import check_invariants
+from tests.integration.ledger.factories import check_invariants, submit_job
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, ROOT, Server, make_key
 from tests.security import hostile_clients
@@ -117,6 +118,35 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
     check_invariants(owner_db)
     for job in jobs:
         assert json.loads(served.ask("GET", f"/v1/jobs/{job}")[2])["state"] == "completed"
+
+
+@pytest.mark.parametrize("served", [{"POXVISIO_MAX_STREAMS": "4"}], indirect=True)
+def test_readers_that_take_nothing_hold_up_nobody_and_give_their_places_back(
+    served: Served, owner_db: Database, app_db: Database, worker_db: Database
+) -> None:
+    """More of them than the server has threads; what they ask for is more than the kernel holds for them."""
+    tenant = make_tenant(owner_db, "hostile clinic")
+    hostile = Hostile(served.port, make_key(owner_db, tenant), 1)
+    job = ids.text("job", submit_job(app_db, tenant, 10_000).id)
+    answer_all(worker_db, units=100_000)
+    path = f"/v1/jobs/{job}/results?format=ndjson"
+    threads = int(WEB[WEB.index("--blocking-threads") + 1])
+    connections = hostile_clients.never_read(hostile, path, threads + 20)
+    try:
+        for number in range(3):
+            honest_round(served, number)
+        mine = json.loads(served.ask("GET", "/v1/jobs")[2])["jobs"][0]["id"]
+        status, _, body = served.ask("GET", f"/v1/jobs/{mine}/results?format=ndjson")
+        assert (status, body) == (200, b""), body
+        status, _, body = served.ask("GET", path, Authorization=f"Bearer {hostile.key}")
+        assert (status, b"too-many-streams" in body) == (503, True)
+    finally:
+        for connection in connections:
+            connection.close()
+    end = time.monotonic() + 30
+    while (answer := served.ask("GET", path, Authorization=f"Bearer {hostile.key}"))[0] == 503:
+        assert time.monotonic() < end
+    assert (answer[0], answer[2].count(b"\n")) == (200, 10_000)
 
 
 def nothing_else_is_left(

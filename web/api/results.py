@@ -17,10 +17,20 @@ from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.logs import logger
 from shared.views import JobDeleted, JobView, Page, ResultView
+from web.api.streaming import streamed
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
 from web.openapi import LINK, Answer, operation
-from web.problems import DATABASE_AWAY, GONE, INVALID_OPTIONS, NOT_ACCEPTABLE, NOT_FOUND, Kind, Problem
+from web.problems import (
+    DATABASE_AWAY,
+    GONE,
+    INVALID_OPTIONS,
+    NOT_ACCEPTABLE,
+    NOT_FOUND,
+    TOO_MANY_STREAMS,
+    Kind,
+    Problem,
+)
 from web.services import services
 from web.wire import USE, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
 
@@ -79,7 +89,7 @@ class ResultsQuery(Strict):
     tag="jobs",
     scope="jobs:read",
     query=ResultsQuery,
-    problems=(NOT_FOUND, GONE, NOT_ACCEPTABLE, INVALID_OPTIONS),
+    problems=(NOT_FOUND, GONE, NOT_ACCEPTABLE, INVALID_OPTIONS, TOO_MANY_STREAMS),
 )
 def results(job: str) -> Response:
     """Return a page of results, or all of them as a stream."""
@@ -98,7 +108,7 @@ def results(job: str) -> Response:
         (_ndjson, "application/x-ndjson") if form == "ndjson" else (_csv, "text/csv; charset=utf-8; header=present")
     )
     rows = _all_rows(services().database, caller().tenant_id, view, query.cursor)
-    answer = Response(encode(rows, services().settings.public_url), content_type=media)
+    answer = streamed(encode(rows, services().settings.public_url), media)
     answer.headers["Content-Disposition"] = f'attachment; filename="{job}.{form}"'
     answer.vary.add("Accept")
     return answer

@@ -31,11 +31,28 @@ def entered(places: Places, tenant: UUID) -> Place:
 
 
 def test_so_many_may_move_and_a_place_that_is_left_is_free() -> None:
-    places = Places(2, 0, Clock())
+    places = Places(2, 0, clock=Clock())
     first, _ = entered(places, ONE), entered(places, ONE)
     assert places.enter(OTHER, 0) is None
     places.leave(first)
     assert places.enter(OTHER, 0) is not None
+
+
+def test_nobody_waits_whose_tenant_has_its_share_and_no_more_wait_than_may() -> None:
+    """Waiting takes a thread: with patience for an hour these come back at once."""
+    places = Places(3, 0, of_tenant=1, waiting=1)
+    entered(places, ONE)
+    assert places.enter(ONE, 3600) is None
+    entered(places, OTHER)
+    held = entered(places, THIRD)
+    waiting = threading.Thread(target=places.enter, args=(UUID(int=4), 3600))
+    waiting.start()
+    while waiting.is_alive() and places._may_wait:
+        pass
+    assert places.enter(UUID(int=5), 3600) is None
+    places.leave(held)
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_who_waits_gets_the_place_that_is_left() -> None:
@@ -47,7 +64,7 @@ def test_who_waits_gets_the_place_that_is_left() -> None:
 
 def test_a_slow_body_holds_up_nobody_and_counts_again_when_it_moves() -> None:
     clock = Clock()
-    places = Places(1, 2, clock)
+    places = Places(1, 2, clock=clock)
     slow = entered(places, ONE)
     slow.wait()
     assert places.enter(OTHER, 0) is None
@@ -63,7 +80,7 @@ def test_a_slow_body_holds_up_nobody_and_counts_again_when_it_moves() -> None:
 
 def test_slow_bodies_are_bounded_for_one_tenant_more_than_for_all() -> None:
     clock = Clock()
-    places = Places(2, 4, clock)
+    places = Places(2, 4, clock=clock)
 
     def slow(tenant: UUID) -> bool:
         place = places.enter(tenant, 0)

@@ -1,0 +1,38 @@
+"""Answers that stream out: each holds a thread as long as its reader takes, so their number is bounded."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from flask import Response
+
+from web.auth import caller
+from web.problems import TOO_MANY_STREAMS, Problem, retry_after
+from web.services import services
+
+_PATIENCE_SECONDS: Final = 5.0
+# Rows are small, and each piece is a chunk on the wire.
+_PIECE: Final = 16 * 1024
+
+
+def streamed(lines: Iterable[str], content_type: str) -> Response:
+    """Return an answer that sends these lines; raises ``Problem`` (503) where no place is free for some seconds.
+
+    The place is given back when the server closes the answer: at its end, or when the reader has gone.
+    """
+    places = services().streams
+    place = places.enter(caller().tenant_id, _PATIENCE_SECONDS)
+    if place is None:
+        raise Problem(TOO_MANY_STREAMS, "Too many results are streamed at once.", headers=retry_after())
+    answer = Response(_gathered(lines), content_type=content_type)
+    answer.call_on_close(lambda: places.leave(place))
+    return answer
+
+
+def _gathered(lines: Iterable[str]) -> Iterator[bytes]:
+    piece = bytearray()
+    for line in lines:
+        piece += line.encode()
+        if len(piece) >= _PIECE:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
