@@ -202,13 +202,13 @@ def test_a_stream_waits_for_a_database_that_comes_back(
         path = f"/v1/jobs/{made['id']}/results?format={form}"
         answer = clinic.client.get(path, headers={"Authorization": f"Bearer {clinic.key}"}, buffered=False)
         stream = iter(answer.response)
-        pieces = [next(stream)]
+        pieces: list[Any] = [next(stream)]
         cursor.execute("ALTER ROLE poxvisio_web_login NOLOGIN")
         cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poxvisio_web_login'")
         threading.Timer(1, lambda: _let_in(owner_url)).start()
         pieces += list(stream)
     superuser.close()
-    assert b"".join(map(bytes, pieces)).count(b"\n") == 600 + (form == "csv")
+    assert b"".join(pieces).count(b"\n") == 600 + (form == "csv")
 
 
 def _let_in(owner_url: str) -> None:
