@@ -16,6 +16,7 @@ from uuid import UUID
 # A body of which nothing has come for so long is slow.
 _SLOW_SECONDS: Final = 1.0
 _LOOK_AGAIN: Final = 0.1
+_NEXT_TO_NOTHING: Final = 2
 # Who waits for a place holds a thread too.
 _MOST_WAITING: Final = 64
 
@@ -46,6 +47,8 @@ class Place:
 
 class Places:
     """So many may move at once, and so many slow ones be held beside them; one tenant has half of the latter.
+
+    Beyond these as many again as may move are kept for tenants that hold one at most.
 
     Where nothing but a number counts, ``of_tenant`` is the number for one tenant.
     """
@@ -93,12 +96,17 @@ class Places:
             self._held.discard(place)
             self._changed.notify()
 
+    def _of(self, tenant: UUID) -> int:
+        return sum(place.tenant == tenant for place in self._held)
+
     def _has_its_share(self, tenant: UUID) -> bool:
-        return sum(place.tenant == tenant for place in self._held) >= self._of_tenant
+        return self._of(tenant) >= self._of_tenant
 
     def _is_free(self, tenant: UUID) -> bool:
+        # Where slow ones of a few tenants fill all there is, a tenant that has next to nothing still gets in.
+        more = self._moving if self._slow and self._of(tenant) < _NEXT_TO_NOTHING else 0
         return (
             sum(place.is_moving for place in self._held) < self._moving
-            and len(self._held) < self._moving + self._slow
+            and len(self._held) < self._moving + self._slow + more
             and not self._has_its_share(tenant)
         )
