@@ -4,6 +4,7 @@ import re
 import secrets
 import time
 from typing import Any, Final
+from uuid import UUID
 
 from flask import Flask, Response, g, request
 
@@ -55,8 +56,19 @@ def install(app: Flask) -> None:
             answer.headers.remove("Content-Type")  # the framework names one for what is not there too
         _log(answer)
         if answer.status_code >= _ERRORS and g.get("caller") is not None:
-            _drain(request.environ)
+            _drain_in_place(g.caller.tenant_id)
         return answer
+
+
+def _drain_in_place(tenant: UUID) -> None:
+    """Read on where there is a place for it: who sends slowly on purpose must not hold a thread for each request."""
+    places = services().documents
+    place = places.enter(tenant, 0)
+    if place is not None:
+        try:
+            _drain(request.environ)
+        finally:
+            places.leave(place)
 
 
 def _drain(environ: dict[str, Any]) -> None:

@@ -8,7 +8,19 @@ from typing import Final, TypeVar
 from flask import request
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from web.problems import BAD_REQUEST, BROKEN_BODY, INVALID_OPTIONS, TOO_LARGE, UNSUPPORTED_TYPE, Kind, Problem
+from web.auth import caller
+from web.problems import (
+    BAD_REQUEST,
+    BROKEN_BODY,
+    INVALID_OPTIONS,
+    TOO_LARGE,
+    TOO_MANY_UPLOADS,
+    UNSUPPORTED_TYPE,
+    Kind,
+    Problem,
+    retry_after,
+)
+from web.services import services
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -64,12 +76,18 @@ def read_query(model: type[Model]) -> Model:
 
 
 def read_json(model: type[Model]) -> Model:
-    """Return the JSON body as ``model``; raises ``Problem`` (400, 413, 415 or 422)."""
+    """Return the JSON body as ``model``; raises ``Problem`` (400, 413, 415, 422 or 503)."""
     if request.mimetype != "application/json":
         raise Problem(UNSUPPORTED_TYPE, "Send the body as application/json.")
     if (request.content_length or 0) > _MOST_JSON:
         raise Problem(TOO_LARGE, "A JSON body may have 1 MiB at most.")
-    data = request.stream.read(_MOST_JSON + 1)
+    place = services().documents.enter(caller().tenant_id, 0)
+    if place is None:
+        raise Problem(TOO_MANY_UPLOADS, "Too many bodies come in at once; try again soon.", headers=retry_after())
+    try:
+        data = request.stream.read(_MOST_JSON + 1)
+    finally:
+        services().documents.leave(place)
     if len(data) > _MOST_JSON:
         raise Problem(TOO_LARGE, "A JSON body may have 1 MiB at most.")
     return parse_json(model, data)

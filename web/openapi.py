@@ -86,6 +86,8 @@ class Operation:
             found += [problems.UNAUTHORIZED, problems.MISSING_SCOPE, problems.DATABASE_AWAY]
         if self.query is not None:
             found.append(problems.INVALID_OPTIONS)
+        if self.body is not None:
+            found.append(problems.TOO_MANY_UPLOADS)
         if IDEMPOTENCY_KEY in self.headers:
             found += [problems.BAD_REQUEST, problems.IN_FLIGHT, problems.KEY_REUSED]
         return list(dict.fromkeys([*found, problems.INTERNAL]))

@@ -9,6 +9,7 @@ than for all, so that no tenant's slow clients take every thread.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from uuid import UUID
@@ -64,37 +65,48 @@ class Places:
     ) -> None:
         self._moving, self._slow, self._clock = moving, slow, clock
         self._of_tenant = moving + slow // 2 if of_tenant is None else of_tenant
-        self._may_wait = waiting
+        self._most_waiting = waiting
         self._changed = threading.Condition()
         self._held: set[Place] = set()
+        self._waiting: Counter[UUID] = Counter()
 
     def enter(self, tenant: UUID, patience: float) -> Place | None:
-        """Take a place if one is free within so many seconds; a tenant that has its share does not wait."""
+        """Take a place if one is free within so many seconds; a tenant that has its share does not wait.
+
+        Of those who wait, whose tenant holds the fewest goes first; no tenant has more than half of the waiting.
+        """
         end = self._clock() + patience
         with self._changed:
-            if not self._is_free(tenant):
-                if self._may_wait < 1:
+            if not self._is_next(tenant):
+                most = self._most_waiting
+                if self._waiting.total() >= most or self._waiting[tenant] >= max(1, most // 2):
                     return None
-                self._may_wait -= 1
+                self._waiting[tenant] += 1
                 try:
                     self._wait(tenant, end)
                 finally:
-                    self._may_wait += 1
-                if not self._is_free(tenant):
+                    self._waiting -= Counter({tenant: 1})
+                if not self._is_next(tenant):
                     return None
             place = Place(tenant, self._clock)
             self._held.add(place)
             return place
 
     def _wait(self, tenant: UUID, end: float) -> None:
-        while not self._is_free(tenant) and not self._has_its_share(tenant) and (left := end - self._clock()) > 0:
+        while not self._is_next(tenant) and not self._has_its_share(tenant) and (left := end - self._clock()) > 0:
             self._changed.wait(min(left, _LOOK_AGAIN))
+
+    def _is_next(self, tenant: UUID) -> bool:
+        others = [other for other, waiting in self._waiting.items() if waiting and other != tenant]
+        return self._is_free(tenant) and not any(
+            self._of(other) < self._of(tenant) and self._is_free(other) for other in others
+        )
 
     def leave(self, place: Place) -> None:
         """Give the place back."""
         with self._changed:
             self._held.discard(place)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _of(self, tenant: UUID) -> int:
         return sum(place.tenant == tenant for place in self._held)

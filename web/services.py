@@ -26,6 +26,8 @@ from web.watch import Watch
 ROLE: Final = "poxvisio_app"
 _LOOK_AGAIN: Final = 2.0
 _READ_AGAIN: Final = 1.0
+# JSON, and what is still read after a refusal, come in at once unless somebody means harm.
+_DOCUMENTS: Final = 32
 
 
 class ServedModel:
@@ -119,6 +121,7 @@ class Services:
     watch: Watch
     uploads: Places
     streams: Places
+    documents: Places
     gauge: Gauge
 
     @classmethod
@@ -140,6 +143,7 @@ class Services:
             waiting=Seats(settings.max_waiting_clients),
             watch=Watch(closed),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
+            documents=Places(_DOCUMENTS, 0, of_tenant=_DOCUMENTS // 2, waiting=0),
             streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),
             gauge=Gauge(database),
         )

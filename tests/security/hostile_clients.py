@@ -80,6 +80,17 @@ def dripped_bodies(hostile: Hostile, count: int) -> None:
     hold(hostile, count, head, lambda: b"x")
 
 
+def dripped_documents(hostile: Hostile, count: int) -> None:
+    head = hostile.head("POST /v1/webhooks", "Content-Type: application/json", "Content-Length: 9999")
+    hold(hostile, count, head, lambda: b" ")
+
+
+def refused_bodies(hostile: Hostile, count: int) -> None:
+    """Bodies of requests that are refused before, and read on so that the client hears of it."""
+    head = hostile.head("POST /v1/jobs?priority=urgent", "Content-Type: image/jpeg", "Content-Length: 9999")
+    hold(hostile, count, head, lambda: b"x")
+
+
 def silent_bodies(hostile: Hostile, count: int) -> None:
     chunked = ("Content-Type: image/jpeg", "Transfer-Encoding: chunked")
     hold(hostile, count, hostile.head("POST /v1/jobs", *chunked) + b"4\r\n\xff\xd8\xff\xe0\r\n", lambda: b"")

@@ -94,6 +94,8 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
         (hostile_clients.idle, 1000),
         (hostile_clients.dripped_bodies, 15),
         (hostile_clients.silent_bodies, 15),
+        (hostile_clients.dripped_documents, 200),
+        (hostile_clients.refused_bodies, 200),
         (hostile_clients.nobodys_bodies, 50),
         (hostile_clients.broken_off, 100_000 if extent.is_long else 40),
     ]
@@ -102,7 +104,7 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
         thread.start()
     try:
         end = time.monotonic() + 60
-        while hostile.connections < 1150:
+        while hostile.connections < 1550:
             assert time.monotonic() < end
             time.sleep(0.05)
         until = time.monotonic() + (120 if extent.is_long else 4)

@@ -47,12 +47,37 @@ def test_nobody_waits_whose_tenant_has_its_share_and_no_more_wait_than_may() -> 
     held = entered(places, THIRD)
     waiting = threading.Thread(target=places.enter, args=(UUID(int=4), 3600))
     waiting.start()
-    while waiting.is_alive() and places._may_wait:
+    while waiting.is_alive() and not places._waiting.total():
         pass
     assert places.enter(UUID(int=5), 3600) is None
     places.leave(held)
     waiting.join(30)
     assert not waiting.is_alive()
+
+
+def test_of_those_who_wait_the_tenant_with_the_fewest_goes_first() -> None:
+    places = Places(2, 8, waiting=20)
+    first, second = entered(places, ONE), entered(places, ONE)
+    came: list[UUID] = []
+
+    def wait(tenant: UUID) -> None:
+        if places.enter(tenant, 30) is not None:
+            came.append(tenant)
+
+    threads = [threading.Thread(target=wait, args=(tenant,)) for tenant in (*[ONE] * 5, OTHER)]
+    for thread in threads:
+        thread.start()
+    while places._waiting.total() < len(threads):
+        pass
+    places.leave(first)
+    threads[-1].join(30)
+    assert came == [OTHER]
+    for place in (second, *places._held):
+        places.leave(place)
+    while any(thread.is_alive() for thread in threads):
+        for place in list(places._held):
+            places.leave(place)
+    assert came.count(ONE) == 5
 
 
 def test_who_waits_gets_the_place_that_is_left() -> None:
