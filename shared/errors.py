@@ -6,7 +6,8 @@ PoxVisioError
 │   ├── Gone
 │   ├── Conflict
 │   ├── InvalidSetting
-│   └── DataRefused    training data cannot be used as it is
+│   ├── DataRefused      training data cannot be used as it is
+│   └── TrainingRefused  a network cannot be trained or evaluated as asked
 ├── Unavailable        a part we need is away; asking again later may work
 │   ├── DatabaseAway
 │   ├── StorageAway
@@ -41,6 +42,10 @@ class Gone(Refused):
 
 class Conflict(Refused):
     """The thing is in a state that does not allow this. Do not retry unchanged."""
+
+
+class TrainingRefused(Refused):
+    """A network cannot be trained or evaluated as asked; the text says what to change. Do not retry unchanged."""
 
 
 class InvalidSetting(Refused):

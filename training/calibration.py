@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.inference.answers import QualityLimits, probabilities_of, residuals
+from training.novelty import ACCEPTANCE, FITS, RESIDUAL, SAID, limit_of
+from worker.inference.answers import QualityLimits, probabilities_of
 from worker.inference.preprocess import Quality
 
 ALPHA = 0.1
-COMPONENTS = 64
 _NARROW_ENOUGH = 1e-6
-ACCEPTANCE = 0.95
 
 
 def negative_log_likelihood(logits: NDArray[np.float32], kinds: NDArray[np.int64], temperature: float) -> float:
@@ -52,20 +51,6 @@ def conformal_threshold(own: NDArray[np.float64], alpha: float = ALPHA) -> float
     return max(0.0, math.floor((1.0 - score) * 1e6) / 1e6)
 
 
-def fit_gate(
-    train: NDArray[np.float32], validation: NDArray[np.float32]
-) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """Mean and 64 principal components of training features, and the distance that 95 % of validation stays within.
-
-    Nearest neighbours do not carry over to features learnt from scratch; the distance to their subspace does.
-    """
-    mean = train.mean(axis=0, dtype=np.float64)
-    _, _, axes = np.linalg.svd(train - mean, full_matrices=False)
-    gate = {"mean": mean.astype(np.float32), "components": axes[:COMPONENTS].astype(np.float32)}
-    away = np.sort(residuals(validation, gate["mean"], gate["components"]))
-    return gate, round(float(away[math.ceil(ACCEPTANCE * len(away)) - 1]), 6)
-
-
 def fit_quality_limits(seen: Sequence[Quality]) -> QualityLimits:
     """Limits a good margin outside everything that validation shows; the least size is that of the network's trust."""
     exposure = [q.exposure for q in seen]
@@ -84,19 +69,20 @@ def calibrate(
     kinds: NDArray[np.int64],
     *,
     train_features: NDArray[np.float32],
+    train_kinds: NDArray[np.int64],
     features: NDArray[np.float32],
     seen: Sequence[Quality],
-) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    gate_kind: str = RESIDUAL,
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What `calibration.json` holds beside its identity, and the arrays of the gate."""
     temperature = fit_temperature(logits, kinds)
     probabilities = probabilities_of(logits, temperature)
     thresholds = {label: conformal_threshold(probabilities[kinds == k, k]) for k, label in enumerate(labels)}
-    gate, limit = fit_gate(train_features, features)
+    gate = FITS[gate_kind](train_features, train_kinds)
     return {
         "temperature": temperature,
         "alpha": ALPHA,
         "thresholds": thresholds,
-        "gate": {"method": f"distance to the first {COMPONENTS} principal components of training features",
-                 "limit": limit, "acceptance": ACCEPTANCE},
+        "gate": {"method": SAID[gate_kind], "limit": limit_of(gate, features), "acceptance": ACCEPTANCE},
         "quality_limits": asdict(fit_quality_limits(seen)),
     }, gate  # fmt: skip

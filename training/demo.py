@@ -115,6 +115,7 @@ def publish(checkpoint: Path, work: Path, out: Path, *, history: Sequence[str]) 
         outputs["validation"].logits,
         validation.kinds,
         train_features=outputs["train"].features,
+        train_kinds=splits["train"].kinds,
         features=outputs["validation"].features,
         seen=_qualities("validation"),
     )

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from shared.bundle import GATE, Bundle
 from worker.inference.engine import Outputs
+from worker.inference.gate import Gate, gate_of
 from worker.inference.preprocess import Quality
 
 AMBIGUOUS = "ambiguous"
@@ -41,15 +42,14 @@ class QualityLimits:
 class Calibration:
     """What turns logits into decisions: see `training.calibration` for how each is fitted.
 
-    thresholds: per label the least calibrated probability with which it enters the prediction set; gate_mean [2048],
-    gate_components [k, 2048] and gate_limit: the largest distance of features from the training photos' subspace.
+    thresholds: per label the least calibrated probability with which it enters the prediction set; gate_limit: the
+    largest distance that the gate may tell of a photo that is in distribution.
     """
 
     labels: tuple[str, ...]
     temperature: float
     thresholds: Mapping[str, float]
-    gate_mean: NDArray[np.float32]
-    gate_components: NDArray[np.float32]
+    gate: Gate
     gate_limit: float
     limits: QualityLimits
 
@@ -57,13 +57,11 @@ class Calibration:
     def of(cls, bundle: Bundle) -> Calibration:
         """What a verified bundle stores."""
         stored: Mapping[str, Any] = bundle.calibration
-        gate = load_file(bundle.file(GATE))
         return cls(
             labels=bundle.labels,
             temperature=float(stored["temperature"]),
             thresholds={label: float(stored["thresholds"][label]) for label in bundle.labels},
-            gate_mean=gate["mean"],
-            gate_components=gate["components"],
+            gate=gate_of(load_file(bundle.file(GATE))),
             gate_limit=float(stored["gate"]["limit"]),
             limits=QualityLimits(**stored["quality_limits"]),
         )
@@ -90,20 +88,6 @@ def probabilities_of(logits: NDArray[np.float32], temperature: float) -> NDArray
     scaled -= scaled.max(axis=1, keepdims=True)
     odds = np.exp(scaled)
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def residuals(
-    features: NDArray[np.float32], mean: NDArray[np.float32], components: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Distance [n] of features from the subspace that the training photos span: far means unlike any of them.
-
-    Summed photo by photo, so that no photo's distance depends on its neighbours in the batch.
-    """
-    basis, away = components.astype(np.float64), np.empty(len(features))
-    for at, row in enumerate(features.astype(np.float64)):
-        centred = row - mean
-        away[at] = np.linalg.norm(centred - basis.T @ (basis @ centred))
-    return away
 
 
 def quality_reasons(quality: Quality, limits: QualityLimits) -> list[str]:
@@ -133,7 +117,7 @@ def answers_from(outputs: Outputs, quality: Sequence[Quality], calibration: Cali
     ):
         raise FloatingPointError("the network returned numbers that are not finite")
     probabilities = probabilities_of(outputs.logits, calibration.temperature)
-    away = residuals(outputs.features, calibration.gate_mean, calibration.gate_components)
+    away = calibration.gate.distances(outputs.features)
     return [
         _answer(probabilities[at], float(away[at]), outputs.evidence[at], quality[at], calibration)
         for at in range(len(probabilities))

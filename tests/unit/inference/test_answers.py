@@ -11,9 +11,9 @@ from worker.inference.answers import (
     answers_from,
     probabilities_of,
     quality_reasons,
-    residuals,
 )
 from worker.inference.engine import Outputs
+from worker.inference.gate import Residual
 from worker.inference.preprocess import Quality
 
 LIMITS = QualityLimits(blur=20.0, darkest=0.1, brightest=0.9, size=160, flat=4.0)
@@ -26,8 +26,7 @@ def calibration(*, mpox: float = 0.7, other: float = 0.6, temperature: float = 1
         labels=("mpox", "other"),
         temperature=temperature,
         thresholds={"mpox": mpox, "other": other},
-        gate_mean=np.zeros(3, dtype=np.float32),
-        gate_components=np.array([[1, 0, 0]], dtype=np.float32),
+        gate=Residual(np.zeros(3, dtype=np.float32), np.array([[1, 0, 0]], dtype=np.float32)),
         gate_limit=5.0,
         limits=LIMITS,
     )
@@ -163,6 +162,6 @@ def test_a_distance_does_not_depend_on_the_neighbours() -> None:
     draws = np.random.default_rng(2)
     features = draws.normal(size=(9, 2048)).astype(np.float32)
     mean, components = features.mean(axis=0), np.linalg.qr(draws.normal(size=(2048, 64)))[0].T.astype(np.float32)
-    together = residuals(features, mean, components)
-    alone = [residuals(row[None], mean, components)[0] for row in features]
+    together = Residual(mean, components).distances(features)
+    alone = [Residual(mean, components).distances(row[None])[0] for row in features]
     assert together.tolist() == alone

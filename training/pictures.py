@@ -1,0 +1,45 @@
+"""Owns the reading of training photos: the one resize that serving uses, the quality, and each file's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from shared.errors import DataRefused
+from worker.inference.preprocess import Quality, measure_quality, network_input
+
+_THREADS = 2
+
+
+def opened(path: Path) -> Image.Image:
+    """The picture of a file, upright and in RGB. Raises DataRefused where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            return upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataRefused(f"{path} cannot be read: {error}; put the file back or build the manifest anew") from error
+
+
+def look(path: Path) -> tuple[NDArray[np.uint8], Quality]:
+    """What the network sees of a file [224, 224, 3], and its quality."""
+    picture = opened(path)
+    return network_input(picture), measure_quality(picture, shorter_side=min(picture.size))
+
+
+def look_at_all(
+    folder: Path, images: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
+) -> tuple[NDArray[np.uint8], list[Quality]]:
+    """What the network sees of the files [n, 224, 224, 3], and their qualities; `advance` is told how many are read."""
+    seen, qualities = [], []
+    with ThreadPoolExecutor(_THREADS) as readers:
+        for number, (pixels, quality) in enumerate(readers.map(lambda name: look(folder / name), images), start=1):
+            seen.append(pixels)
+            qualities.append(quality)
+            advance(number)
+    return np.stack(seen), qualities
