@@ -1,4 +1,4 @@
-"""Owns what a network must beat: the commonest class, the colours of the photo, and features it was given for nothing."""
+"""Owns what a network must beat: the commonest class, a photo's colours, and the features that training began with."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def _components(scores: Numbers, positive: Flags) -> tuple[float, Numbers, Numbe
 
 
 def _by_patient(values: Numbers, patients: NDArray[np.intp], many: int) -> Numbers:
-    return np.bincount(patients, weights=values, minlength=many)
+    return np.asarray(np.bincount(patients, weights=values, minlength=many), dtype=np.float64)
 
 
 def delong(one: Numbers, other: Numbers, positive: Flags, patients: NDArray[Any]) -> dict[str, float | None]:

@@ -52,7 +52,7 @@ def _cropped(part: float) -> Change:
     return change
 
 
-# Family, what is done in words, and how. Blur is in parts of the shorter side, so that it means the same on every phone.
+# Family, what is done in words, and how. Blur is in parts of the shorter side: the same on every phone.
 CHANGES: Final[tuple[tuple[str, str, Change], ...]] = (
     *(("JPEG", f"quality {q}", _jpeg(q)) for q in (95, 70, 50, 30)),
     *(("blur", f"sigma {100 * s:g} % of the side", _blurred(s)) for s in (0.004, 0.01, 0.02)),

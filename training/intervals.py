@@ -51,7 +51,7 @@ class Resampling:
     @property
     def many(self) -> int:
         """How many patients there are."""
-        return self.counts.shape[1]
+        return int(self.counts.shape[1])
 
     def point(self, statistic: Statistic) -> float:
         """The figure itself: every photo counts once."""

@@ -38,7 +38,7 @@ REST: Final = "*"  # stands among the classes for every label that is not named
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network of a run, and what it says of all photos: logits [n, classes], features [n, 2048], role [n]."""
+    """A trained network of a run and what it says of all photos: logits [n, classes], features [n, 2048], roles [n]."""
 
     fold: int
     seed: int

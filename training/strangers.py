@@ -52,7 +52,7 @@ def measure_strangers(
     rows = []
     for family in ("all", *FAMILIES):
         chosen = np.flatnonzero((names == family) | (family == "all"))
-        rows.append(_row(family, inside, patients, away[chosen], held[chosen], positive[chosen]))
+        rows.append(_row(family, inside, patients, away[chosen], held=held[chosen], called=positive[chosen]))
     return rows
 
 
@@ -61,6 +61,7 @@ def _row(
     inside: NDArray[np.float64],
     patients: Sequence[str],
     away: NDArray[np.float64],
+    *,
     held: Flags,
     called: Flags,
 ) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Owns the sections that say what was evaluated: identity, data, split with its proof, operations, limits."""
 
+# ruff: noqa: E501 - sentences and table rows
 from __future__ import annotations
 
 from itertools import combinations

@@ -4,6 +4,7 @@ Drawn here and not by a plotting library: the same numbers give the same bytes, 
 light or dark), and text stays text. A figure of generated photos bears the word SYNTHETIC.
 """
 
+# ruff: noqa: E501, ISC004, PERF401 - a style sheet, and parts of SVG in the order in which they are drawn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,9 @@ def histogram(frame: Frame, bins: Sequence[Row], names: tuple[str, str]) -> str:
     for row in bins:
         x = frame.at(row["x"], 0.0)[0]
         up, down = reach * row["positive"] / most, reach * row["negative"] / most
-        parts.append(f'<rect class="yes" x="{x + 1:.1f}" y="{middle - up:.1f}" width="{wide - 2:.1f}" height="{up:.1f}"/>')
+        parts.append(
+            f'<rect class="yes" x="{x + 1:.1f}" y="{middle - up:.1f}" width="{wide - 2:.1f}" height="{up:.1f}"/>'
+        )
         parts.append(f'<rect class="no" x="{x + 1:.1f}" y="{middle:.1f}" width="{wide - 2:.1f}" height="{down:.1f}"/>')
     parts.append(_line(_LEFT, middle, WIDTH - _RIGHT, middle, "axis"))
     for x in _ticks(0.0, 1.0):

@@ -33,6 +33,7 @@ def subgroups(run: Run, judged: Judged) -> list[dict[str, Any]]:
         photos = int(chosen.sum())
         part = judged.at(chosen)
         sample, positive = Resampling.of(part.patients), part.positive
+        scarcer = min(int(positive.sum()), int((~positive).sum()))
         called = part.called["p >= 0.5"]
         rows.append({
             "family": family,
@@ -42,7 +43,7 @@ def subgroups(run: Run, judged: Judged) -> list[dict[str, Any]]:
             "accuracy": sample.measure(share(part.right), photos=photos),
             "sensitivity": sample.measure(share(called, positive), photos=int(positive.sum())),
             "specificity": sample.measure(share(~called, ~positive), photos=int((~positive).sum())),
-            "auroc": sample.measure(auroc(part.p[:, 0], positive), photos=min(int(positive.sum()), int((~positive).sum()))),
+            "auroc": sample.measure(auroc(part.p[:, 0], positive), photos=scarcer),
         })  # fmt: skip
     return rows
 
@@ -87,7 +88,7 @@ def baseline_rows(judged: Judged, baselines: Sequence[Baseline], sample: Resampl
             "mcnemar": mcnemar(judged.right, right),
             "beaten": bool(ahead["low"] is not None and ahead["low"] > 0.0),
         })  # fmt: skip
-    unbeaten = [row["name"] for row in rows if not row["beaten"]]
+    unbeaten = [str(row["name"]) for row in rows if not row["beaten"]]
     statement = (
         "The network's AUROC is above that of every baseline, intervals of the differences included."
         if not unbeaten
@@ -143,7 +144,7 @@ def gallery(served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64],
             layer = heatmap_png([float(v) for v in outputs.evidence[at].reshape(-1)], _SHOWN_SIDE, _SHOWN_SIDE)
             shown.append({
                 "cell": cell,
-                "image": str(names[at]),
+                "image": str(names[int(at)]),
                 "p": round(float(p[at, 0]), 4),
                 "photo": _jpeg(pixels[at]) if with_photos else None,
                 "layer": base64.b64encode(layer).decode(),

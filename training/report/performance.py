@@ -112,7 +112,9 @@ def operating(judged: Judged, sample: Resampling) -> list[dict[str, Any]]:
 def plots(judged: Judged, labels: Sequence[str], sample: Resampling) -> dict[str, Any]:
     """The points of every curve, and the confusion matrix with the share of each row."""
     p, positive = judged.p[:, 0], judged.positive
-    counts = [[int(((judged.kinds == i) & (judged.said == j)).sum()) for j in range(len(labels))] for i in range(len(labels))]
+    counts = [
+        [int(((judged.kinds == i) & (judged.said == j)).sum()) for j in range(len(labels))] for i in range(len(labels))
+    ]
     return {
         "roc": curves.roc(p, positive, sample),
         "precision_recall": curves.precision_recall(p, positive, sample),
@@ -124,7 +126,10 @@ def plots(judged: Judged, labels: Sequence[str], sample: Resampling) -> dict[str
             "labels": list(labels),
             "counts": counts,
             "shares": [
-                [sample.measure(share(judged.said == j, judged.kinds == i), photos=sum(counts[i])) for j in range(len(labels))]
+                [
+                    sample.measure(share(judged.said == j, judged.kinds == i), photos=sum(counts[i]))
+                    for j in range(len(labels))
+                ]
                 for i in range(len(labels))
             ],
         },

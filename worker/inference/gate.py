@@ -54,10 +54,9 @@ class Mahalanobis:
 
     def distances(self, features: NDArray[np.float32]) -> Distances:
         """Distance to the nearest of the centres."""
-        whitening, centres, away = self.whitening.astype(np.float64), self.centres.astype(np.float64), []
-        for row in features.astype(np.float64):
-            away.append(float(np.linalg.norm(centres - whitening @ row, axis=1).min()))
-        return np.array(away)
+        whitening, centres = self.whitening.astype(np.float64), self.centres.astype(np.float64)
+        rows = features.astype(np.float64)
+        return np.array([float(np.linalg.norm(centres - whitening @ row, axis=1).min()) for row in rows])
 
 
 @dataclass(frozen=True)

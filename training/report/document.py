@@ -1,0 +1,168 @@
+"""Owns the evaluation as one document: every section in order, computed from a finished run and nothing else."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.bundle import RESEARCH_USE
+from shared.errors import DataRefused
+from training.baselines import baselines
+from training.disturbance import disturb
+from training.judged import Judged, judge
+from training.pictures import look_at_all, opened
+from training.report import account, findings, performance, words
+from training.runs import BUNDLE, TEST, Run
+from training.saliency import controls
+from training.served import Served
+from training.strangers import measure_strangers
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How many photos the slow parts look at: disturbed photos, photos whose evidence is tested, probes a family."""
+
+    disturbed: int = 120
+    explained: int = 60
+    probes: int = 24
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The document, and the gallery, whose pictures belong on the page alone."""
+
+    document: dict[str, Any]
+    gallery: list[dict[str, Any]]
+
+
+def evaluate(
+    run: Run, folder: Path, *, extent: Extent, with_photos: bool, tell: Callable[[str], None] = lambda _: None
+) -> Evaluation:
+    """Computes every section; `folder` holds the photos. Raises DataRefused where they are not the manifest's.
+
+    1. Figures of the answers that the run keeps: no photo is needed for them.
+    2. Figures of the bundle on photos that it did not learn from: disturbed, covered, and replaced by no skin.
+    3. Baselines on the same splits.
+    """
+    tell("reading the photos")
+    pixels, _ = look_at_all(folder, run.frame["image"].tolist())
+    by_seed = {seed: judge(run, seed) for seed in run.facts["seeds"]}
+    first = run.facts["seeds"][0]
+    judged = by_seed[first]
+    sample = judged.sample()
+    tell("metrics of each fold")
+    sections: dict[str, Any] = {"folds": performance.per_fold(by_seed)}
+    tell("pooled metrics and curves")
+    sections["pooled"] = performance.pooled(judged, run.labels, sample)
+    sections["operating"] = performance.operating(judged, sample)
+    sections["plots"] = performance.plots(judged, run.labels, sample)
+    sections["calibration"] = performance.calibration(judged, sample)
+    sections["abstention"] = performance.abstention(judged, run.labels, sample)
+    tell("subgroups and baselines")
+    sections["subgroups"] = findings.subgroups(run, judged)
+    sections["baselines"] = findings.baseline_rows(judged, baselines(run, first, pixels), sample)
+    sections["errors"] = findings.errors(run, judged)
+    with tempfile.TemporaryDirectory() as cache:
+        served = Served.load(run.folder / BUNDLE, Path(cache))
+        with_bundle, gallery = _of_bundle(
+            run, served, folder, pixels, extent=extent, with_photos=with_photos, cache=Path(cache), tell=tell
+        )
+    sections |= with_bundle | _told(run, served, sections["pooled"]["metrics"]["accuracy"]["value"])
+    sections["summary"] = summary(sections, judged)
+    return Evaluation(_document(run, sections), gallery)
+
+
+def _of_bundle(
+    run: Run,
+    served: Served,
+    folder: Path,
+    pixels: NDArray[np.uint8],
+    *,
+    extent: Extent,
+    with_photos: bool,
+    cache: Path,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    unseen = run.shipped.rows(TEST)
+    patients, names = run.frame["patient"].to_numpy(), run.frame["image"].to_numpy()
+    away = served.rules.gate.distances(run.shipped.features[unseen])
+    tell("pictures that are no skin")
+    ood = measure_strangers(served, away, [str(patients[row]) for row in unseen], extent.probes)
+    tell("disturbed photos")
+    few = _spread(unseen, run.kinds, extent.disturbed)
+    pictures = [opened(folder / names[row]) for row in few]
+    robustness = list(disturb(served, pictures, run.kinds[few], patients[few]))
+    tell("what the network looks at")
+    few = _spread(unseen, run.kinds, extent.explained)
+    explained = controls(served, pixels[few], run.kinds[few], patients[few], cache)
+    gallery = findings.gallery(served, pixels[unseen], run.kinds[unseen], names[unseen], with_photos=with_photos)
+    shown = [{key: row[key] for key in ("cell", "image", "p")} for row in gallery]
+    return {
+        "ood": {"gate": run.facts["gate"], "rows": ood},
+        "robustness": {"photos": len(pictures), "rows": robustness},
+        "explanations": {**explained, "gallery": shown},
+    }, gallery
+
+
+def _told(run: Run, served: Served, accuracy: float | None) -> dict[str, Any]:
+    return {
+        "identity": account.identity(run, served.bundle),
+        "use": account.use(run),
+        "data": account.data(run),
+        "split": account.split(run),
+        "comparison": {"rows": [], "note": words.NOT_BESIDE} if run.synthetic else words.published(),
+        "external": {"done": False, "statement": words.EXTERNAL},
+        "operations": account.operations(run),
+        "limits": account.limits(run, accuracy),
+        "checklists": {
+            name: [{"topic": topic, "where": where} for topic, where in rows] for name, rows in words.CHECKLISTS.items()
+        },
+    }
+
+
+def _document(run: Run, sections: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "use": "research-only",
+        "statement": RESEARCH_USE,
+        "synthetic": run.synthetic,
+        "synthetic_statement": words.SYNTHETIC if run.synthetic else None,
+        "interval": "95 %, 2000 resamples of whole patients",
+        "sections": {name: sections[name] for name, _ in words.SECTIONS},
+    }
+
+
+def summary(sections: dict[str, Any], judged: Judged) -> dict[str, Any]:
+    """The five figures to read first, and the flags that a reader must not miss."""
+    metrics, flags = sections["pooled"]["metrics"], []
+    if sections["split"]["overlap"] or sections["split"]["near_duplicates_across_folds"]:
+        flags.append("Patients or near-duplicates are on two sides of a split: no figure here can be trusted.")
+    if not sections["split"]["canary"]["passed"]:
+        flags.append("The leak canary did not pass: look at the split before the figures.")
+    if sections["limits"]["leakage_alarm"]:
+        flags.append(sections["limits"]["sentences"][0])
+    if not all(row["beaten"] for row in sections["baselines"]["rows"]):
+        flags.append(sections["baselines"]["statement"])
+    return {
+        "photos": len(judged.rows),
+        "patients": len(np.unique(judged.patients)),
+        "figures": {name: metrics[name] for name in ("auroc", "sensitivity", "specificity", "ece")},
+        "classified": sections["abstention"]["classified"],
+        "flags": flags,
+    }
+
+
+def _spread(rows: NDArray[np.intp], kinds: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """At most `most` of the rows, evenly from each class in order: no draw, so the same ones every time."""
+    if not len(rows):
+        raise DataRefused("the network as served has no photo that it did not learn from")
+    ordered = rows[np.argsort(kinds[rows], kind="stable")]
+    return np.asarray(ordered[np.linspace(0, len(ordered) - 1, min(most, len(ordered))).astype(int)])

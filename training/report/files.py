@@ -1,0 +1,132 @@
+"""Owns the writing of the report: page, figures, numbers and card; the same document gives the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from training.report import charts, words
+from training.report.document import Evaluation
+from training.report.performance import METRICS
+from training.runs import replace_file
+
+HERE: Final = Path(__file__).parent
+SCHEMA: Final = HERE / "metrics.schema.json"
+NAMES: Final = {
+    "auroc": "AUROC", "auprc": "AUPRC", "mcc": "MCC", "f1": "F1", "ece": "ECE", "brier": "Brier score",
+    "log_loss": "log-loss", "balanced_accuracy": "balanced accuracy",
+    **{f"{kind}_{at}": f"{kind.upper()} at {at} %" for kind in ("ppv", "npv") for at in (1, 5, 20, 45)},
+}  # fmt: skip
+
+
+def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """Every figure by name."""
+    sections, synthetic = document["sections"], bool(document["synthetic"])
+    plots = sections["plots"]
+    diagonal = [(0.0, 0.0), (1.0, 1.0)]
+    prevalence = sum(plots["confusion"]["counts"][0]) / max(sections["pooled"]["photos"], 1)
+
+    def frame(title: str, x: str, y: str, top: float = 1.0, bottom: float = 0.0) -> charts.Frame:
+        return charts.Frame(title, x, y, y_range=(bottom, top), synthetic=synthetic)
+
+    least = min(0.0, *(max(row["low"], -0.2) for row in plots["decision"]))
+    most = max(0.1, *(row["high"] for row in plots["decision"]))
+    worst = max(0.1, *(row["high"] for row in plots["coverage_risk"]))
+    folds = [(f"fold {m['fold']}, seed {m['seed']}", m["metrics"]["auroc"]) for m in sections["folds"]["members"]]
+    nobody = ("calling nobody", [(0.0, 0.0), (1.0, 0.0)])
+    treat_all = [(r["x"], max(r["all"], least)) for r in plots["decision"] if r["all"] >= least]
+    return {
+        "roc": charts.band_plot(frame("ROC", "1 - specificity", "sensitivity"), plots["roc"],
+                                others=[("chance", diagonal)]),
+        "precision_recall": charts.band_plot(frame("Precision and recall", "recall", "precision"),
+                                             plots["precision_recall"],
+                                             others=[("calling everyone", [(0.0, prevalence), (1.0, prevalence)])]),
+        "reliability": charts.band_plot(frame("Reliability", "said probability", "share that is positive"),
+                                        plots["reliability"], others=[("perfect", diagonal)], dots=True),
+        "coverage_risk": charts.band_plot(frame("Error among the most confident", "share answered", "error", worst),
+                                          plots["coverage_risk"]),
+        "decision": charts.band_plot(frame("Decision curve", "threshold", "net benefit", most, least),
+                                     plots["decision"],
+                                     others=[("calling everyone", treat_all), nobody]),
+        "histogram": charts.histogram(frame("Probabilities", "said probability of the first label", ""),
+                                      plots["histogram"], ("first label", "all others")),
+        "confusion": charts.confusion("Confusion", plots["confusion"]["labels"], plots["confusion"]["counts"],
+                                      synthetic=synthetic),
+        "folds": charts.forest("AUROC of each network on its unseen fold", folds, low=0.0, synthetic=synthetic),
+        "subgroups": charts.forest("Accuracy by subgroup", [(r["group"][:30], r["accuracy"])
+                                                            for r in sections["subgroups"]], synthetic=synthetic),
+        "robustness": charts.forest("Accuracy of disturbed photos", [(f"{r['family']}, {r['level']}", r["accuracy"])
+                                    for r in sections["robustness"]["rows"]], synthetic=synthetic),
+    }  # fmt: skip
+
+
+def write(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Writes report.html, metrics.json, card.md and the figures with their points; returns what was written.
+
+    Raises jsonschema.ValidationError where the document is not what the schema promises: a fault of this program.
+    """
+    document = evaluation.document
+    jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    figures = figures_of(document)
+    content = {
+        "metrics.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        "report.html": _rendered("report.html.jinja", evaluation, figures, escape=True),
+        "card.md": _rendered("card.md.jinja", evaluation, figures, escape=False),
+        **{f"figures/{name}.svg": charts.standalone(svg) for name, svg in figures.items()},
+        **{
+            f"figures/{name}.csv": _table(points)
+            for name, points in document["sections"]["plots"].items()
+            if isinstance(points, list)
+        },
+    }
+    for name, text in content.items():
+        replace_file(folder / name, text.encode())
+    return [folder / name for name in content]
+
+
+def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str], *, escape: bool) -> str:
+    surroundings = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=escape,  # noqa: S701 - off for card.md alone: it is no HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    surroundings.filters |= {"measure": measure, "named": named}
+    return surroundings.get_template(template).render(
+        document=evaluation.document,
+        s=evaluation.document["sections"],
+        gallery=evaluation.gallery,
+        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - drawn by us, its texts escaped
+        titles=words.SECTIONS,
+        metrics=METRICS,
+    )
+
+
+def measure(found: Mapping[str, Any]) -> str:
+    """A figure with its interval, or why there is none."""
+    if found["value"] is None:
+        return str(found["reason"])
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def named(metric: str) -> str:
+    """A metric as people write it."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def _table(points: Sequence[Mapping[str, Any]]) -> str:
+    held = io.StringIO()
+    table = csv.DictWriter(held, list(points[0]) if points else ["x", "y"], lineterminator="\n")
+    table.writeheader()
+    table.writerows(points)
+    return held.getvalue()
