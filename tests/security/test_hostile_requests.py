@@ -199,6 +199,7 @@ def test_requests_sent_at_once_are_answered_in_order(served: Served, extent: Ext
     assert hostile_clients.pipelined(hostile, count) == count
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
 def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Served) -> None:
     hostile = Hostile(served.port, served.key, 1)
     with hostile.connected() as connection:
@@ -213,6 +214,7 @@ def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Ser
     assert timers[0].startswith("02:")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
 def test_the_server_may_open_as_many_files_as_it_takes_connections(served: Served) -> None:
     connections = int(WEB[WEB.index("--backpressure") + 1])
     permitted = min(served.process.rlimit(psutil.RLIMIT_NOFILE)[1], 10_240)
@@ -229,6 +231,7 @@ def most_memory(process: psutil.Process) -> int:
     return found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
 @pytest.mark.parametrize("media", ["application/zip", "multipart/form-data; boundary=xxBOUNDARYxx"])
 def test_a_large_upload_takes_no_memory(served: Served, media: str, extent: Extent) -> None:
     honest_round(served, 0)
