@@ -90,7 +90,7 @@ def test_what_is_anothers_and_what_is_not_there_are_answered_with_the_same_bytes
     before = [told(stranger.get(path)) for path in ("/v1/jobs", "/v1/webhooks", "/v1/keys", "/v1/events")]
     tried = 0
     for route, names in matrix.routes(app):
-        if not names or "name" in names:
+        if not names or names & matrix.COMMON:
             continue
         answers = [
             told(matrix.ask(app, route, route.path.format(**given), f"Bearer {clinic.key}"))
