@@ -41,7 +41,8 @@ def answered(clinic: Caller, job: str) -> list[dict[str, Any]]:
     assert [row["ordinal"] for row in found] == list(range(body["total"]))
     assert {row["outcome"] for row in found} <= set(OUTCOMES)
     for way in ("csv", "ndjson"):
-        assert clinic.get(f"/v1/jobs/{job}/results?format={way}").status_code == 200
+        stream = clinic.get(f"/v1/jobs/{job}/results?format={way}")
+        assert (stream.status_code, stream.data.count(b"\n") >= body["total"]) == (200, True)
     assert clinic.get(f"/v1/jobs/{job}/receipt").status_code == 200
     return found
 

@@ -1,6 +1,6 @@
 """Answers that stream out: each holds a thread as long as its reader takes, so their number is bounded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from flask import Response
@@ -23,16 +23,24 @@ def streamed(lines: Iterable[str], content_type: str) -> Response:
     place = places.enter(caller().tenant_id, _PATIENCE_SECONDS)
     if place is None:
         raise Problem(TOO_MANY_STREAMS, "Too many results are streamed at once.", headers=retry_after())
-    answer = Response(_gathered(lines), content_type=content_type)
-    answer.call_on_close(lambda: places.leave(place))
+
+    def leave() -> None:
+        places.leave(place)
+
+    answer = Response(_gathered(lines, leave), content_type=content_type)
+    # The generator ends by itself or is closed, but one that never began does neither.
+    answer.call_on_close(leave)
     return answer
 
 
-def _gathered(lines: Iterable[str]) -> Iterator[bytes]:
-    piece = bytearray()
-    for line in lines:
-        piece += line.encode()
-        if len(piece) >= _PIECE:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece)
+def _gathered(lines: Iterable[str], leave: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        piece = bytearray()
+        for line in lines:
+            piece += line.encode()
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
+        yield bytes(piece)
+    finally:
+        leave()
