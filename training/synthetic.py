@@ -61,16 +61,19 @@ class Canvas:
     grain: Field
 
 
-def patient(seed: int, kind: int, number: int, *, tone: int | None = None, stage: float | None = None) -> Patient:
+def patient(
+    seed: int, kind: int, number: int, *, tone: int | None = None, stage: float | None = None, look: str | None = None
+) -> Patient:
     """The traits of patient `number` of class `kind` (0 positive, 1 negative), in a fixed order of draws.
 
-    Skin tones are dealt in turn within a class, so that no class and no split is lighter than another.
+    Skin tones are dealt in turn within a class, so that no class and no split is lighter than another. `look`, one of
+    `LOOKS`, takes the place of the class's own; data sets of more classes give it, with kinds of their own numbers.
     """
     stream = Stream(seed, _TRAITS, kind, number)
     stream.uniform()
     drawn_stage = stream.beta(2.2, 1.2)
     size, lesions = stream.uniform(0.035, 0.06), stream.integer(5, 15)
-    sub = ("chickenpox-like", "measles-like")[stream.integer(0, 1)] if kind == NEGATIVE else "mpox-like"
+    sub = ("chickenpox-like", "measles-like")[stream.integer(0, 1)] if kind == NEGATIVE else look or "mpox-like"
     hair = stream.uniform()
     red, green, blue = (float(value) for value in stream.normals(3))
     drawn = Patient(kind, number, seed, number % len(TONES), drawn_stage, size, lesions, sub, hair,
@@ -78,12 +81,20 @@ def patient(seed: int, kind: int, number: int, *, tone: int | None = None, stage
     return replace(drawn, tone=drawn.tone if tone is None else tone, stage=drawn.stage if stage is None else stage)
 
 
+# How many lesions for each that was drawn, their radii (mean and deviation, least, most), and of which kinds (up to
+# which draw). Cowpox: few, large, with a dark scab; hand, foot and mouth disease: small and sparse; healthy: none.
+LOOKS = {
+    "mpox-like": (1.0, (1.0, 0.12), 0.6, 1.4, (("pustule", 0.92), ("macule", 1.0))),
+    "chickenpox-like": (1.3, (0.85, 0.30), 0.4, 1.5, (("vesicle", 0.5), ("crust", 0.75), ("macule", 1.0))),
+    "measles-like": (2.2, (1.0, 0.4), 0.4, 1.8, (("macule", 1.0),)),
+    "cowpox-like": (0.35, (1.7, 0.25), 1.2, 2.4, (("crust", 0.7), ("pustule", 1.0))),
+    "hfmd-like": (0.8, (0.55, 0.15), 0.3, 0.9, (("vesicle", 0.6), ("macule", 1.0))),
+    "healthy": (0.0, (1.0, 0.0), 1.0, 1.0, (("macule", 1.0),)),
+}
+
+
 def _lesions(who: Patient, scene: Stream) -> list[Lesion]:
-    share, spread, low, high, kinds = {
-        "mpox-like": (1.0, (1.0, 0.12), 0.6, 1.4, (("pustule", 0.92), ("macule", 1.0))),
-        "chickenpox-like": (1.3, (0.85, 0.30), 0.4, 1.5, (("vesicle", 0.5), ("crust", 0.75), ("macule", 1.0))),
-        "measles-like": (2.2, (1.0, 0.4), 0.4, 1.8, (("macule", 1.0),)),
-    }[who.sub]
+    share, spread, low, high, kinds = LOOKS[who.sub]
     found = []
     for _ in range(round(share * who.lesions)):
         draw = scene.uniform()
@@ -168,12 +179,12 @@ def render(who: Patient, image: int, *, side: int = 224, ambiguity: float = 1.0)
     """
     scene = Stream(who.seed, _SCENE, who.kind, who.number, image)
     pixels = Stream(who.seed, _PIXELS, who.kind, who.number, image, side)
-    drawn = 1.25 * who.stage - 0.12 * ambiguity + 0.08 * scene.normal()
-    amp = min(max(drawn, 0.05), 1.0) if ambiguity else 1.0
+    drawn, spread = _scene(scene)
+    amp = min(max(1.25 * who.stage - 0.12 * ambiguity + drawn, 0.05), 1.0) if ambiguity else 1.0
     mottle = fractal(Stream(who.background), side, grid=3, octaves=4)
     pores = blurred(pixels.normals(side, side), 1.0)
     grain = pixels.normals(side, side)
-    tone = TONES[who.tone] * (1.0 + 0.03 * scene.normals(3))
+    tone = TONES[who.tone] * (1.0 + spread)
     colour = tone * (1.0 + 0.035 * mottle)[..., None] + (3.0 * standardised(pores))[..., None]
     canvas = Canvas(colour, 0.15 * pores, pores, grain)
     for lesion in _lesions(who, scene):
@@ -181,6 +192,24 @@ def render(who: Patient, image: int, *, side: int = 224, ambiguity: float = 1.0)
     picture = _hairs(_lit(canvas, who, scene), who, scene)
     picture = blurred(picture, scene.uniform(0.3, 1.1)) + 3.0 * pixels.normals(side, side, 3)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def lesion_mask(who: Patient, image: int, *, side: int = 224) -> NDArray[np.bool_]:
+    """Where photo `image` of a patient shows a lesion [side, side], halos left out."""
+    scene = Stream(who.seed, _SCENE, who.kind, who.number, image)
+    _scene(scene)
+    down, across = (np.mgrid[:side, :side] + 0.5) / side
+    found = np.zeros((side, side), dtype=np.bool_)
+    for lesion in _lesions(who, scene):
+        dy, dx = down - lesion.y, across - lesion.x
+        outline = 1.0 + 0.10 * np.sin(lesion.lobes * np.arctan2(dy, dx) + lesion.phase)
+        found |= np.hypot(dx, dy) <= lesion.radius * outline
+    return found
+
+
+def _scene(scene: Stream) -> tuple[float, Field]:
+    """What is drawn of a scene before its lesions: how far the stage is off, and the skin's colour [3]."""
+    return 0.08 * scene.normal(), 0.03 * scene.normals(3)
 
 
 def jpeg(pixels: NDArray[np.uint8], *, quality: int = 90) -> bytes:
