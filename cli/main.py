@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "jobs": ("cli.jobs", "jobs", "List, show, wait for and cancel jobs."),
     "verify": ("cli.verify", "verify", "Hold a folder against a receipt; offline, given the public keys as a file."),
     "evaluate": ("cli.evaluate", "evaluate", "Write the report of a training run."),
+    "data": ("cli.data", "data", "Draw practice data; check what a network is to learn from."),
     "admin": ("cli.admin", "admin", "Make tenants and API keys."),
     "migrate": ("cli.admin", "migrate_command", "Bring the database to the present schema."),
 }
