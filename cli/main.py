@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "classify": ("cli.classify", "classify", "Send photos and wait for what became of each."),
     "jobs": ("cli.jobs", "jobs", "List, show, wait for and cancel jobs."),
     "verify": ("cli.verify", "verify", "Hold a folder against a receipt; offline, given the public keys as a file."),
+    "train": ("cli.train", "train", "Train networks on a data set, and write the bundle."),
     "evaluate": ("cli.evaluate", "evaluate", "Write the report of a training run."),
     "data": ("cli.data", "data", "Draw practice data; check what a network is to learn from."),
     "admin": ("cli.admin", "admin", "Make tenants and API keys."),

@@ -1,0 +1,76 @@
+"""A killed training goes on to the very same network; a wrong configuration is refused with every fault."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import TrainingRefused
+from training.backbone import find_start
+from training.config import Network, read_config
+from training.runs import HISTORY, kinds_of
+
+COMMAND = [sys.executable, "-m", "tests.unit.training.one_member"]
+ROOT = Path(__file__).parents[3]
+GOOD = '[data]\nfolder = "photos"\nlicence = "own"\n[network]\nid = "tiny"\nweights = "scratch"\n'
+
+
+def final(folder: Path) -> list[np.ndarray]:
+    with np.load(folder / "final.npz") as stored:
+        return [stored[name] for name in stored.files]
+
+
+def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    subprocess.run([*COMMAND, str(whole)], cwd=ROOT, check=True, capture_output=True)
+    with subprocess.Popen(
+        [*COMMAND, str(killed)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "tune 1/2" in line:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+    assert not (killed / "final.npz").exists()
+    subprocess.run([*COMMAND, str(killed)], cwd=ROOT, check=True, capture_output=True)
+    assert (killed / HISTORY).read_text(encoding="utf-8") == (whole / HISTORY).read_text(encoding="utf-8")
+    assert all(np.array_equal(a, b) for a, b in zip(final(whole), final(killed), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("scratch", "magic"), "network.weights"),
+        (GOOD.replace("scratch", "file:x.h5"), "weights_sha256"),
+        (GOOD.replace('licence = "own"\n', ""), "data.licence"),
+        (GOOD + "[recipe]\nside = 500\n", "recipe.side"),
+        (GOOD + "[recipe]\nsped = 1\n", "recipe.sped"),
+        (GOOD.replace("[data]", '[data]\nclasses = ["*", "Others"]'), "stands last"),
+        ("[data", "no TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_the_place_of_its_fault(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingRefused, match=told):
+        read_config(path)
+
+
+def test_weights_that_are_another_file_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.h5"
+    file.write_bytes(b"other")
+    with pytest.raises(TrainingRefused, match="another file"):
+        find_start(Network(id="tiny", weights=f"file:{file}", weights_sha256="0" * 64), tmp_path)
+
+
+def test_labels_become_classes_and_what_is_not_named_is_refused() -> None:
+    labels = ["Monkeypox", "Cowpox", "Measles"]
+    assert kinds_of(labels, ["Monkeypox", "*"]).tolist() == [0, 1, 1]
+    with pytest.raises(TrainingRefused, match="Cowpox, Measles"):
+        kinds_of(labels, ["Monkeypox", "Others"])

@@ -1,0 +1,57 @@
+"""Owns what training does to photos, in the input pipeline and never in the network, which would be served with it."""
+
+# ruff: noqa: PLC0415, PLR2004 - TensorFlow takes seconds to import; the strengths are the content
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def batches(
+    pixels: Any, truth: NDArray[np.float32], weights: NDArray[np.float32], rows: NDArray[np.intp], *,
+    batch: int, seed: tuple[int, int],
+) -> Any:  # fmt: skip
+    """One epoch of a tensor of photos [n, s, s, 3] as a tf.data set of (photos, truth, weight).
+
+    Order and changes follow from `seed` and the row alone, so that an epoch is the same whenever and wherever it runs.
+    """
+    import tensorflow as tf
+
+    order = np.random.default_rng(list(seed)).permutation(rows)
+    least = max(batch, 2)
+    dataset = tf.data.Dataset.from_tensor_slices((order.astype(np.int64), truth[order], weights[order]))
+
+    def one(row: Any, label: Any, weight: Any) -> tuple[Any, Any, Any]:
+        key = tf.stack([tf.constant(seed[0] * 100_003 + seed[1], tf.int64), row])
+        return changed(tf.gather(pixels, row), key), label, weight
+
+    found = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return found.batch(least, drop_remainder=len(order) > least).prefetch(1)
+
+
+def changed(photo: Any, key: Any) -> Any:
+    """A photo [s, s, 3] turned, mirrored, shifted, zoomed by up to a tenth, dimmed or lit, as uint8."""
+    import tensorflow as tf
+
+    draw = tf.random.stateless_uniform([9], key)
+    side = tf.cast(tf.shape(photo)[0], tf.float32)
+    photo = tf.image.rot90(photo, tf.cast(draw[0] * 4.0, tf.int32))
+    photo = tf.cond(draw[1] < 0.5, lambda: photo[:, ::-1], lambda: photo)
+    angle, zoom = (draw[2] - 0.5) * 0.28, 0.9 + 0.2 * draw[3]
+    cosine, sine, middle = zoom * tf.cos(angle), zoom * tf.sin(angle), (side - 1.0) / 2.0
+    across = middle - cosine * middle + sine * middle + (draw[4] - 0.5) * 0.1 * side
+    down = middle - sine * middle - cosine * middle + (draw[5] - 0.5) * 0.1 * side
+    transform = tf.stack([cosine, -sine, across, sine, cosine, down, 0.0, 0.0])[None]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(photo, tf.float32)[None],
+        transforms=transform,
+        output_shape=tf.shape(photo)[:2],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )[0]
+    mean = tf.reduce_mean(moved)
+    lit = ((moved - mean) * (0.85 + 0.3 * draw[6]) + mean) * (0.85 + 0.3 * draw[7])
+    return tf.cast(tf.clip_by_value(tf.round(lit), 0.0, 255.0), tf.uint8)
