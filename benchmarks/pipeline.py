@@ -35,6 +35,7 @@ from worker.holder import holder_name
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import SIDE
 from worker.inference.weights import load_reference, load_weights
+from worker.models import OneModel
 from worker.photos import PhotoReader
 
 
@@ -50,7 +51,7 @@ class Worker:
             settings=settings,
             database=self._database,
             storage=storage,
-            classifier=_classifier(settings),
+            models=OneModel(_classifier(settings)),
             photos=PhotoReader(settings, storage),
             holder=holder_name(),
         )

@@ -13,6 +13,7 @@ _PREFIXES: Final = {
     "event": "evt_",
     "delivery": "dlv_",
     "key": "key_",
+    "change": "chg_",
 }
 # Both names are taken: the kind in words, and its prefix as it stands in the text.
 _KINDS: Final = _PREFIXES | {prefix.removesuffix("_"): prefix for prefix in _PREFIXES.values()}

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         description="The address users reach the service at; links begin with it",
     )
     model: Path = Field(
-        default=Path("models/demo"), validation_alias="MODEL", description="Folder of the bundle to serve"
+        default=Path("models/demo"),
+        validation_alias="MODEL",
+        description="Folder of the bundle to serve while none of the register is live",
     )
 
     database_role: Literal["", "poxvisio_app", "poxvisio_worker", "poxvisio_reader", "poxvisio_owner"] = Field(
@@ -201,6 +203,19 @@ class Settings(BaseSettings):
         default=Path.home() / ".cache" / "poxvisio",
         validation_alias="POXVISIO_CACHE_DIR",
         description="Where compiled engines are kept",
+    )
+    engines_kept: int = Field(
+        default=3,
+        ge=1,
+        le=16,
+        validation_alias="POXVISIO_ENGINES_KEPT",
+        description="Networks a worker keeps loaded at most; those that serve all jobs are kept in any case",
+    )
+    max_model_bytes: int = Field(
+        default=1024 * _MEGABYTE,
+        ge=_MEGABYTE,
+        validation_alias="POXVISIO_MAX_MODEL_BYTES",
+        description="Largest bundle that may be published",
     )
     copy_side: int = Field(
         default=1024,

@@ -525,3 +525,85 @@ class BacklogCount(Base):
     leased: Mapped[int] = mapped_column(sa.BigInteger())
     tags: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION()))
     ahead: Mapped[list[int]] = mapped_column(ARRAY(sa.BigInteger()))
+
+
+class Model(Base):
+    """A published bundle: its card, what the check of it said, and the lease of whoever checks it now."""
+
+    __tablename__ = "model"
+    __table_args__ = (
+        sa.UniqueConstraint("id"),
+        sa.Index("ix_model_checking", "published_at", postgresql_where=sa.text("state = 'checking'")),
+        sa.CheckConstraint("state IN ('checking', 'ready', 'refused')", name="state"),
+    )
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    card: Mapped[dict[str, Any]]
+    labels: Mapped[list[str]]
+    clinical: Mapped[bool]
+    synthetic: Mapped[bool]
+    bytes: Mapped[int] = mapped_column(sa.BigInteger())
+    published_by: Mapped[UUID | None]
+    published_at: Mapped[datetime] = _now()
+    state: Mapped[str] = mapped_column(server_default=sa.text("'checking'"))
+    verdict: Mapped[dict[str, Any] | None]
+    checked_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(sa.SmallInteger(), server_default=sa.text("0"))
+    fence: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("0"))
+    lease_until: Mapped[datetime | None]
+
+
+class ModelServing(Base):
+    """Which models serve; one row, or none while nothing was ever changed. ``live`` is empty for what MODEL names."""
+
+    __tablename__ = "model_serving"
+    __table_args__ = (
+        sa.CheckConstraint("sole", name="sole"),
+        sa.CheckConstraint("canary_share BETWEEN 0 AND 1", name="share"),
+    )
+
+    sole: Mapped[bool] = mapped_column(primary_key=True, server_default=sa.true())
+    version: Mapped[int] = mapped_column(sa.BigInteger())
+    live: Mapped[str | None] = mapped_column(sa.ForeignKey("model.digest"))
+    canary: Mapped[str | None] = mapped_column(sa.ForeignKey("model.digest"))
+    canary_share: Mapped[float] = mapped_column(server_default=sa.text("0"))
+    changed_at: Mapped[datetime] = _now()
+
+
+class ModelChange(Base):
+    """A change of what serves: who asked for it and when, from what to what, and which tenants have heard of it."""
+
+    __tablename__ = "model_change"
+    __table_args__ = (
+        # One at a time; a rollback may come while another change waits.
+        sa.Index(
+            "uq_model_change_waiting",
+            "state",
+            unique=True,
+            postgresql_where=sa.text("state = 'waiting' AND kind <> 'rollback'"),
+        ),
+        sa.Index("ix_model_change_untold", "id", postgresql_where=sa.text("told_upto IS NOT NULL")),
+        sa.CheckConstraint("kind IN ('activate', 'canary', 'rollback')", name="kind"),
+        sa.CheckConstraint("state IN ('waiting', 'applied', 'refused')", name="state"),
+        sa.CheckConstraint("role IN ('live', 'canary')", name="role"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    model_id: Mapped[str]
+    # Empty for the bundle that MODEL names.
+    digest: Mapped[str | None]
+    share: Mapped[float | None]
+    by_tenant: Mapped[UUID | None]
+    by_key: Mapped[UUID | None]
+    asked_at: Mapped[datetime] = _now()
+    state: Mapped[str] = mapped_column(server_default=sa.text("'waiting'"))
+    reason: Mapped[str | None]
+    role: Mapped[str | None]
+    from_digest: Mapped[str | None]
+    to_digest: Mapped[str | None]
+    version: Mapped[int | None] = mapped_column(sa.BigInteger())
+    done_at: Mapped[datetime | None]
+    # The last tenant that heard of it, while others have not.
+    told_upto: Mapped[UUID | None]

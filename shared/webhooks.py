@@ -34,6 +34,7 @@ KINDS: Final = (
     "job.expired",
     "endpoint.disabled",
     "endpoint.warning",
+    "model.activated",
     "ping",
 )
 MAX_BODY: Final = 20_000
@@ -89,7 +90,7 @@ def document(event: Recorded, public_url: str) -> dict[str, Any]:
     data |= about | {key: event.body[key] for key in sorted(event.body) if key not in _RESERVED}
     if links:
         data["links"] = links
-    if event.kind.startswith(("job.", "image.")):
+    if event.kind.startswith(("job.", "image.", "model.")):
         data["use"] = "research-only"
     timestamp = event.created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return {"type": event.kind, "timestamp": timestamp, "data": data}

@@ -25,7 +25,7 @@ LOGIN_PASSWORDS = {
     "poxvisio_worker_login": "worker-password-of-tests",
     "poxvisio_reader_login": "reader-password-of-tests",
 }
-TABLES = "tenant, worker_node, backlog_count, answer_scheme"
+TABLES = "tenant, worker_node, backlog_count, answer_scheme, model, model_serving, model_change"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,13 +7,39 @@ from flask import Flask
 
 from shared.settings import Settings
 from web import access, auth, problems
-from web.api import deliveries, events, images, job_changes, jobs, keys, receipts, results, sending, service, webhooks
+from web.api import (
+    deliveries,
+    events,
+    images,
+    job_changes,
+    jobs,
+    keys,
+    models,
+    receipts,
+    results,
+    sending,
+    service,
+    webhooks,
+)
 from web.health import Examiner, health
 from web.openapi import described_rules
 from web.pages.documents import pages
 from web.services import Services
 
-_API: Final = (events, sending, jobs, job_changes, results, receipts, images, webhooks, deliveries, service, keys)
+_API: Final = (
+    events,
+    sending,
+    jobs,
+    job_changes,
+    results,
+    receipts,
+    images,
+    webhooks,
+    deliveries,
+    service,
+    keys,
+    models,
+)
 
 
 def create_app(settings: Settings) -> Flask:

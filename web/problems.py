@@ -132,6 +132,12 @@ DUPLICATE_CUSTOM_ID = _kind(
     "Within a job each custom_id must be unique; `errors` points at the second one.",
 )
 UNKNOWN_MODEL = _kind("unknown-model", 422, "There is no such model", "`/v1/models` lists the models that are served.")
+MODEL_REFUSED = _kind(
+    "model-refused",
+    422,
+    "The model cannot serve",
+    "The bundle is not whole, its id is not one, or it failed the check that each must pass; the detail says which.",
+)
 KEY_REUSED = _kind(
     "idempotency-key-reused",
     422,

@@ -29,6 +29,7 @@ from shared.storage import Storage
 from shared.storage.keys import copy_key
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
+from worker.models import Choice, ModelAway
 from worker.network import Network, Photo, Seen
 from worker.photos import Decoded, PhotoReader, Request
 from worker.photos import Outcome as Read
@@ -41,12 +42,24 @@ _FIRST_GUESS = 20.0
 _BATCH_SECONDS = 0.1
 _WAITING_PEOPLE = 8
 _SMALL_UNITS = 8
+_LOADING_SECONDS = 0.2
+_MOST_PARKED = 64
 
 
 def _requests(works: Iterable[Work]) -> Iterator[Request]:
     for work in works:
         for image in work.unit.images:
             yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
+
+
+def _by_network(photos: Sequence[Photo]) -> Iterator[tuple[Classifier, Sequence[Photo]]]:
+    """Part a micro-batch by the networks that answer its units: almost always there is one."""
+    together: dict[Classifier, list[Photo]] = {}
+    for photo in photos:
+        if photo.work.classifier is None:
+            raise ValueError("a photo is read when its network is known")
+        together.setdefault(photo.work.classifier, []).append(photo)
+    yield from together.items()
 
 
 class Classification:
@@ -58,22 +71,24 @@ class Classification:
         settings: Settings,
         database: Database,
         storage: Storage,
-        classifier: Classifier,
+        models: Choice,
         photos: PhotoReader,
         holder: str,
     ) -> None:
         self._settings = settings
         self._database = database
         self._storage = storage
-        self._classifier = classifier
+        self._models = models
         self._photos = photos
         self._holder = holder
         self._keeper = LeaseKeeper(database, settings.lease_floor)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
         self._unfinished: deque[Future[None]] = deque()
-        self._network = Network(classifier)
+        self._network = Network()
         self._ended = 0.0
         self._open: dict[UUID, Work] = {}
+        # Of these the network is being loaded.
+        self._parked: list[Work] = []
         self._stopping = threading.Event()
         self._looked_at = 0.0
         self._claimed = 0
@@ -99,8 +114,9 @@ class Classification:
         """
         before = self.answered
         try:
-            while self._work_through() and not self._stopping.is_set():
-                pass
+            while (self._work_through() or self._parked) and not self._stopping.is_set():
+                if self._parked:
+                    self._models.wait(_LOADING_SECONDS)
         except DatabaseAway as error:
             log.warning("drain_interrupted", error=str(error))
             self._let_go(give_back)
@@ -137,16 +153,38 @@ class Classification:
     def _claims(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
         while not self._stopping.is_set():
+            yield from _requests(self._ready_of(self._take_parked()))
             photos = max(1, round(self.images_per_second * self._settings.claim_seconds))
             # Jobs of one photo each are claimed together too, but not so many that another worker finds none.
+            parked = len(self._parked)
             units = self._claim(max(_SMALL_UNITS, -(-photos // UNIT_IMAGES)), photos)
-            if not units:
+            if not units and len(self._parked) == parked:
                 return
             yield from _requests(units)
 
+    def _take_parked(self) -> list[Work]:
+        parked, self._parked = self._parked, []
+        return [work for work in parked if work.unit.id in self._open]
+
+    def _ready_of(self, works: Iterable[Work]) -> list[Work]:
+        """Give each unit its network, and return those that have one; the others are parked, or put off."""
+        ready: list[Work] = []
+        for work in works:
+            try:
+                work.classifier = self._models.of(work.unit)
+            except ModelAway as error:
+                log.warning("model_unavailable", job=str(work.unit.job_id), model=work.unit.model, why=str(error))
+                work.settle_without_model()
+                continue
+            (ready if work.classifier else self._parked).append(work)
+        return ready
+
     def _claim(self, wanted: int, photos: int = MANY, *, people_only: bool = False) -> list[Work]:
-        """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process."""
-        if any(work.unit.crashes for work in self._open.values()):
+        """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process.
+
+        Returns those that can be worked on now.
+        """
+        if any(work.unit.crashes for work in self._open.values()) or len(self._parked) >= _MOST_PARKED:
             return []
         claimed_at = time.monotonic()
         with self._database.transaction() as session:
@@ -164,7 +202,7 @@ class Classification:
         self._keeper.add(units, claimed_at)
         works = [Work(unit) for unit in units]
         self._open.update((work.unit.id, work) for work in works)
-        return works
+        return self._ready_of(works)
 
     def _serve_waiting_people(self) -> None:
         """Answer interactive photos between two micro-batches, before what is claimed already."""
@@ -194,8 +232,8 @@ class Classification:
     def _work_off(self, batch: Sequence[Photo]) -> None:
         """Put a micro-batch into the network, and settle what has come out of it."""
         held = [photo for photo in batch if self._keeper.holds(photo.work.unit)]
-        if held:
-            self._network.put(held)
+        for classifier, photos in _by_network(held):
+            self._network.put(classifier, photos)
             self._settle(self._network.seen())
         self._finish_whole()
 
@@ -216,8 +254,7 @@ class Classification:
                 if isinstance(found, Exception):
                     photo.work.settle_broken(photo.image, found)
                 else:
-                    bundle = self._classifier.bundle
-                    photo.work.settle_answered(photo.image, photo.decoded, found, bundle, milliseconds)
+                    photo.work.settle_answered(photo.image, photo.decoded, found, seen.bundle, milliseconds)
 
     def _finish_whole(self) -> None:
         """Hand over to the finisher what is whole, and forget what is no longer ours."""
@@ -288,6 +325,7 @@ class Classification:
                 log.error("finisher_failed", error=type(error).__name__)
         leases = self._keeper.drop_all()
         self._open.clear()
+        self._parked.clear()
         if not leases:
             return
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.bundle import Bundle
 from shared.ledger.claim import ClaimedImage
 from shared.logs import logger
 from worker.inference.answers import Answer
@@ -31,24 +32,24 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the network made of a micro-batch, from when to when (monotonic seconds); milliseconds are a photo's."""
+    """What a network made of a micro-batch, from when to when (monotonic seconds); milliseconds are a photo's."""
 
+    bundle: Bundle
     began: float
     ended: float
     found: list[tuple[Photo, Answer | Exception, float]]
 
 
 class Network:
-    """The classifier with two threads before it; its user is one thread alone."""
+    """The networks with two threads before them; its user is one thread alone."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+    def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="network")
         self._under_way: deque[Future[Seen]] = deque()
 
-    def put(self, photos: Sequence[Photo]) -> None:
-        """Put a micro-batch in."""
-        self._under_way.append(self._threads.submit(self._look, photos))
+    def put(self, classifier: Classifier, photos: Sequence[Photo]) -> None:
+        """Put a micro-batch into one of them."""
+        self._under_way.append(self._threads.submit(_look, classifier, photos))
 
     def seen(self, *, all_of_it: bool = False) -> Iterator[Seen]:
         """Yield what came out, in the order it was put in, until one micro-batch is left under way, or none."""
@@ -64,26 +65,28 @@ class Network:
         """End the threads."""
         self._threads.shutdown()
 
-    def _look(self, photos: Sequence[Photo]) -> Seen:
-        began = time.monotonic()
-        found = self._answers(photos)
-        return Seen(began, time.monotonic(), found)
 
-    def _answers(self, photos: Sequence[Photo]) -> list[tuple[Photo, Answer | Exception, float]]:
-        """Return what the network says of each photo; a batch that fails is halved to the one that breaks it.
+def _look(classifier: Classifier, photos: Sequence[Photo]) -> Seen:
+    began = time.monotonic()
+    found = _answers(classifier, photos)
+    return Seen(classifier.bundle, began, time.monotonic(), found)
 
-        An answer that could not be had is the error that came instead.
-        """
-        started = time.monotonic()
-        try:
-            answers = self._classifier.classify(
-                np.stack([photo.decoded.pixels for photo in photos]), [photo.decoded.quality for photo in photos]
-            )
-        except Exception as error:  # noqa: BLE001  # engines raise what they like; the photo gets an outcome either way
-            if len(photos) > 1:
-                middle = len(photos) // 2
-                return self._answers(photos[:middle]) + self._answers(photos[middle:])
-            log.error("network_failed", job=str(photos[0].work.unit.job_id), error=type(error).__name__)
-            return [(photos[0], error, 0.0)]
-        each = round((time.monotonic() - started) * 1000 / len(photos), 2)
-        return [(photo, answer, each) for photo, answer in zip(photos, answers, strict=True)]
+
+def _answers(classifier: Classifier, photos: Sequence[Photo]) -> list[tuple[Photo, Answer | Exception, float]]:
+    """Return what the network says of each photo; a batch that fails is halved to the one that breaks it.
+
+    An answer that could not be had is the error that came instead.
+    """
+    started = time.monotonic()
+    try:
+        answers = classifier.classify(
+            np.stack([photo.decoded.pixels for photo in photos]), [photo.decoded.quality for photo in photos]
+        )
+    except Exception as error:  # noqa: BLE001  # engines raise what they like; the photo gets an outcome either way
+        if len(photos) > 1:
+            middle = len(photos) // 2
+            return _answers(classifier, photos[:middle]) + _answers(classifier, photos[middle:])
+        log.error("network_failed", job=str(photos[0].work.unit.job_id), error=type(error).__name__)
+        return [(photos[0], error, 0.0)]
+    each = round((time.monotonic() - started) * 1000 / len(photos), 2)
+    return [(photo, answer, each) for photo, answer in zip(photos, answers, strict=True)]

@@ -7,17 +7,20 @@ import threading
 import time
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from shared.broker import Broker
-from shared.bundle import load_bundle
+from shared.bundle import Bundle
 from shared.database import Database
 from shared.errors import BundleError, DatabaseAway, StorageAway
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
 from worker.classification import Classification
+from worker.examiner import Examiner
 from worker.holder import holder_name, release_dead
 from worker.inference.classifier import Classifier
+from worker.models import Models
 from worker.pace import Pace
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
@@ -36,8 +39,12 @@ _REPORT = sa.text("""
       bundle_digest = excluded.bundle_digest, engine = excluded.engine, images_per_second = excluded.images_per_second,
       problem = excluded.problem, last_seen = now()
 """)
-# More than it holds waits for it.
-_WAITING = sa.text("SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND kind = 'images')")
+# Whether more than it holds waits for it, which models serve, and whether one is to be examined.
+_LOOK = sa.text("""
+    SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND kind = 'images') AS more,
+      coalesce((SELECT version FROM model_serving), 0) AS serving,
+      EXISTS (SELECT FROM model WHERE state = 'checking' AND (lease_until IS NULL OR lease_until < now())) AS unchecked
+""")
 _FORGET = sa.text("DELETE FROM worker_node WHERE name = :name OR last_seen < now() - interval '1 day'")
 
 
@@ -51,8 +58,8 @@ class WorkerProcess:
         self._classification: Classification | None = None
         self._receiver: Receiver | None = None
         self._broker = Broker(settings)
-        self._engine: str | None = None
-        self._bundle: tuple[str, str] | None = None
+        self._models: Models | None = None
+        self._examiner: Examiner | None = None
         self._state = "starting"
         self._problem: str | None = None
         self._tried_at = 0.0
@@ -103,6 +110,10 @@ class WorkerProcess:
             self._receiver.close()
         if self._classification is not None:
             self._classification.close()
+        if self._models is not None:
+            self._models.close()
+        if self._examiner is not None:
+            self._examiner.close()
         try:
             with self._database.transaction() as session:
                 session.execute(_FORGET, {"name": self._holder})
@@ -123,15 +134,17 @@ class WorkerProcess:
         try:
             storage = open_storage(settings)
             self._receive(storage)
-            bundle = load_bundle(settings.model)
-            classifier = Classifier.load(
-                bundle,
-                engine=settings.engine,
-                precision=settings.precision,
-                threads=settings.engine_threads,
+            self._examiner = self._examiner or Examiner(settings, self._database, storage)
+            models = Models(
+                self._database,
+                storage,
+                default=settings.model,
                 cache=settings.cache_dir,
+                kept=settings.engines_kept,
+                load=self._network_of,
             )
-        except (BundleError, StorageAway) as error:
+            models.start()
+        except (BundleError, StorageAway, DatabaseAway) as error:
             self._state, self._problem = "setup failed", str(error)
             log.error("setup_failed", problem=str(error))
             return
@@ -143,15 +156,22 @@ class WorkerProcess:
             settings=settings,
             database=self._database,
             storage=storage,
-            classifier=classifier,
+            models=models,
             photos=PhotoReader(settings, storage),
             holder=self._holder,
         )
-        self._engine = f"{classifier.engine.name} {classifier.engine.precision}"
-        self._bundle = (bundle.id, bundle.digest)
+        self._models = models
         self._state, self._problem = "ready", None
-        took = round(time.monotonic() - self._tried_at, 2)
-        log.info("network_ready", model=bundle.id, engine=self._engine, seconds=took)
+
+    def _network_of(self, bundle: Bundle) -> Classifier:
+        settings = self._settings
+        return Classifier.load(
+            bundle,
+            engine=settings.engine,
+            precision=settings.precision,
+            threads=settings.engine_threads,
+            cache=settings.cache_dir,
+        )
 
     def _receive(self, storage: Storage) -> None:
         """Begin to take jobs in, which needs no network."""
@@ -182,23 +202,34 @@ class WorkerProcess:
         self._changed.set()
 
     def _report(self, *, measure: bool = False) -> None:
-        bundle, digest = self._bundle or (None, None)
+        network = self._models.live if self._models is not None else None
+        engine = f"{network.engine.name} {network.engine.precision}" if network else None
         try:
             with self._database.transaction() as session:
-                if measure and self._classification is not None:
-                    is_full = self._state == "busy" and bool(session.execute(_WAITING).scalar_one())
-                    self._pace.look(time.monotonic(), self._classification.answered, is_full=is_full)
+                if measure:
+                    self._look(session)
                 session.execute(
                     _REPORT,
                     {
                         "name": self._holder,
                         "state": self._state,
-                        "bundle": bundle,
-                        "digest": digest,
-                        "engine": self._engine,
+                        "bundle": network.bundle.id if network else None,
+                        "digest": network.bundle.digest if network else None,
+                        "engine": engine,
                         "rate": self._pace.rate or (self._classification and self._classification.images_per_second),
-                        "problem": self._problem,
+                        "problem": self._problem or (self._models and self._models.problem),
                     },
                 )
         except DatabaseAway:
             log.warning("report_missed")
+
+    def _look(self, session: Session) -> None:
+        """See what has changed meanwhile: an idle worker claims nothing that could tell it."""
+        found = session.execute(_LOOK).one()
+        if self._classification is not None:
+            is_full = self._state == "busy" and found.more
+            self._pace.look(time.monotonic(), self._classification.answered, is_full=is_full)
+        if self._models is not None:
+            self._models.heed(found.serving)
+        if found.unchecked and self._examiner is not None:
+            self._examiner.begin()

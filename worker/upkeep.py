@@ -1,8 +1,8 @@
 """The sweep as a process: ``python -m worker.upkeep``.
 
-Every round reaps, promotes, expires and wakes workers for what is ready. What may take long, deleting photos above
-all, is done by a thread of its own (``worker/housekeeping.py``), so that no round waits for it. A fault ends the round,
-never the process.
+Every round reaps, promotes, expires, wakes workers for what is ready, and changes which models serve. What may take
+long, deleting photos above all, is done by a thread of its own (``worker/housekeeping.py``), so that no round waits for
+it. A fault ends the round, never the process.
 """
 
 import signal
@@ -12,10 +12,13 @@ from types import FrameType
 
 from shared import crash_points
 from shared.broker import Broker
+from shared.bundle import load_bundle
 from shared.database import Database
-from shared.errors import InvalidSetting, Unavailable
+from shared.errors import BundleError, InvalidSetting, Unavailable
 from shared.ledger.sweep import Sweep, sweep
 from shared.logs import configure, logger
+from shared.registry import changes
+from shared.registry.changes import Named
 from shared.settings import Settings
 from shared.storage import open_storage
 from worker.housekeeping import Housekeeping
@@ -26,8 +29,9 @@ log = logger(__name__)
 class Upkeep:
     """One process's rounds. Several may run; the sweep's lock spares them the same work."""
 
-    def __init__(self, database: Database, broker: Broker, *, seconds: float) -> None:
+    def __init__(self, database: Database, broker: Broker, *, seconds: float, model: Named | None = None) -> None:
         self._database = database
+        self._model = model
         self._broker = broker
         self._seconds = seconds
         self._stopping = threading.Event()
@@ -57,6 +61,7 @@ class Upkeep:
         if found is not None:
             _tell(found)
             self._broker.wake(lane for lane, units in found.ready.items() for _ in range(min(units, found.workers)))
+        changes.make(self._database, self._model)
 
 
 def _tell(found: Sweep) -> None:
@@ -71,6 +76,16 @@ def _tell(found: Sweep) -> None:
         )
 
 
+def _named(settings: Settings) -> Named | None:
+    """Return the name of the bundle that ``MODEL`` names, for the events that tell of it."""
+    try:
+        bundle = load_bundle(settings.model)
+    except BundleError as error:
+        log.warning("no_default_model", problem=str(error))
+        return None
+    return Named(bundle.id, bundle.digest)
+
+
 def main() -> int:
     """Run the sweep and the housekeeping until SIGTERM."""
     try:
@@ -81,7 +96,7 @@ def main() -> int:
     configure(settings.log_level)
     crash_points.arm(settings.crash_point)
     database = Database.open(settings, "poxvisio_worker")
-    upkeep = Upkeep(database, Broker(settings), seconds=settings.sweep_seconds)
+    upkeep = Upkeep(database, Broker(settings), seconds=settings.sweep_seconds, model=_named(settings))
     housekeeping = Housekeeping(database, open_storage(settings))
     thread = threading.Thread(target=housekeeping.run, name="housekeeping")
 

@@ -10,6 +10,7 @@ from shared.ledger.claim import Claimed, ClaimedImage
 from shared.ledger.complete import Deferred, Outcome
 from shared.logs import logger
 from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
 from worker.photos import Decoded, Rejected, Unreadable
 
 log = logger(__name__)
@@ -20,6 +21,7 @@ NETWORK_FAILED = "network_failed"
 STORAGE_UNREACHABLE = "storage_unreachable"
 PHOTO_MISSING = "photo_missing"
 BYTES_CHANGED = "bytes_changed"
+MODEL_UNAVAILABLE = "model_unavailable"
 
 
 def backoff_seconds(attempt: int, chance: float) -> float:
@@ -38,6 +40,8 @@ class Work:
     outcomes: list[Outcome] = field(default_factory=list)
     deferred: list[Deferred] = field(default_factory=list)
     copies: dict[UUID, bytes] = field(default_factory=dict)
+    #: The network that answers the whole unit; None while it is not known.
+    classifier: Classifier | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -55,6 +59,11 @@ class Work:
             self._add(image, "failed", PHOTO_MISSING)
         else:
             self._put_off(image, photo.reason)
+
+    def settle_without_model(self) -> None:
+        """Settle every photo of a unit whose model cannot be loaded here now: it may be later, or on another node."""
+        for image in self.unit.images:
+            self._put_off(image, MODEL_UNAVAILABLE)
 
     def settle_broken(self, image: ClaimedImage, error: Exception) -> None:
         """Settle a photo that broke the network, alone. Want of memory may pass; everything else is the photo."""

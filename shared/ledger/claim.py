@@ -40,6 +40,10 @@ class Claimed:
     attempt: int
     crashes: int
     images: tuple[ClaimedImage, ...]
+    #: The model that the job asks for; None for the one that serves.
+    model: str | None = None
+    #: The version of what serves (``shared/registry/serving.py``) when it was claimed.
+    serving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ _CLAIM = """
         leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
       FROM fitting WHERE u.id = fitting.id
       RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft)
-    SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, p.*
+    SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, j.model,
+      (SELECT version FROM model_serving) AS serving, p.*
     FROM taken t JOIN job j ON j.id = t.job_id CROSS JOIN LATERAL (
       SELECT string_agg(uuid_send(i.id), '') AS images, array_agg(i.ordinal) AS ordinals,
         array_agg(i.storage_key) AS storage_keys, array_agg(i.sha256) AS digests, array_agg(i.bytes) AS sizes
@@ -164,6 +169,8 @@ def claim(
             row.attempt,
             row.crashes,
             _images(row),
+            row.model,
+            row.serving or 0,
         )
         for row in rows
     ]

@@ -132,6 +132,15 @@ def fill(owner: Database, url: str) -> UUID:
     change(owner, replaced)
     change(owner, "INSERT INTO intake SELECT id, tenant_id, 'urls', 'a', NULL, NULL, NULL, 1, now(), NULL FROM job")
     change(owner, "INSERT INTO intake_url SELECT job_id, 0, tenant_id, 'https://a.example/1' FROM intake")
+    for statement in (
+        """
+        INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes)
+        VALUES (repeat('ab', 32), 'second', '{}', '{a,b}', false, true, 5)
+        """,
+        "INSERT INTO model_serving (version, canary, canary_share) VALUES (1, repeat('ab', 32), 0.5)",
+        "INSERT INTO model_change (id, kind, model_id) VALUES (gen_random_uuid(), 'canary', 'second')",
+    ):
+        change(owner, statement)
     app.close()
     worker.close()
     assert all(snapshot(url).values()), "a table without rows proves nothing"

@@ -32,6 +32,8 @@ TENANT_TABLES = {
     "tenant": set(),
     "unit": {"INSERT", "UPDATE", "DELETE"},
 }
+# Of no tenant: what serves is the same for all.
+REGISTER = ("model", "model_change", "model_serving")
 NEVER_OF_WORKERS = {"tenant", "api_key"}
 LOOKUP_TABLES = {"api_key", "tenant", "unit", "flow"}
 ROLES = ("poxvisio_owner", "poxvisio_app", "poxvisio_worker", "poxvisio_reader", "poxvisio_lookup")
@@ -225,7 +227,9 @@ def test_every_foreign_key_inside_a_tenant_carries_the_tenant(owner_db: Database
                 WHERE attrelid = c.conrelid AND attnum = ANY (c.conkey)) AS columns
         FROM pg_constraint c JOIN pg_class k ON k.oid = c.conrelid
         WHERE c.contype = 'f' AND c.connamespace = 'public'::regnamespace AND NOT k.relispartition
+          AND k.relname <> ALL (:register)
         """,
+        register=list(REGISTER),
     )
     assert len(found) > 10
     for key in found:
@@ -274,6 +278,7 @@ def test_the_web_may_do_what_the_list_says_and_no_more(owner_db: Database) -> No
         "worker_node": set(),
         "backlog_count": set(),
         "answer_scheme": set(),
+        **{table: set() for table in REGISTER},
     }
     expected = {table: {"SELECT"} | more for table, more in (TENANT_TABLES | read_only).items()}
     assert rights(owner_db, "poxvisio_app") == expected
@@ -286,6 +291,7 @@ def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> No
         "worker_node",
         "backlog_count",
         "answer_scheme",
+        *REGISTER,
     }
     assert allowed["image"] == {"SELECT", "INSERT"}
     assert allowed["result"] == {"SELECT", "INSERT"}
@@ -293,6 +299,24 @@ def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> No
     assert allowed["job"] == {"SELECT", "UPDATE"}
     assert allowed["event"] == {"SELECT", "INSERT"}
     assert allowed["attempt"] == {"SELECT", "INSERT"}
+    assert allowed["model"] == allowed["model_change"] == {"SELECT", "UPDATE"}
+
+
+def test_the_web_may_enter_models_and_wishes_and_neither_verdicts_nor_what_serves(owner_db: Database) -> None:
+    found = rows(
+        owner_db,
+        """
+        SELECT table_name, array_agg(column_name::text ORDER BY column_name) AS columns
+        FROM information_schema.column_privileges
+        WHERE grantee = 'poxvisio_app' AND privilege_type IN ('INSERT', 'UPDATE') AND table_name = ANY (:tables)
+        GROUP BY table_name ORDER BY table_name
+        """,
+        tables=list(REGISTER),
+    )
+    assert found == [
+        ("model", ["bytes", "card", "clinical", "digest", "id", "labels", "published_by", "synthetic"]),
+        ("model_change", ["by_key", "by_tenant", "digest", "id", "kind", "model_id", "share"]),
+    ]
 
 
 def test_the_reader_reads_aggregates_only(owner_db: Database, reader_db: Database, pair: tuple[UUID, UUID]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+import sqlalchemy as sa
 from flask import Flask
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import TestResponse
@@ -39,15 +40,23 @@ COMMON: Final = frozenset({"name", "model", "change"})
 # Names that are in no database, and so nobody's.
 _PUBLIC: Final = {"/static/{name}": "app.css", "/problems/{name}": "not-found"}
 # Only a waiting job can be cancelled, only a closed one tried again: each is made anew for every caller who may.
-_USING_UP: Final = ("/cancel", "/retry")
+_USING_UP: Final = ("/cancel", "/retry", "/activate", "/canary", "/rollback")
 _SINCE: Final = {"since": "2026-01-01T00:00:00Z"}
 _BODIES: Final[dict[str, Any]] = {
     "POST /v1/webhooks": {"url": "https://example.org/hook"},
     "PATCH /v1/webhooks/{webhook}": {"description": "changed"},
     "POST /v1/webhooks/{webhook}/recover": _SINCE,
     "POST /v1/webhooks/{webhook}/replay": _SINCE,
+    "POST /v1/models/{model}/canary": {"share": 0.5},
     "POST /v1/keys": {"name": "another", "scopes": ["jobs:read"]},
 }
+_MODEL: Final = sa.text("""
+    INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes)
+    VALUES (:id, :id, '{}', '{a,b}', false, true, 1)
+""")
+_CHANGE: Final = sa.text("""
+    INSERT INTO model_change (id, kind, model_id, digest, state) VALUES (:id, 'activate', :model, :model, 'refused')
+""")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -119,7 +128,17 @@ class World:
         key_made = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["jobs:read"]}))
         self.ids |= {"job": job["id"], "webhook": hook["id"], "delivery": sent["id"], "key": key_made["id"]}
         self.seen |= {value.partition("_")[2] for name, value in self.ids.items() if name not in COMMON}
+        self._register()
         self.seen |= {MARK, hook["secret"], self.tenant.hex, str(self.tenant)}
+
+    def _register(self) -> None:
+        """Publish a model that waits for its check, and make an older wish for a change."""
+        model, change = f"model-{new_id().hex}", new_id()
+        with self.owner_db.transaction() as session:
+            session.execute(sa.text("DELETE FROM model_change"))
+            session.execute(_MODEL, {"id": model})
+            session.execute(_CHANGE, {"id": change, "model": model})
+        self.ids |= {"model": model, "change": ids.text("change", change)}
 
     def leak(self, answer: TestResponse) -> str | None:
         """Return what of this tenant's an answer holds."""

@@ -16,7 +16,16 @@ from web.auth import caller
 from web.intake import fingerprint
 from web.intake.options import Instant
 from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
-from web.problems import BROKEN_BODY, INVALID_OPTIONS, NOT_FOUND, TOO_LARGE, UNSUPPORTED_TYPE, Problem, not_found
+from web.problems import (
+    BROKEN_BODY,
+    INVALID_OPTIONS,
+    MISSING_SCOPE,
+    NOT_FOUND,
+    TOO_LARGE,
+    UNSUPPORTED_TYPE,
+    Problem,
+    not_found,
+)
 from web.replay import perform
 from web.services import services
 from web.wire import Shape, respond
@@ -91,6 +100,9 @@ def create() -> Response:
     read_query(NoQuery)
     wanted = read_json(KeyRequest)
     tenant = caller().tenant_id
+    if "models" in wanted.scopes and "models" not in caller().scopes:
+        # What serves is the same for all tenants: a tenant cannot give itself a say in it.
+        raise Problem(MISSING_SCOPE, "Only a key with the scope 'models' can make another with it.")
 
     def act(session: Session) -> NewKeyBody:
         # Here and not before, because a replay is answered as it was, whatever has passed meanwhile.

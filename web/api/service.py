@@ -1,19 +1,16 @@
-"""What the service says about itself: its limits, the model it serves, and its own description."""
+"""What the service says about itself: its limits and its own description."""
 
 from typing import Any, Final
 
 from flask import Blueprint, Response, current_app, json
 from pydantic import Field
 
-from shared.bundle import RESEARCH_USE
 from shared.ledger.idempotency import KEPT
 from shared.webhooks import KINDS
 from web.api.waiting import LONGEST_WAIT
-from web.asking import NoQuery, read_query
 from web.openapi import Answer, document, operation
-from web.problems import MODEL_AWAY
 from web.services import services
-from web.wire import USE, ResearchUse, Shape, respond
+from web.wire import Shape, respond
 
 api = Blueprint("service", __name__)
 
@@ -33,26 +30,6 @@ class Limits(Shape):
     idempotency_kept: int
 
 
-class ModelBody(Shape):
-    """A model as it is served."""
-
-    id: str
-    digest: str
-    live: bool
-    labels: list[str]
-    clinical: bool
-    synthetic: bool = Field(description="Trained on synthetic photos: it shows how the service works and nothing else")
-    card: dict[str, Any]
-
-
-class ModelList(Shape):
-    """The models there are."""
-
-    models: list[ModelBody]
-    notice: str = RESEARCH_USE
-    use: ResearchUse = USE
-
-
 @api.get("/v1/limits")
 @operation("Read the limits", {200: Answer("The limits.", {"application/json": Limits})}, tag=_TAG)
 def limits() -> Response:
@@ -69,31 +46,6 @@ def limits() -> Response:
             idempotency_kept=int(KEPT.total_seconds()),
         )
     )
-
-
-@api.get("/v1/models")
-@operation(
-    "List models",
-    {200: Answer("The one model that is served, with its card.", {"application/json": ModelList})},
-    tag=_TAG,
-    scope="jobs:read",
-    query=NoQuery,
-    problems=(MODEL_AWAY,),
-)
-def models() -> Response:
-    """Return the served bundle; 503 where it is missing or altered."""
-    read_query(NoQuery)
-    bundle = services().model.bundle()
-    served = ModelBody(
-        id=bundle.id,
-        digest=bundle.digest,
-        live=True,
-        labels=list(bundle.labels),
-        clinical=bundle.clinical,
-        synthetic=bundle.synthetic,
-        card=dict(bundle.card),
-    )
-    return respond(ModelList(models=[served]))
 
 
 @api.get("/openapi.json")

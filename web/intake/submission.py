@@ -28,6 +28,7 @@ from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
+from shared.registry import records
 from web.asking import idempotency_key, read_query, wrong
 from web.intake import fingerprint, pressure
 from web.intake.arrival import Arrival, check_length, check_type
@@ -133,10 +134,16 @@ class _Submission:
         """Raise where an option does not fit the time, the model or the network as they are now."""
         if options.deadline is not None and options.deadline <= datetime.now(UTC):
             raise self._wrong("has passed already", "deadline")
-        if options.model is not None and options.model != self._services.model.bundle().id:
+        if options.model is not None and not self._is_served(options.model):
             raise self._wrong("is not served; see /v1/models", "model", kind=UNKNOWN_MODEL)
         if options.webhook is not None:
             self._check_webhook(options.webhook)
+
+    def _is_served(self, model: str) -> bool:
+        with self._services.database.transaction(self._caller.tenant_id) as session:
+            if records.digest_of(session, model) is not None:
+                return True
+        return self._services.model.bundle().id == model
 
     def _check_webhook(self, webhook: OneOffWebhook) -> None:
         try:

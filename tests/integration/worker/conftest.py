@@ -16,6 +16,7 @@ from shared.settings import Settings
 from shared.storage import Storage, open_storage
 from worker.classification import Classification
 from worker.inference.classifier import Classifier
+from worker.models import OneModel
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
 
@@ -82,7 +83,7 @@ def make_worker(settings: Settings, worker_db: Database, storage: Storage, class
             settings=own,
             database=worker_db,
             storage=store,
-            classifier=network,
+            models=OneModel(network),
             photos=PhotoReader(own, store),
             holder=holder,
         )

@@ -13,6 +13,8 @@ from worker.network import Network, Photo
 class Meeting:
     """A classifier that answers nobody before two batches are in it."""
 
+    bundle = None
+
     def __init__(self) -> None:
         self._both = threading.Barrier(2, timeout=20)
 
@@ -34,10 +36,10 @@ def photos(*values: int) -> list[Photo]:
 
 
 def test_two_micro_batches_are_under_way_and_come_out_in_order() -> None:
-    network = Network(cast("Classifier", Meeting()))
-    network.put(photos(1, 2))
+    network, meeting = Network(), cast("Classifier", Meeting())
+    network.put(meeting, photos(1, 2))
     assert list(network.seen()) == []
-    network.put(photos(3))
+    network.put(meeting, photos(3))
     found: list[Any] = [answer for seen in network.seen(all_of_it=True) for _, answer, _ in seen.found]
     assert found == [1, 2, 3]
     network.close()

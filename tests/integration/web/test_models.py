@@ -1,0 +1,102 @@
+"""Publishing models over HTTP, and asking for changes of what serves."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from shared.database import Database
+from shared.registry import changes
+from shared.registry.bundles import FILES
+from tests.integration.web.conftest import JPEG, Caller, make_key
+from tests.integration.worker.test_models import MakeBundle, make_bundle
+
+__all__ = ["make_bundle"]
+
+
+def upload(caller: Caller, files: dict[str, bytes]) -> TestResponse:
+    head = '--x\r\nContent-Disposition: form-data; name="{0}"; filename="{0}"\r\n\r\n'
+    pieces = [head.format(name).encode() + data + b"\r\n" for name, data in files.items()]
+    body = b"".join([*pieces, b"--x--\r\n"])
+    return caller.post("/v1/models", data=body, content_type="multipart/form-data; boundary=x")
+
+
+@pytest.fixture
+def files(make_bundle: MakeBundle) -> dict[str, bytes]:
+    bundle = make_bundle("second")
+    return {name: bundle.file(name).read_bytes() for name in FILES}
+
+
+def decide(owner_db: Database, state: str) -> None:
+    verdict = '{"passed": false, "problem": "it answers otherwise"}' if state == "refused" else '{"passed": true}'
+    with owner_db.transaction() as session:
+        session.execute(
+            sa.text("UPDATE model SET state = :state, verdict = CAST(:verdict AS jsonb)"),
+            {"state": state, "verdict": verdict},
+        )
+
+
+def test_a_model_is_published_checked_made_live_and_taken_back(
+    clinic: Caller, files: dict[str, bytes], owner_db: Database, worker_db: Database
+) -> None:
+    made = upload(clinic, files)
+    assert made.status_code == 201, made.text
+    assert upload(clinic, files).status_code == 201, "twice is no error"
+    assert clinic.send([("a.jpg", JPEG)], {"model": "second"}).status_code == 422, "it has not passed its check"
+    decide(owner_db, "ready")
+    assert clinic.send([("a.jpg", JPEG)], {"model": "second"}).status_code == 202
+    asked = clinic.post("/v1/models/second/activate")
+    assert asked.status_code == 202
+    assert clinic.post("/v1/models/demo-synthetic/canary", {"share": 0.5}).status_code == 422
+    assert clinic.post("/v1/models/second/activate").status_code == 409, "another change waits"
+    changes.make(worker_db, None)
+    assert clinic.get(asked.headers["Location"].removeprefix("http://127.0.0.1:8000")).json["state"] == "applied"  # type: ignore[index]
+    listed = clinic.get("/v1/models").json
+    assert listed is not None
+    assert {model["id"]: model["live"] for model in listed["models"]} == {"second": True, "demo-synthetic": False}
+    assert clinic.post("/v1/models/second/activate").status_code == 409, "it is live already"
+    assert clinic.post("/v1/models/second/rollback").status_code == 202
+    changes.make(worker_db, None)
+    found = clinic.get("/v1/models/changes").json
+    assert found is not None
+    assert [(change["kind"], change["state"]) for change in found["changes"]] == [
+        ("rollback", "applied"),
+        ("activate", "applied"),
+    ]
+    assert all(change["asked_by"].startswith("key_") for change in found["changes"])
+
+
+def test_a_bundle_that_failed_its_check_cannot_be_activated(
+    clinic: Caller, files: dict[str, bytes], owner_db: Database
+) -> None:
+    upload(clinic, files)
+    decide(owner_db, "refused")
+    answer = clinic.post("/v1/models/second/activate")
+    assert (answer.status_code, "it answers otherwise" in answer.text) == (422, True)
+    assert clinic.post("/v1/models/none/activate").status_code == 404
+
+
+@pytest.mark.parametrize("harm", ["altered", "missing", "another"])
+def test_what_is_not_a_whole_bundle_is_refused_and_nothing_is_kept(
+    harm: str, clinic: Caller, files: dict[str, bytes], objects: Any, rows: Any
+) -> None:
+    if harm == "altered":
+        files["gate.safetensors"] = files["gate.safetensors"][:-1] + b"\x00"
+    elif harm == "missing":
+        del files["parity.safetensors"]
+    else:
+        files["../card.json"] = b"{}"
+    answer = upload(clinic, files)
+    assert answer.status_code == (400 if harm == "another" else 422)
+    assert "/tmp" not in answer.text
+    assert objects() == []
+    assert rows("model") == 0
+
+
+def test_a_tenant_cannot_give_itself_a_say_in_what_serves(app: Flask, owner_db: Database, tenant: UUID) -> None:
+    admin = Caller(app.test_client(), make_key(owner_db, tenant, ["admin"]), tenant)
+    assert admin.post("/v1/keys", {"name": "k", "scopes": ["models"]}).status_code == 403
+    assert admin.post("/v1/keys", {"name": "k", "scopes": ["jobs:read"]}).status_code == 201
