@@ -21,7 +21,7 @@ FUZZED = tests/security/test_described.py tests/security/test_hostile_requests.p
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: .venv/.demo ## Start everything, send the sample photos, account for each one, stop everything
@@ -56,6 +56,12 @@ chaos: .venv/.dev ## Kill processes at random, 1,000 of them, and account for ev
 .PHONY: bench
 bench: .venv/.dev ## Measure everything against yardsticks of the same run; writes benchmarks/results.json and README.md
 	@$(BIN)/python -m benchmarks
+
+.PHONY: model-gates
+model-gates: .venv/.dev ## Evaluate a finished training run and hold it against the rules of trust; RUN=runs/v1
+	@test -n "$(RUN)" || { echo "say which run: make model-gates RUN=runs/v1" >&2; exit 2; }
+	@$(BIN)/poxvisio evaluate $(RUN)
+	@$(BIN)/python -m training.gates $(RUN)
 
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml

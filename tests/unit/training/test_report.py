@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from tests.unit.training.run_folder import make
+from training.gates import gates
 from training.report import words
 from training.report.performance import METRICS
 
@@ -103,3 +104,26 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_the_way_on(tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "--resume" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        (("split", "overlap"), 1, "two sides"),
+        (("split", "canary", "passed"), False, "canary"),
+        (("calibration", "after", "ece", "value"), 0.2, "calibration"),
+        (("calibration", "after", "ece", "value"), None, "calibration"),
+        (("abstention", "coverage", "value"), 0.5, "coverage"),
+        (("abstention", "accepted", "value"), 0.5, "probes"),
+        (("limits", "leakage_alarm"), True, "alarm"),
+    ],
+)
+def test_a_gate_fails_where_its_figure_is_bad_or_missing(
+    document: dict[str, Any], path: tuple[str, ...], value: object, rule: str
+) -> None:
+    bad = json.loads(json.dumps(document))
+    place = bad["sections"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert [gate.passed for gate in gates(bad) if rule in gate.rule] == [False]
