@@ -53,5 +53,7 @@ def test_no_command_is_called_missing_that_is_there(page: str) -> None:
 def test_make_names_every_target_that_a_person_may_call() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = {line.split()[1] for line in shown.splitlines() if line.startswith("make ")}
-    assert listed == set(re.findall(r"^\.PHONY: ([\w-]+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == set(
+        re.findall(r"^\.PHONY: ([\w-]+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {"demo", "up", "test", "bench", "fuzz"} <= listed
