@@ -41,6 +41,7 @@ def _gathered(lines: Iterable[str], leave: Callable[[], None]) -> Iterator[bytes
             if len(piece) >= _PIECE:
                 yield bytes(piece)
                 piece.clear()
-        yield bytes(piece)
+        if piece:
+            yield bytes(piece)
     finally:
         leave()

@@ -8,7 +8,7 @@ from shared import history, receipts
 from shared.database import Database
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, Caller, make_key
-from web.api import results
+from web.api import results, streaming
 
 
 def made(caller: Caller, photos: int = 3) -> dict[str, Any]:
@@ -116,6 +116,7 @@ def test_a_stream_whose_job_is_deleted_meanwhile_says_that_it_is_incomplete(
     form: str, clinic: Caller, worker_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "_STREAMED", 2)
+    monkeypatch.setattr(streaming, "_PIECE", 1)
     path = f"/v1/jobs/{made(clinic, 5)['id']}"
     answer_all(worker_db)
     answer = clinic.client.get(
