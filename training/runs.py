@@ -126,6 +126,13 @@ def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     replace_file(path, held.getvalue())
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes one array as .npy, whole or not at all."""
+    held = io.BytesIO()
+    np.save(held, array)
+    replace_file(path, held.getvalue())
+
+
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
     replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
@@ -146,9 +153,7 @@ def load_member(folder: Path, fold: int, seed: int) -> Member:
 
 def save_qualities(path: Path, qualities: Sequence[Quality]) -> None:
     """Writes the quality of each photo."""
-    held = io.BytesIO()
-    np.save(held, np.array([[q.blur, q.exposure, q.size, q.flat] for q in qualities], dtype=np.float64))
-    replace_file(path, held.getvalue())
+    save_array(path, np.array([[q.blur, q.exposure, q.size, q.flat] for q in qualities], dtype=np.float64))
 
 
 def load_qualities(path: Path) -> list[Quality]:

@@ -64,7 +64,7 @@ def train(config: Config, out: Path, *, source: Path, resume: bool, tell: Tell =
     if not (out / runs.FROZEN).is_file():
         tell("features of the network that training begins with")
         frozen = _outputs(rounded(build(len(config.data.classes), config.recipe, material.start, 0)), material.pixels)
-        np.save(out / runs.FROZEN, frozen.features)
+        runs.save_array(out / runs.FROZEN, frozen.features)
     runs.save_qualities(out / runs.QUALITIES, material.qualities)
     small = resized(material.pixels, config.recipe.side)
     for seed in config.recipe.seeds:
