@@ -19,7 +19,30 @@ _LAYOUTS = {"v1": "msld-v1", "v2": "msld-v2"}
 
 @click.group(epilog=example("poxvisio data synth practice/ --patients 20", "poxvisio data check practice/"))
 def data() -> None:
-    """Draw practice data and check data sets before anything is learnt from them."""
+    """Fetch or draw data sets, and check them before anything is learnt from them."""
+
+
+@data.command(epilog=example("KAGGLE_API_TOKEN=... poxvisio data fetch msld-v1 --to msld-v1/"))
+@click.argument("name", type=click.Choice(["msld-v1", "msld-v2"]))
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="New or empty folder; else one of that name here."
+)
+@json_option("what was fetched")
+def fetch(name: str, folder: Path | None, as_json: bool) -> None:
+    """Fetch MSLD from Kaggle with your own account; its photos are CC BY-NC at best, and not yours to hand on.
+
+    A download that was cut goes on where it was. Exit code 2 for a folder or archive that cannot be used, 3 where
+    Kaggle refuses or is out of reach.
+    """
+    from training import fetching  # noqa: PLC0415
+
+    try:
+        record = fetching.fetch(
+            name, folder or Path(name), show=lambda size: progress("fetching", size, "bytes", quiet=as_json)
+        )
+    except DataRefused as error:
+        raise click.UsageError(str(error)) from error
+    print_json(record) if as_json else click.echo(f"{name} is in {folder or name}; licence: {record['licence']}")
 
 
 @data.command(

@@ -1,0 +1,152 @@
+"""Kaggle's own client, unmodified, against a Kaggle on loopback: every refusal is told, nothing is half there.
+
+``KAGGLE_API_ENVIRONMENT=TEST`` sends the client to a fixed port of localhost in plain HTTP, and ``HTTP_PROXY`` from
+there to the free port that the fake listens on.
+"""
+
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import DataRefused, Unavailable
+from tests.unit.training.folders import first
+from training import fetching, manifest
+
+
+class Kaggle(ThreadingHTTPServer):
+    archive = b""
+    etag = '"one"'
+    status = 200
+    cut = 0
+    ranges: list[str]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Kaggle
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.status != 200:
+            self._send(self.server.status, b"{}", {"Retry-After": "77"})
+        elif self.path.endswith("/GetDatasetMetadata"):
+            info = {"info": {"licenses": [{"name": "CC BY-NC 4.0"}]}}
+            self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+        else:
+            self._send(302, b"", {"Location": "http://localhost:7777/archive.zip"})
+
+    def do_GET(self) -> None:
+        whole, start, status = self.server.archive, 0, 200
+        if (wanted := self.headers.get("Range")) and self.headers.get("If-Range") == self.server.etag:
+            self.server.ranges.append(wanted)
+            start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+        self._send(status, whole[start:], {"ETag": self.server.etag, "Accept-Ranges": "bytes"}, cut=self.server.cut)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], cut: int = 0) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: cut or None])
+        self.close_connection = True
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
+    first(tmp_path / "source")
+    server = Kaggle(("127.0.0.1", 0), Handler)
+    server.ranges = []
+    server.archive = packed(tmp_path / "source")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "a-token-of-the-tests")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def packed(folder: Path, **more: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
+        for name, data in more.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def fetch(folder: Path) -> dict[str, Any]:
+    return fetching.fetch("msld-v1", folder, show=lambda _: nullcontext(lambda _: None))
+
+
+def test_what_is_fetched_is_whole_with_its_licence_and_can_be_learnt_from(kaggle: Kaggle, tmp_path: Path) -> None:
+    record = fetch(tmp_path / "data")
+    assert record["licence"] == "CC BY-NC 4.0"
+    assert (tmp_path / "data" / "LICENCE.txt").read_text().startswith("CC BY-NC 4.0")
+    assert record["etag"] == '"one"'
+    assert len(manifest.build(tmp_path / "data", folds=3)) == 24
+    assert not list(tmp_path.glob(".data*"))
+
+
+def test_a_cut_download_goes_on_where_it_was(kaggle: Kaggle, tmp_path: Path) -> None:
+    kaggle.cut = len(kaggle.archive) // 2
+    with pytest.raises(Unavailable, match="goes on where it was"):
+        fetch(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    kaggle.cut = 0
+    fetch(tmp_path / "data")
+    [wanted] = kaggle.ranges
+    assert 0 < int(wanted.removeprefix("bytes=").rstrip("-")) <= len(kaggle.archive) // 2
+
+
+def test_an_archive_that_changed_meanwhile_is_fetched_from_the_start(kaggle: Kaggle, tmp_path: Path) -> None:
+    kaggle.cut = len(kaggle.archive) // 2
+    with pytest.raises(Unavailable):
+        fetch(tmp_path / "data")
+    kaggle.cut, kaggle.etag = 0, '"two"'
+    assert fetch(tmp_path / "data")["etag"] == '"two"'
+    assert kaggle.ranges == []
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(401, "KAGGLE_API_TOKEN"), (403, "accept the data set's terms at https"), (404, "no such data set"),
+     (429, "in 77 s"), (503, "answered 503")],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do(kaggle: Kaggle, tmp_path: Path, status: int, told: str) -> None:
+    kaggle.status = status
+    with pytest.raises(Unavailable, match=told):
+        fetch(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("change", ["slip", "truncated", "renamed"])
+def test_a_hostile_or_changed_archive_is_refused_whole(kaggle: Kaggle, tmp_path: Path, change: str) -> None:
+    if change == "slip":
+        kaggle.archive = packed(tmp_path / "source", **{"../evil.jpg": b"evil"})
+    elif change == "truncated":
+        kaggle.archive = kaggle.archive[:-200]
+    else:
+        kaggle.archive = kaggle.archive.replace(b"Others/", b"Athers/")
+    with pytest.raises(DataRefused, match="damaged or has changed"):
+        fetch(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "evil.jpg").exists()
+    assert not list(tmp_path.glob(".data*.part"))
