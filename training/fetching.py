@@ -72,7 +72,7 @@ def fetch(name: str, folder: Path, *, show: Show) -> dict[str, Any]:
         try:
             _unpack(partial, place)
             recognise(place)
-        except (ArchiveRefused, DataRefused) as error:
+        except (ArchiveRefused, DataRefused, FileExistsError, NotADirectoryError) as error:
             partial.unlink()  # going on with it would end the same way
             raise DataRefused(f"the archive of {name} is damaged or has changed: {error}. Fetch it again") from error
         owner, slug = SOURCES[name]

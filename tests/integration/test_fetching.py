@@ -4,6 +4,7 @@
 there to the free port that the fake listens on.
 """
 
+import errno
 import io
 import json
 import threading
@@ -19,6 +20,7 @@ import pytest
 from shared.errors import DataRefused, Unavailable
 from tests.unit.training.folders import first
 from training import fetching, manifest
+from training.landing import landing
 
 
 class Kaggle(ThreadingHTTPServer):
@@ -137,10 +139,14 @@ def test_a_refusal_says_what_to_do(kaggle: Kaggle, tmp_path: Path, status: int, 
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("change", ["slip", "truncated", "renamed"])
+@pytest.mark.parametrize("change", ["slip", "bomb", "file as folder", "truncated", "renamed"])
 def test_a_hostile_or_changed_archive_is_refused_whole(kaggle: Kaggle, tmp_path: Path, change: str) -> None:
     if change == "slip":
         kaggle.archive = packed(tmp_path / "source", **{"../evil.jpg": b"evil"})
+    elif change == "bomb":
+        kaggle.archive = packed(tmp_path / "source", **{"bomb.jpg": bytes(30 << 20)})
+    elif change == "file as folder":
+        kaggle.archive = packed(tmp_path / "source", **{"a.jpg": b"a", "a.jpg/b.jpg": b"b"})
     elif change == "truncated":
         kaggle.archive = kaggle.archive[:-200]
     else:
@@ -150,3 +156,28 @@ def test_a_hostile_or_changed_archive_is_refused_whole(kaggle: Kaggle, tmp_path:
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "evil.jpg").exists()
     assert not list(tmp_path.glob(".data*.part"))
+
+
+def test_an_interrupted_fetch_leaves_no_folder_and_goes_on_later(kaggle: Kaggle, tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetching.fetch("msld-v1", tmp_path / "data", show=lambda _: nullcontext(interrupt))
+    assert not (tmp_path / "data").exists()
+    fetch(tmp_path / "data")
+    assert len(kaggle.ranges) == 1
+
+
+def test_a_kaggle_out_of_reach_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kaggle: Kaggle) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="out of reach"):
+        fetch(tmp_path / "data")
+
+
+def test_a_full_disk_is_told_so_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="disk is full"), landing(tmp_path / "data") as place:
+        (place / "half").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
