@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "train": ("cli.train", "train", "Train networks on a data set, and write the bundle."),
     "evaluate": ("cli.evaluate", "evaluate", "Write the report of a training run."),
     "data": ("cli.data", "data", "Draw practice data; check what a network is to learn from."),
+    "models": ("cli.models", "models", "Publish models, make one live, and take it back."),
     "admin": ("cli.admin", "admin", "Make tenants and API keys."),
     "migrate": ("cli.admin", "migrate_command", "Bring the database to the present schema."),
 }

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from cli.archives import ArchiveBody
+from cli.bundle_form import BundleForm
 from cli.multipart import PhotoForm
 from cli.progress import tell
 from shared.errors import Refused, Unavailable
@@ -78,7 +79,7 @@ class Service:
         """Return the published limits."""
         return self._json("GET", "/v1/limits")
 
-    def submit(self, form: PhotoForm | ArchiveBody) -> dict[str, Any]:
+    def submit(self, form: PhotoForm | ArchiveBody | BundleForm) -> dict[str, Any]:
         """Send a job in one request and return it, as accepted.
 
         The key of idempotency is new for each call and the same for each try, so that a connection lost after the
@@ -166,6 +167,14 @@ class Service:
                     raise ServiceAway(text)
                 yield text
 
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models there are."""
+        return list(self._json("GET", "/v1/models")["models"])
+
+    def model_change(self, change_id: str) -> dict[str, Any]:
+        """Return a change of what serves, as it stands."""
+        return self._json("GET", f"/v1/models/changes/{change_id}")
+
     def receipt(self, job_id: str, stage: str | None = None) -> dict[str, Any]:
         """Return the job's signed receipt: the latest, or the one of a stage (``accepted``, ``closed``)."""
         return self._json("GET", f"/v1/jobs/{job_id}/receipt", params={"stage": stage} if stage else {})
@@ -183,7 +192,12 @@ class Service:
         return _object(self._send(method, path, **request))
 
     def _send(
-        self, method: str, path: str, *, content: Callable[[], PhotoForm | ArchiveBody] | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        content: Callable[[], PhotoForm | ArchiveBody | BundleForm] | None = None,
+        **request: Any,
     ) -> httpx.Response:
         end = time.monotonic() + self._patience
         for number in itertools.count():
