@@ -5,6 +5,7 @@ that a reader who sees a number has seen every smaller one. Whoever needs the co
 first (``hold``).
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,24 @@ _TAKE: Final = sa.text(
     ORDER BY taken.tenant_id
     ON CONFLICT (tenant_id) DO UPDATE SET last = event_counter.last + excluded.last
     RETURNING tenant_id, last, now()
+    """
+)
+# The literal list lets the planner see that the partial index holds all there is to find.
+_KNOWN: Final = sa.text(
+    f"""
+    SELECT e.job_id, e.kind, e.round
+    FROM unnest(CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:rounds AS int[])) AS x (job_id, kind, round)
+    JOIN event e ON e.job_id = x.job_id AND e.kind = x.kind AND e.round = x.round
+    WHERE e.kind IN ({", ".join(f"'{kind}'" for kind in ONCE)})
+    """  # noqa: S608  # made of the constant names above
+)
+_WRITE: Final = sa.text(
+    """
+    INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
+    SELECT x.tenant_id, x.seq, x.id, x.kind, x.job_id, x.round, CAST(x.body AS jsonb)
+    FROM unnest(CAST(:tenants AS uuid[]), CAST(:numbers AS bigint[]), CAST(:ids AS uuid[]), CAST(:kinds AS text[]),
+                CAST(:jobs AS uuid[]), CAST(:rounds AS int[]), CAST(:bodies AS text[]))
+      AS x (tenant_id, seq, id, kind, job_id, round, body)
     """
 )
 
@@ -82,7 +101,7 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
             )
         )
     if recorded:
-        session.execute(sa.insert(Event), [_columns(event) for event in recorded])
+        _write(session, recorded)
         webhooks.owe(session, recorded)
     return recorded
 
@@ -121,12 +140,9 @@ def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEven
     once = {(row.job_id, row.kind, row.round) for row in rows if row.kind in ONCE}
     known: set[tuple[UUID | None, str, int]] = set()
     if once:
-        key = sa.tuple_(Event.job_id, Event.kind, Event.round)
-        # The literal list lets the planner see that the partial index holds all there is to find.
-        found = session.execute(
-            sa.select(Event.job_id, Event.kind, Event.round).where(key.in_(once), Event.kind.in_(ONCE))
-        )
-        known = {(row.job_id, row.kind, row.round) for row in found}
+        jobs, kinds, rounds = (list(column) for column in zip(*once, strict=True))
+        given = {"jobs": [str(job) for job in jobs], "kinds": kinds, "rounds": rounds}
+        known = {(row[0], row[1], row[2]) for row in session.execute(_KNOWN, given)}
     fresh = []
     for row in rows:
         if row.kind in ONCE:
@@ -137,14 +153,16 @@ def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEven
     return fresh
 
 
-def _columns(event: Recorded) -> dict[str, Any]:
-    return {
-        "tenant_id": event.tenant_id,
-        "seq": event.seq,
-        "id": event.id,
-        "kind": event.kind,
-        "job_id": event.job_id,
-        "round": event.round,
-        "body": event.body,
-        "created_at": event.created_at,
-    }
+def _write(session: Session, recorded: Sequence[Recorded]) -> None:
+    session.execute(
+        _WRITE,
+        {
+            "tenants": [str(event.tenant_id) for event in recorded],
+            "numbers": [event.seq for event in recorded],
+            "ids": [str(event.id) for event in recorded],
+            "kinds": [event.kind for event in recorded],
+            "jobs": [None if event.job_id is None else str(event.job_id) for event in recorded],
+            "rounds": [event.round for event in recorded],
+            "bodies": [json.dumps(event.body) for event in recorded],
+        },
+    )

@@ -41,10 +41,14 @@ def job(session: Session, job_id: UUID) -> JobView:
     return job_view(row)
 
 
-def closed(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
-    """Return which of these jobs have closed, as far as they are of the session's tenant."""
-    asked = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) AND closed_at IS NOT NULL")
-    return set(session.execute(asked, {"jobs": [str(job_id) for job_id in job_ids]}).scalars())
+def answers_of_one(session: Session, job_ids: Collection[UUID]) -> dict[UUID, ResultView]:
+    """Return the answers of those of these jobs that have closed, by job, as far as they are jobs of one photo."""
+    query = _rows(outer=False).join(Job, Job.id == Image.job_id)
+    # Both sides name the job, as in ``results``.
+    asked = sa.text("job.id = ANY (CAST(:jobs AS uuid[])) AND result.job_id = job.id")
+    query = query.where(asked, Job.closed_at.is_not(None), Job.total == 1)
+    rows = session.execute(query, {"jobs": [str(job_id) for job_id in job_ids]})
+    return {row.job_id: _result_view(row) for row in rows}
 
 
 def image(session: Session, image_id: UUID) -> ResultView:

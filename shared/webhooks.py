@@ -45,6 +45,13 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _JITTER: Final = 0.2
 # A receiver may ask for a day of peace and no more.
 _LONGEST_WAIT: Final = 86_400.0
+# One-off endpoints hear of their own job alone, so that those of all jobs before need not be looked at.
+_LISTENING: Final = sa.text("""
+    SELECT id, tenant_id, kinds, job_id, last_event_id FROM endpoint
+    WHERE tenant_id = ANY (CAST(:tenants AS uuid[]))
+      AND (job_id IS NULL OR job_id = ANY (CAST(:jobs AS uuid[])) OR id = ANY (CAST(:addressees AS uuid[])))
+    ORDER BY id FOR NO KEY UPDATE
+""")
 # Facts of the event itself; a body cannot replace them.
 _RESERVED: Final = ("id", "sequence", "previous_id", "job", "round", "links", "use")
 
@@ -203,17 +210,12 @@ def owe(session: Session, events: Sequence[Recorded]) -> None:
     in order of id, so that nobody waits in a circle.
     """
     endpoints = session.execute(
-        sa.select(Endpoint.id, Endpoint.tenant_id, Endpoint.kinds, Endpoint.job_id, Endpoint.last_event_id)
-        .where(
-            Endpoint.tenant_id.in_({event.tenant_id for event in events}),
-            sa.or_(
-                Endpoint.job_id.is_(None),
-                Endpoint.job_id.in_({event.job_id for event in events if event.job_id is not None}),
-                Endpoint.id.in_({event.addressee for event in events if event.addressee is not None}),
-            ),
-        )
-        .order_by(Endpoint.id)
-        .with_for_update(key_share=True)
+        _LISTENING,
+        {
+            "tenants": list({str(event.tenant_id) for event in events}),
+            "jobs": list({str(event.job_id) for event in events if event.job_id is not None}),
+            "addressees": list({str(event.addressee) for event in events if event.addressee is not None}),
+        },
     ).all()
     deliveries, ends = [], {}
     for endpoint in endpoints:

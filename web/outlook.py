@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from shared.ledger import backlog
 from shared.ledger.backlog import Backlog
+from shared.ledger.submit import Submitted
 from shared.views import JobView
 
 _FURTHEST: Final = 30 * 86_400.0
@@ -40,6 +41,14 @@ def outlooks(
             seconds = _left(found, found.rate, view, moment, *last.get(view.id, (None, 0.0)))
             ends[view.id] = moment + timedelta(seconds=min(seconds, _FURTHEST))
     return [(_pace(view, moment), ends.get(view.id)) for view in views]
+
+
+def end_of_new(found: Backlog | None, taken: Submitted) -> datetime | None:
+    """Return when a job that was just taken in should close; asks nobody."""
+    if found is None or found.rate is None:
+        return None
+    moment = taken.view.created_at
+    return moment + timedelta(seconds=min(_left(found, found.rate, taken.view, moment, taken.last_tag, 0.0), _FURTHEST))
 
 
 def _left(  # noqa: PLR0917 - one row of what is known

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from shared.ledger.backlog import Backlog
 from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
+from shared.views import ResultView
 from web.places import Places
 from web.watch import Watch
 
@@ -104,7 +105,7 @@ class Gauge:
                 with self._database.transaction() as session:
                     self._found = backlog.look(session)
                 self._looked = self._clock()
-            return self._found
+            return self._found and self._found.older(self._clock() - self._looked)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Seats
-    watch: Watch
+    watch: Watch[ResultView]
     uploads: Places
     streams: Places
     documents: Places
@@ -129,9 +130,9 @@ class Services:
         """Build the collaborators that the settings describe; none is contacted but a storage folder."""
         database = Database.open(settings, ROLE)
 
-        def closed(tenant: UUID, jobs: Collection[UUID]) -> Collection[UUID]:
+        def answers(tenant: UUID, jobs: Collection[UUID]) -> Mapping[UUID, ResultView]:
             with database.transaction(tenant) as session:
-                return history.closed(session, jobs)
+                return history.answers_of_one(session, jobs)
 
         return cls(
             settings=settings,
@@ -141,7 +142,7 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
-            watch=Watch(closed),
+            watch=Watch(answers),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
             documents=Places(_DOCUMENTS, 0, of_tenant=_DOCUMENTS // 2, waiting=0),
             streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),

@@ -7,7 +7,7 @@ whoever sent them, are exactly those that are answered before it.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -75,6 +75,10 @@ class Backlog:
     tags: Sequence[float]
     ahead: Sequence[int]
     rate: float | None
+
+    def older(self, seconds: float) -> "Backlog":
+        """Return the same, said so many seconds later."""
+        return replace(self, age=self.age + seconds)
 
     def before(self, tag: float) -> float:
         """Return how many photos are answered before a unit of this tag: what is leased, and smaller tags."""

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from shared.ledger import fairness
 from shared.ledger.submit import NewJob, accepted, add_job, insert_images, queue
+from shared.views import JobView
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ _ADDRESSES = sa.text("""
 """)
 
 
-def receive(session: Session, job: NewJob, source: Archive | Sequence[Address]) -> None:
-    """Write a job that is still to be taken in; ``job.images`` are the photos of a list that have come with it.
+def receive(session: Session, job: NewJob, source: Archive | Sequence[Address]) -> JobView:
+    """Write a job that is still to be taken in, and return it; ``job.images`` are photos of a list that came with it.
 
     1. the job, ``receiving``, with as many photos as are known;
     2. what it is taken in from, and the unit for that;
@@ -60,7 +61,7 @@ def receive(session: Session, job: NewJob, source: Archive | Sequence[Address]) 
     if archive is None and not addresses:
         raise ValueError("there is nothing to take in")
     total = len(job.images) + len(addresses)
-    add_job(session, job, state="receiving", total=total)
+    view = add_job(session, job, state="receiving", total=total)
     session.execute(
         _SOURCE,
         {
@@ -90,6 +91,7 @@ def receive(session: Session, job: NewJob, source: Archive | Sequence[Address]) 
         kind="intake",
     )
     accepted(session, job, total)
+    return view
 
 
 def queue_photos(

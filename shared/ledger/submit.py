@@ -4,6 +4,7 @@ The photos' bytes are durable before this runs. COPY would be the fastest way in
 tables with row-level security, so rows go in as arrays: one statement for any number of photos.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +18,10 @@ from shared import events
 from shared.database import new_id
 from shared.ledger import fairness
 from shared.ledger.fairness import default_lane
-from shared.tables import Job
+from shared.views import JobView
+from shared.vocabulary import OUTCOMES
 
-__all__ = ["NewImage", "NewJob", "accepted", "add_job", "default_lane", "insert_images", "queue", "submit"]
+__all__ = ["NewImage", "NewJob", "Submitted", "accepted", "add_job", "default_lane", "insert_images", "queue", "submit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,22 @@ class NewJob:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that was taken in, and the tag of its last unit: what has a smaller one is answered before it."""
+
+    view: JobView
+    last_tag: float
+
+
+_JOB = sa.text("""
+    INSERT INTO job (id, tenant_id, key_id, state, lane, total, remaining, model, deadline, max_failure_rate,
+                     keep_originals, details)
+    VALUES (:id, :tenant, :key, :state, :lane, :total, :total, :model, :deadline, :max_failure_rate,
+            :keep_originals, CAST(:details AS jsonb))
+    RETURNING created_at
+""")
+
 _IMAGES = sa.text("""
     INSERT INTO image (id, tenant_id, job_id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
     SELECT x.id, :tenant, :job, x.ordinal, x.client_name, x.custom_id, x.storage_key, decode(x.sha256, 'hex'), x.bytes,
@@ -61,7 +79,14 @@ _IMAGES = sa.text("""
       AS x(id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
 """)
 
+# The lock keeps two submissions of one tenant from taking the same tags. V may be a moment older than the lock: a job
+# that had to wait for it is not put behind what came meanwhile.
+_LAST_TAG = sa.text("""
+    SELECT last_vft, lookup_virtual_time() FROM flow WHERE tenant_id = :tenant AND lane = :lane FOR UPDATE
+""")
+_FIRST_TAG = sa.text("INSERT INTO flow (tenant_id, lane, last_vft) VALUES (:tenant, :lane, 0) ON CONFLICT DO NOTHING")
 _UNITS = sa.text("""
+    WITH moved AS (UPDATE flow SET last_vft = :last_tag WHERE tenant_id = :tenant AND lane = :lane)
     INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft)
     SELECT x.id, :tenant, :job, :kind, :lane, x.first, x.n, 'ready', x.vft
     FROM unnest(CAST(:ids AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS smallint[]), CAST(:tags AS float8[]))
@@ -69,8 +94,8 @@ _UNITS = sa.text("""
 """)
 
 
-def submit(session: Session, job: NewJob) -> None:
-    """Write the job with everything it owes.
+def submit(session: Session, job: NewJob) -> Submitted:
+    """Write the job with everything it owes, and return it as it is now.
 
     1. the job's row, with all its photos still to be answered;
     2. one row an image, naming an earlier photo of the job with the same bytes as ``duplicate_of``;
@@ -80,9 +105,9 @@ def submit(session: Session, job: NewJob) -> None:
     if not job.images:
         raise ValueError("a job has at least one photo")
     total = len(job.images)
-    add_job(session, job, state="queued", total=total)
+    view = add_job(session, job, state="queued", total=total)
     insert_images(session, job)
-    queue(
+    last_tag = queue(
         session,
         job.tenant_id,
         job.id,
@@ -92,27 +117,48 @@ def submit(session: Session, job: NewJob) -> None:
         ),
     )
     accepted(session, job, total)
+    return Submitted(view, last_tag)
 
 
-def add_job(session: Session, job: NewJob, *, state: str, total: int) -> None:
-    """Write the job's row, with ``total`` photos still to be answered."""
-    session.add(
-        Job(
-            id=job.id,
-            tenant_id=job.tenant_id,
-            key_id=job.key_id,
-            state=state,
-            lane=job.lane,
-            total=total,
-            remaining=total,
-            model=job.model,
-            deadline=job.deadline,
-            max_failure_rate=job.max_failure_rate,
-            keep_originals=job.keep_originals,
-            details=dict(job.details),
-        )
+def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView:
+    """Write the job's row, with ``total`` photos still to be answered, and return it."""
+    created_at = session.execute(
+        _JOB,
+        {
+            "id": job.id,
+            "tenant": job.tenant_id,
+            "key": job.key_id,
+            "state": state,
+            "lane": job.lane,
+            "total": total,
+            "model": job.model,
+            "deadline": job.deadline,
+            "max_failure_rate": job.max_failure_rate,
+            "keep_originals": job.keep_originals,
+            "details": json.dumps(dict(job.details)),
+        },
+    ).scalar_one()
+    return JobView(
+        id=job.id,
+        tenant_id=job.tenant_id,
+        key_id=job.key_id,
+        state=state,
+        lane=job.lane,
+        round=0,
+        total=total,
+        remaining=total,
+        counts=dict.fromkeys(OUTCOMES, 0) | {"waiting": total},
+        model=job.model,
+        deadline=job.deadline,
+        max_failure_rate=job.max_failure_rate,
+        keep_originals=job.keep_originals,
+        details=job.details,
+        created_at=created_at,
+        started_at=None,
+        closed_at=None,
+        originals_deleted_at=None,
+        receipt_digest=None,
     )
-    session.flush()
 
 
 def accepted(session: Session, job: NewJob, total: int) -> None:
@@ -154,34 +200,29 @@ def queue(
     cut: Callable[[float, float], Sequence[fairness.Slice]],
     *,
     kind: str = "images",
-) -> None:
-    """Insert ready units for a job, under the next fair tags of its tenant and lane.
+) -> float:
+    """Insert ready units for a job, under the next fair tags of its tenant and lane, and return the last tag.
 
     ``cut`` is given the last tag of the two and the virtual time, and returns the units, at least one.
     """
     flow = {"tenant": tenant_id, "lane": lane}
-    session.execute(
-        sa.text("INSERT INTO flow (tenant_id, lane, last_vft) VALUES (:tenant, :lane, 0) ON CONFLICT DO NOTHING"), flow
-    )
-    # The lock keeps two submissions of one tenant from taking the same tags.
-    last_vft = session.execute(
-        sa.text("SELECT last_vft FROM flow WHERE tenant_id = :tenant AND lane = :lane FOR UPDATE"), flow
-    ).scalar_one()
-    pieces = cut(last_vft, session.execute(sa.text("SELECT lookup_virtual_time()")).scalar_one())
+    found = session.execute(_LAST_TAG, flow).one_or_none()
+    if found is None:
+        session.execute(_FIRST_TAG, flow)
+        found = session.execute(_LAST_TAG, flow).one()
+    pieces = cut(*found)
+    last_tag = pieces[-1].vft
     session.execute(
         _UNITS,
         {
-            "tenant": tenant_id,
+            **flow,
             "job": job_id,
             "kind": kind,
-            "lane": lane,
             "ids": [str(new_id()) for _ in pieces],
             "firsts": [piece.first for piece in pieces],
             "sizes": [piece.n for piece in pieces],
             "tags": [piece.vft for piece in pieces],
+            "last_tag": last_tag,
         },
     )
-    session.execute(
-        sa.text("UPDATE flow SET last_vft = :tag WHERE tenant_id = :tenant AND lane = :lane"),
-        {**flow, "tag": pieces[-1].vft},
-    )
+    return last_tag

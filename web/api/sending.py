@@ -5,10 +5,9 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
-from shared import history, ids
+from shared import ids
 from shared.errors import DatabaseAway
-from web.api.job_view import load
-from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, closes
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, answer
 from web.asking import preferred_wait
 from web.auth import caller
 from web.intake.options import JobList, JobOptions, QueryOptions
@@ -113,25 +112,18 @@ def create() -> Response:
         headers["Idempotency-Replayed"] = "true"
     seconds = preferred_wait(LONGEST_WAIT)
     if seconds and accepted.job.total == 1 and "jobs:read" in caller().scopes:
-        answer = _answer_in_time(ids.parse("job", accepted.job.id), seconds, is_new=not accepted.replayed)
-        if answer is not None:
+        body = _answer_in_time(ids.parse("job", accepted.job.id), seconds, is_new=not accepted.replayed)
+        if body is not None:
             headers |= {"Preference-Applied": f"wait={seconds}"}
-            headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{answer.image}"
-            return respond(answer, 200, headers)
+            headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{body.image}"
+            return respond(body, 200, headers)
     return respond(accepted.job, 202, headers)
 
 
 def _answer_in_time(job_id: UUID, seconds: int, *, is_new: bool) -> ResultBody | None:
     """Return the answer of a job of one photo if it comes within these seconds."""
-    tenant = caller().tenant_id
     try:
-        if (is_new or not load(job_id).is_closed) and not closes(job_id, seconds):
-            return None
-        with services().database.transaction(tenant) as session:
-            view = history.job(session, job_id)
-            if not view.is_closed:
-                return None
-            (row,) = history.results(session, view, limit=1).rows
+        found = answer(job_id, seconds, is_new=is_new)
     except DatabaseAway:
         return None  # the job is taken in all the same, and 202 says where to look
-    return result_body(row, services().settings.public_url)
+    return None if found is None else result_body(found, services().settings.public_url)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
+from shared.views import ResultView
 from web.auth import caller
 from web.openapi import Header
 from web.services import services
@@ -38,12 +39,15 @@ def wait(seen: Seen, look: Callable[[], Seen], is_enough: Callable[[Seen], bool]
         seats.leave()
 
 
-def closes(job_id: UUID, seconds: int) -> bool:
-    """Return whether a job of the caller closes within these seconds; where too many clients wait, nobody waits."""
+def answer(job_id: UUID, seconds: int, *, is_new: bool) -> ResultView | None:
+    """Return the answer of a job of the caller's one photo if it comes within these seconds.
+
+    Where too many clients wait already, nobody waits.
+    """
     seats = services().waiting
     if not seats.take():
-        return False
+        return None
     try:
-        return services().watch.wait(caller().tenant_id, job_id, seconds)
+        return services().watch.wait(caller().tenant_id, job_id, seconds, is_new=is_new)
     finally:
         seats.leave()

@@ -29,6 +29,7 @@ from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from shared.registry import records
+from shared.views import JobView
 from web.asking import idempotency_key, read_query, wrong
 from web.intake import fingerprint, pressure
 from web.intake.arrival import Arrival, check_length, check_type
@@ -36,7 +37,7 @@ from web.intake.body import Body
 from web.intake.listed import wrong_option
 from web.intake.options import JobOptions, OneOffWebhook, QueryOptions
 from web.intake.reception import Reception
-from web.outlook import outlook
+from web.outlook import end_of_new
 from web.places import Place
 from web.problems import (
     INVALID_OPTIONS,
@@ -209,16 +210,8 @@ class _Submission:
     def _write(self, session: Session, job: NewJob, options: JobOptions) -> JobBody:
         # The endpoint first, so that it hears of job.accepted too.
         webhook = self._one_off(session, options)
-        archive = self.reception.archive
-        if archive is not None:
-            receive(session, job, Archive(archive.name, archive.storage_key, archive.sha256, archive.size))
-        elif self._arrival.addresses:
-            receive(session, job, self._arrival.addresses)
-        else:
-            submit(session, job)
-        view = history.job(session, job.id)
-        rate, eta = outlook(session, view)
-        answer = job_body(view, self._services.settings.public_url, rate=rate, eta=eta, webhook=webhook)
+        view, eta = self._take_in(session, job)
+        answer = job_body(view, self._services.settings.public_url, eta=eta, webhook=webhook)
         self._once.settle(
             session,
             self.fingerprint(options),
@@ -228,6 +221,16 @@ class _Submission:
             secret=webhook is not None,
         )
         return answer
+
+    def _take_in(self, session: Session, job: NewJob) -> tuple[JobView, datetime | None]:
+        """Write the job and return it, and when its last photo should have its outcome; None where nobody can say."""
+        archive = self.reception.archive
+        if archive is not None:
+            return receive(session, job, Archive(archive.name, archive.storage_key, archive.sha256, archive.size)), None
+        if self._arrival.addresses:
+            return receive(session, job, self._arrival.addresses), None
+        taken = submit(session, job)
+        return taken.view, end_of_new(self._services.gauge.read(), taken)
 
     def _one_off(self, session: Session, options: JobOptions) -> OneOffEndpoint | None:
         wanted = options.webhook

@@ -1,6 +1,8 @@
 import hashlib
+import time
 from io import BytesIO
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from werkzeug.http import parse_options_header
@@ -12,6 +14,7 @@ from shared.storage.file import FileStorage
 from web.intake.body import Body
 from web.intake.multipart import MultipartReader
 from web.intake.reception import Reception
+from web.places import Place
 
 
 @pytest.fixture
@@ -33,7 +36,9 @@ def test_the_service_receives_every_photo_byte_for_byte_under_its_name(photos: l
     storage = FileStorage(tmp_path / "storage")
     reception = Reception(storage, new_id(), max_photos=10, max_photo_bytes=1_000_000, keep=True)
     _, options = parse_options_header(form.headers["Content-Type"])
-    job = MultipartReader(reception).read(Body(environ, len(body)), options["boundary"])
+    job = MultipartReader(reception).read(
+        Body(environ, len(body), Place(UUID(int=0), time.monotonic)), options["boundary"]
+    )
     assert job == b'{"priority": "bulk"}'
     assert [photo.name for photo in reception.photos] == [photo.name for photo in photos]
     assert [photo.sha256.hex() for photo in reception.photos] == form.digests

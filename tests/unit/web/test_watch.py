@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
@@ -20,17 +20,17 @@ class Jobs:
         self.closed: set[UUID] = set()
         self.looks: list[Collection[UUID]] = []
 
-    def look(self, _tenant: UUID, jobs: Collection[UUID]) -> Collection[UUID]:
+    def look(self, _tenant: UUID, jobs: Collection[UUID]) -> Mapping[UUID, str]:
         self.looks.append(jobs)
-        return self.closed.intersection(jobs)
+        return {job: f"answer of {job}" for job in self.closed.intersection(jobs)}
 
 
 def test_a_job_that_closes_is_seen_and_one_that_does_not_is_given_up_in_time() -> None:
     jobs, job = Jobs(), uuid4()
     watch = Watch(jobs.look)
-    assert not watch.wait(TENANT, job, 0.05)
+    assert watch.wait(TENANT, job, 0.05) is None
     jobs.closed.add(job)
-    assert watch.wait(TENANT, job, 60)
+    assert watch.wait(TENANT, job, 60) == f"answer of {job}"
 
 
 def test_one_look_serves_every_client_of_a_tenant_and_several_of_one_job() -> None:
@@ -41,7 +41,7 @@ def test_one_look_serves_every_client_of_a_tenant_and_several_of_one_job() -> No
         while not jobs.looks or len(jobs.looks[-1]) < len(ids):
             time.sleep(0.001)
         jobs.closed.update(ids)
-        assert all(found.result(60) for found in waiting)
+        assert [found.result(60) for found in waiting] == [f"answer of {job}" for job in ids * 2]
 
 
 def test_looks_of_a_crowd_come_no_faster_than_those_of_one() -> None:
@@ -54,13 +54,13 @@ def test_looks_of_a_crowd_come_no_faster_than_those_of_one() -> None:
 
 
 def test_a_look_that_fails_reaches_its_client_and_nobody_is_kept() -> None:
-    def look(_tenant: UUID, _jobs: Collection[UUID]) -> Collection[UUID]:
+    def look(_tenant: UUID, _jobs: Collection[UUID]) -> Mapping[UUID, str]:
         raise ConnectionError
 
     watch = Watch(look)
     with pytest.raises(ConnectionError):
         watch.wait(TENANT, uuid4(), 60)
-    assert watch._waiting == {}
+    assert watch._crowds == {}
 
 
 def test_what_is_usual_is_learnt_and_unlearnt() -> None:
@@ -74,3 +74,36 @@ def test_what_is_usual_is_learnt_and_unlearnt() -> None:
     for _ in range(4):
         assert watch.wait(TENANT, job, 60)
     assert watch.usual < after_a_slow_one
+
+
+def test_whoever_looks_hands_over_when_it_is_served_or_gives_up() -> None:
+    jobs, first, last = Jobs(), uuid4(), uuid4()
+    watch = Watch(jobs.look)
+    with ThreadPoolExecutor(3) as pool:
+        impatient = pool.submit(watch.wait, TENANT, uuid4(), 0.05)
+        while not jobs.looks:
+            time.sleep(0.001)
+        others = [pool.submit(watch.wait, TENANT, job, 60) for job in (first, last)]
+        assert impatient.result(60) is None
+        jobs.closed.add(first)
+        assert others[0].result(60)
+        jobs.closed.add(last)
+        assert others[1].result(60)
+    assert watch._crowds == {}
+
+
+def test_who_waits_for_long_is_looked_for_ever_less_often() -> None:
+    jobs = Jobs()
+    watch = Watch(jobs.look)
+    watch.usual = 0.01
+    assert watch.wait(TENANT, uuid4(), 1.0) is None
+    assert len(jobs.looks) < 100  # 200, if all came a two-hundredth of a second apart
+
+
+def test_what_may_have_closed_already_is_not_waited_for_as_something_new_is() -> None:
+    jobs, job = Jobs(), uuid4()
+    jobs.closed.add(job)
+    watch = Watch(jobs.look)
+    watch.usual = 60.0
+    assert watch.wait(TENANT, job, 30, is_new=False)
+    assert watch.usual == 60.0
