@@ -28,6 +28,12 @@ class Limits(Shape):
     photo_types: list[str]
     max_wait: int = Field(description="Of `Prefer: wait=N`")
     idempotency_kept: int
+    max_expanded_bytes: int = Field(description="What an archive may hold in all, unpacked")
+    max_waiting_clients: int = Field(description="Of a web process; further clients get the answer of now")
+    tenant_backlog_seconds: float = Field(description="Where more waits before a tenant's new job: 429")
+    backlog_seconds: float = Field(description="Where more waits for everybody: 503")
+    tenant_backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 429")
+    backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 503")
 
 
 @api.get("/v1/limits")
@@ -44,6 +50,12 @@ def limits() -> Response:
             photo_types=list(_PHOTO_TYPES),
             max_wait=LONGEST_WAIT,
             idempotency_kept=int(KEPT.total_seconds()),
+            max_expanded_bytes=settings.max_expanded_bytes,
+            max_waiting_clients=settings.max_waiting_clients,
+            tenant_backlog_seconds=settings.tenant_backlog_seconds,
+            backlog_seconds=settings.backlog_seconds,
+            tenant_backlog_photos=settings.tenant_backlog_photos,
+            backlog_photos=settings.backlog_photos,
         )
     )
 

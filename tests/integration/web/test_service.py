@@ -22,6 +22,7 @@ def test_limits_are_published_to_everybody(clinic: Caller) -> None:
     limits = clinic.client.get("/v1/limits").json
     assert limits is not None
     assert (limits["max_photos"], limits["max_photo_bytes"]) == (50_000, 50 * 1024 * 1024)
+    assert (limits["tenant_backlog_seconds"], limits["backlog_photos"]) == (8 * 3600, 1_000_000)
 
 
 def test_the_served_model_shows_its_card(clinic: Caller) -> None:
