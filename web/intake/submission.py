@@ -26,6 +26,7 @@ from shared.accounts import Caller
 from shared.crash_points import passing
 from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
+from shared.ledger.backlog import Backlog
 from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from shared.registry import records
@@ -118,9 +119,11 @@ class _Submission:
         self.reception.settle()
         passing("web.stored")
         job = self._new_job(options)
+        # Before the transaction: a request that asked for a second connection within it could wait for itself.
+        waiting = self._services.gauge.read()
         try:
             with self._services.database.transaction(self._caller.tenant_id) as session:
-                answer = self._write(session, job, options)
+                answer = self._write(session, job, options, waiting)
                 self.may_clean_up = False
                 passing("web.written")
         except DatabaseAway:
@@ -207,10 +210,10 @@ class _Submission:
             details=details,
         )
 
-    def _write(self, session: Session, job: NewJob, options: JobOptions) -> JobBody:
+    def _write(self, session: Session, job: NewJob, options: JobOptions, waiting: Backlog | None) -> JobBody:
         # The endpoint first, so that it hears of job.accepted too.
         webhook = self._one_off(session, options)
-        view, eta = self._take_in(session, job)
+        view, eta = self._take_in(session, job, waiting)
         answer = job_body(view, self._services.settings.public_url, eta=eta, webhook=webhook)
         self._once.settle(
             session,
@@ -222,7 +225,7 @@ class _Submission:
         )
         return answer
 
-    def _take_in(self, session: Session, job: NewJob) -> tuple[JobView, datetime | None]:
+    def _take_in(self, session: Session, job: NewJob, waiting: Backlog | None) -> tuple[JobView, datetime | None]:
         """Write the job and return it, and when its last photo should have its outcome; None where nobody can say."""
         archive = self.reception.archive
         if archive is not None:
@@ -230,7 +233,7 @@ class _Submission:
         if self._arrival.addresses:
             return receive(session, job, self._arrival.addresses), None
         taken = submit(session, job)
-        return taken.view, end_of_new(self._services.gauge.read(), taken)
+        return taken.view, end_of_new(waiting, taken)
 
     def _one_off(self, session: Session, options: JobOptions) -> OneOffEndpoint | None:
         wanted = options.webhook
