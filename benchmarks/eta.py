@@ -22,7 +22,7 @@ from benchmarks.services import Services, running
 from shared import history
 from shared.database import Database
 from shared.ledger.submit import default_lane
-from web.outlook import outlook
+from web.outlook import outlooks
 
 _SEED: Final = 20261123
 _RATES: Final = (150.0, 250.0)
@@ -121,7 +121,7 @@ def _ask(web: Database, job: UUID, tenant: UUID) -> _Said | None:
     with web.transaction(tenant) as session:
         view = history.job(session, job)
         at = datetime.now(UTC)
-        pace, eta = outlook(session, view, at)
+        ((pace, eta),) = outlooks(session, [view], at)
     if view.is_closed:
         return None
     own = None if not pace else datetime.fromtimestamp(at.timestamp() + view.remaining / pace, UTC)

@@ -5,9 +5,11 @@ The database is built by running the migrations, never from the classes.
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg2
@@ -149,3 +151,17 @@ def environment(web_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]
 def settings(environment: dict[str, str]) -> Settings:
     """Return the settings of a web process in front of the test services."""
     return Settings.load(environment)
+
+
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return every address that any socket of Python's is told to connect to; nothing is really dialled."""
+    seen: list[Any] = []
+
+    def connect(_: socket.socket, address: Any) -> None:
+        seen.append(address)
+        raise ConnectionRefusedError(111, "not dialled in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect)
+    return seen

@@ -21,15 +21,13 @@ _FURTHEST: Final = 30 * 86_400.0
 _WORK: Final = ("classified", "abstained", "rejected", "failed")
 
 
-def outlook(session: Session, view: JobView, now: datetime | None = None) -> tuple[float | None, datetime | None]:
-    """Return the job's images per second, and when it should close; None where nobody can say."""
-    return outlooks(session, [view], now)[0]
-
-
 def outlooks(
     session: Session, views: Sequence[JobView], now: datetime | None = None
 ) -> list[tuple[float | None, datetime | None]]:
-    """Return of each job what ``outlook`` says, in two looks at the database however many they are."""
+    """Return of each job its images per second, and when it should close; None where nobody can say.
+
+    That takes two looks at the database, however many jobs they are.
+    """
     moment = now or datetime.now(UTC)
     # Of a job that is still received nobody knows how many photos are to come.
     unsettled = [view for view in views if not view.is_closed and view.state != "receiving"]

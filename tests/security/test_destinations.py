@@ -1,7 +1,6 @@
 """Hostile destinations from one end to the other: none of them is dialled, whoever wrote them where."""
 
 import asyncio
-import socket
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,20 +29,6 @@ from worker.egress import Answer, Egress
 from worker.endpoint_health import Patience
 
 PUBLIC = "https://clinic.example/"
-
-
-@pytest.fixture
-def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return every address that any socket of Python's is told to connect to; nothing is really dialled."""
-    seen: list[Any] = []
-
-    def connect(_: socket.socket, address: Any) -> None:
-        seen.append(address)
-        raise ConnectionRefusedError(111, "not dialled in tests")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "connect_ex", connect)
-    return seen
 
 
 def test_there_are_at_least_sixty_of_them() -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from shared.database import new_id
 from shared.views import JobView
 from shared.vocabulary import OUTCOMES
-from web.outlook import outlook
+from web.outlook import outlooks
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,4 +47,4 @@ def closed(**counts: int) -> JobView:
     ],
 )
 def test_only_photos_that_were_worked_on_count(counts: dict[str, int], pace: float | None) -> None:
-    assert outlook(Session(), closed(**counts)) == (pace, None)
+    assert outlooks(Session(), [closed(**counts)]) == [(pace, None)]

@@ -18,20 +18,6 @@ from worker.egress import AddressInfo, Answer, Egress, Fetched
 PUBLIC = ["1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.0", "172.32.0.1", "192.0.1.1", "2606:4700:4700::1111"]
 
 
-@pytest.fixture
-def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every address that any socket is told to connect to; nothing is really dialled."""
-    seen: list[Any] = []
-
-    def connect(_: socket.socket, address: Any) -> None:
-        seen.append(address)
-        raise ConnectionRefusedError(111, "not dialled in tests")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "connect_ex", connect)
-    return seen
-
-
 def lookup_of(*answers: str) -> Callable[[str, int], list[AddressInfo]]:
     def lookup(_: str, port: int) -> list[AddressInfo]:
         return [
