@@ -1,6 +1,7 @@
 """``poxvisio jobs``: what became of jobs, by their ids."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import click
@@ -8,6 +9,7 @@ import click
 from cli.listing import RESEARCH_USE, UNANSWERED, counts_line, job_line, result_table
 from cli.options import example, json_option, print_json, service_options
 from cli.progress import progress
+from cli.sending import save_whole
 from cli.service import CLOSED, Service
 from shared.vocabulary import OUTCOMES
 
@@ -75,17 +77,33 @@ def show(job_id: str, url: str, key: str, as_json: bool) -> None:
     print_json(job) if as_json else click.echo(job_line(job))
 
 
-@jobs.command(epilog=example("poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --csv > results.csv"))
+@jobs.command(
+    epilog=example(
+        "poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --csv > results.csv",
+        "poxvisio jobs results job_0192f0c1e5a07bd2a3c4d5e6f708192a --parquet results.parquet",
+    )
+)
 @click.argument("job_id", metavar="ID")
 @service_options
 @json_option("the results")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the results as CSV.")
-def results(job_id: str, url: str, key: str, as_json: bool, as_csv: bool) -> None:
+@click.option(
+    "--parquet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the results to a Parquet file.",
+)
+def results(  # noqa: PLR0917 - one parameter an option
+    job_id: str, url: str, key: str, as_json: bool, as_csv: bool, parquet: Path | None
+) -> None:
     """Print the results there are, in order once the job is closed."""
-    if as_json and as_csv:
-        raise click.UsageError("choose one of --json and --csv")
+    if as_json + as_csv + (parquet is not None) > 1:
+        raise click.UsageError("choose one of --json, --csv and --parquet")
     with Service(url, key) as service:
-        if as_json:
+        if parquet:
+            save_whole(service.results_parquet(job_id), parquet)
+            click.echo(RESEARCH_USE, err=True)
+        elif as_json:
             print_json(list(service.results(job_id)))
         elif as_csv:
             for line in service.results_csv(job_id):

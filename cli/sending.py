@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,18 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise NotSaved(f"{path} cannot be written: {error.strerror}") from error
+
+
+def save_whole(pieces: Iterable[bytes], path: Path) -> None:
+    """Write pieces to a file that is there once the last has come, or not at all; raises ``NotSaved``."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with saving(path):
+            with part.open("wb") as file:
+                file.writelines(pieces)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _options(photos: Sequence[Photo], priority: str | None, custom_ids: bool) -> dict[str, Any]:

@@ -31,6 +31,8 @@ _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _TRIES_UNREACHED: Final = 2
 _TOLD_FROM: Final = 2.0
 _HOLD_SECONDS: Final = 20
+# What stands behind a Parquet file's table of contents, which the service writes last.
+_PARQUET_END: Final = b"PAR1"
 
 
 class ServiceRefused(Refused):
@@ -166,6 +168,16 @@ class Service:
                 if text.startswith("INCOMPLETE:"):
                     raise ServiceAway(text)
                 yield text
+
+    def results_parquet(self, job_id: str) -> Iterator[bytes]:
+        """Yield the results as pieces of a Parquet file; raises ``ServiceAway`` at its end where it has none."""
+        with self._stream(f"/v1/jobs/{job_id}/results", "application/vnd.apache.parquet") as answer:
+            end = b""
+            for piece in answer.iter_bytes():
+                end = (end + piece)[-len(_PARQUET_END) :]
+                yield piece
+        if end != _PARQUET_END:
+            raise ServiceAway("the service broke off in the middle of the results")
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models there are."""

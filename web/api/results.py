@@ -1,4 +1,4 @@
-"""``/v1/jobs/{id}/results``: every photo with its one outcome, as JSON pages, NDJSON or CSV."""
+"""``/v1/jobs/{id}/results``: every photo with its one outcome, as JSON pages, NDJSON, CSV or Parquet."""
 
 import csv
 import io
@@ -17,6 +17,7 @@ from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.logs import logger
 from shared.views import JobDeleted, JobView, Page, ResultView
+from web.api import parquet
 from web.api.streaming import streamed
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
@@ -46,7 +47,12 @@ _CUT_OFF: Final = "INCOMPLETE: the database went away; ask again"
 _DELETED: Final = "INCOMPLETE: the job was deleted"
 # A spreadsheet takes what begins with one of these for a formula (OWASP, CSV Injection).
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
-_MEDIA: Final = {"application/json": "json", "application/x-ndjson": "ndjson", "text/csv": "csv"}
+_MEDIA: Final = {
+    "application/json": "json",
+    "application/x-ndjson": "ndjson",
+    "text/csv": "csv",
+    parquet.MEDIA_TYPE: "parquet",
+}
 _COLUMNS: Final = (
     "ordinal", "image", "custom_id", "file_name", "sha256", "bytes", "outcome", "label", "probability", "probabilities",
     "prediction_set", "reasons", "in_distribution", "blur", "exposure", "size", "flat", "duplicate_of",
@@ -69,7 +75,9 @@ class ResultsQuery(Strict):
 
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=200, description="For JSON pages alone")
     cursor: Annotated[str, Field(max_length=64)] | None = Field(default=None, description="`next` of the page before")
-    format: Literal["json", "ndjson", "csv"] | None = Field(default=None, description="Goes before the Accept header")
+    format: Literal["json", "ndjson", "csv", "parquet"] | None = Field(
+        default=None, description="Goes before the Accept header"
+    )
 
 
 @api.get("/v1/jobs/<job>/results")
@@ -77,11 +85,12 @@ class ResultsQuery(Strict):
     "Read results",
     {
         200: Answer(
-            "The results there are now. NDJSON and CSV hold all of them, JSON comes in pages.",
+            "The results there are now. JSON comes in pages; NDJSON, CSV and Parquet hold all of them.",
             {
                 "application/json": ResultList,
                 "application/x-ndjson": ResultBody,
                 "text/csv": {"type": "string", "description": ", ".join(_COLUMNS)},
+                parquet.MEDIA_TYPE: {"type": "string", "format": "binary", "description": parquet.DESCRIPTION},
             },
             (LINK,),
         )
@@ -104,14 +113,20 @@ def results(job: str) -> Response:
         raise wrong("limit", f"is for JSON pages; {form} holds every result there is")
     with services().database.transaction(caller().tenant_id) as session:
         view = history.job(session, job_id)
-    encode, media = (
-        (_ndjson, "application/x-ndjson") if form == "ndjson" else (_csv, "text/csv; charset=utf-8; header=present")
-    )
     rows = _all_rows(services().database, caller().tenant_id, view, query.cursor)
-    answer = streamed(encode(rows, services().settings.public_url), media)
+    answer = _stream(form, rows)
     answer.headers["Content-Disposition"] = f'attachment; filename="{job}.{form}"'
     answer.vary.add("Accept")
     return answer
+
+
+def _stream(form: str, rows: Iterator[ResultView]) -> Response:
+    url = services().settings.public_url
+    if form == "parquet":
+        return streamed(parquet.pieces(rows, url), parquet.MEDIA_TYPE)
+    if form == "csv":
+        return streamed(_csv(rows), "text/csv; charset=utf-8; header=present")
+    return streamed(_ndjson(rows, url), "application/x-ndjson")
 
 
 def _accepted() -> str:
@@ -181,7 +196,7 @@ def _last_line(url: str, kind: Kind, detail: str) -> str:
     return json.dumps({"type": f"{url}/problems/{kind.name}", "status": kind.status, "detail": detail}) + "\n"
 
 
-def _csv(rows: Iterable[ResultView], _: str) -> Iterator[str]:
+def _csv(rows: Iterable[ResultView]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
 

@@ -14,7 +14,7 @@ _PATIENCE_SECONDS: Final = 5.0
 _PIECE: Final = 16 * 1024
 
 
-def streamed(lines: Iterable[str], content_type: str) -> Response:
+def streamed(lines: Iterable[str] | Iterable[bytes], content_type: str) -> Response:
     """Return an answer that sends these lines; raises ``Problem`` (503) where no place is free for some seconds.
 
     The place is given back when the server closes the answer: at its end, or when the reader has gone.
@@ -33,11 +33,11 @@ def streamed(lines: Iterable[str], content_type: str) -> Response:
     return answer
 
 
-def _gathered(lines: Iterable[str], leave: Callable[[], None]) -> Iterator[bytes]:
+def _gathered(lines: Iterable[str] | Iterable[bytes], leave: Callable[[], None]) -> Iterator[bytes]:
     try:
         piece = bytearray()
         for line in lines:
-            piece += line.encode()
+            piece += line if isinstance(line, bytes) else line.encode()
             if len(piece) >= _PIECE:
                 yield bytes(piece)
                 piece.clear()

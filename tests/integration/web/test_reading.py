@@ -16,6 +16,7 @@ from shared.ids import parse
 from tests.integration.web.answering import EVIDENCE, answer_all
 from tests.integration.web.conftest import JPEG, Caller
 
+MEDIA = {"ndjson": "application/x-ndjson", "csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 OUTCOMES = ("classified", "abstained", "rejected", "failed")
 
 
@@ -99,17 +100,17 @@ def test_csv_holds_no_formula(clinic: Caller, job: dict[str, Any]) -> None:
 def test_other_forms_are_refused(clinic: Caller, job: dict[str, Any]) -> None:
     refused = clinic.get(f"/v1/jobs/{job['id']}/results", Accept="text/html")
     assert (refused.status_code, refused.headers["Vary"]) == (406, "Accept")
-    assert clinic.get(f"/v1/jobs/{job['id']}/results?format=parquet").status_code == 422
+    assert clinic.get(f"/v1/jobs/{job['id']}/results?format=xlsx").status_code == 422
     for cursor in ("x", "w99999999999999999999-" + "0" * 32, "o-1", "w1-xyz"):
         assert clinic.get(f"/v1/jobs/{job['id']}/results?cursor={cursor}").status_code == 422
 
 
-@pytest.mark.parametrize("form", ["ndjson", "csv"])
+@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
 def test_a_stream_takes_no_limit(form: str, clinic: Caller, job: dict[str, Any]) -> None:
     path = f"/v1/jobs/{job['id']}/results?limit=10"
     for answer in (
         clinic.get(f"{path}&format={form}"),
-        clinic.get(path, Accept="text/csv" if form == "csv" else "application/x-ndjson"),
+        clinic.get(path, Accept=MEDIA[form]),
     ):
         assert answer.status_code == 422
         assert answer.json is not None
@@ -119,7 +120,7 @@ def test_a_stream_takes_no_limit(form: str, clinic: Caller, job: dict[str, Any])
 
 
 def test_caches_are_told_that_the_form_follows_the_accept_header(clinic: Caller, job: dict[str, Any]) -> None:
-    for media in ("application/json", "application/x-ndjson", "text/csv"):
+    for media in ("application/json", *MEDIA.values()):
         assert clinic.get(f"/v1/jobs/{job['id']}/results", Accept=media).headers["Vary"] == "Accept"
     for media in ("application/json", "text/html"):
         assert clinic.get("/problems/not-found", Accept=media).headers["Vary"] == "Accept"

@@ -1,10 +1,12 @@
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.photos import Photo
-from cli.sending import NotSaved, check_writable, parts, save
+from cli.sending import NotSaved, check_writable, parts, save, save_whole
+from cli.service import ServiceAway
 
 
 def _photos(*sizes: int) -> list[Photo]:
@@ -42,3 +44,15 @@ def test_a_disk_that_fills_up_is_told_too() -> None:
     check_writable(Path("/dev/full"))
     with pytest.raises(NotSaved, match="No space left"):
         save({"payload": {}}, Path("/dev/full"))
+
+
+def test_a_file_that_breaks_off_takes_nothing_away_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise ServiceAway("the service broke off")
+
+    file = tmp_path / "results.parquet"
+    save_whole([b"whole"], file)
+    with pytest.raises(ServiceAway):
+        save_whole(broken(), file)
+    assert (file.read_bytes(), list(tmp_path.iterdir())) == (b"whole", [file])

@@ -216,6 +216,14 @@ def test_a_table_that_breaks_off_is_an_error_too(scripted: Scripted) -> None:
         list(Service(scripted.url, "key").results_csv("job_1"))
 
 
+def test_a_file_that_breaks_off_is_an_error_after_what_came(scripted: Scripted, service: Service) -> None:
+    scripted.script = [(200, {}, b"PAR1 a row group")]
+    pieces = service.results_parquet("job_1")
+    assert next(pieces) == b"PAR1 a row group"
+    with pytest.raises(ServiceAway, match="broke off"):
+        next(pieces)
+
+
 def test_a_list_goes_on_through_short_pages_with_the_same_conditions(scripted: Scripted, service: Service) -> None:
     scripted.script = [
         (200, {}, {"jobs": [JOB], "next": "a"}),

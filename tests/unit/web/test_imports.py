@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-FORBIDDEN = ("worker", "tensorflow", "keras", "openvino", "celery.worker", "boto3")
+FORBIDDEN = ("worker", "tensorflow", "keras", "openvino", "celery.worker", "boto3", "pyarrow")
 
 
 def test_a_web_process_loads_neither_worker_nor_network() -> None:
