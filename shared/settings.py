@@ -211,6 +211,18 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_ENGINES_KEPT",
         description="Networks a worker keeps loaded at most; those that serve all jobs are kept in any case",
     )
+    models_cached: int = Field(
+        default=8,
+        ge=1,
+        validation_alias="POXVISIO_MODELS_CACHED",
+        description="Models of which a node keeps files; those that serve or that jobs wait for stay in any case",
+    )
+    model_cache_bytes: int = Field(
+        default=8 * 1024 * _MEGABYTE,
+        ge=_MEGABYTE,
+        validation_alias="POXVISIO_MODEL_CACHE_BYTES",
+        description="Bytes of bundles and compiled engines that a node keeps, but for those that stay in any case",
+    )
     max_model_bytes: int = Field(
         default=1024 * _MEGABYTE,
         ge=_MEGABYTE,

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,6 +14,8 @@ from pydantic import Field
 from shared import history
 from shared.errors import BundleAltered, PoxVisioError
 from shared.logs import logger
+from shared.registry import records, serving
+from shared.tables import WorkerNode
 from web.openapi import Answer, operation
 from web.services import Services, services
 from web.wire import Shape, respond
@@ -35,11 +37,12 @@ class Part(Shape):
 
 
 class BundlePart(Part):
-    """The model that is served."""
+    """The model that is live, and how many workers hold it: `degraded` while there are workers and none does."""
 
     id: str | None = None
     digest: str | None = None
     synthetic: bool | None = None
+    held_by: int = Field(default=0, description="Workers of the last 30 seconds that answer with it")
 
 
 class MigrationsPart(Part):
@@ -111,15 +114,15 @@ def _examine(here: Services) -> Readiness:
     database = Part(**_tried("the database", here.database.check))
     storage = Part(**_tried("the storage", here.storage.check))
     broker = Part(**_tried("the broker", here.broker.check, bad="degraded"))
-    bundle = _bundle(here)
-    migrations, workers = MigrationsPart(status="down", problem="the database is out of reach"), 0
+    migrations, workers = MigrationsPart(status="down", problem="the database is out of reach"), []
     if database.status == "ok":
         migrations, workers = _schema(here), _workers(here)
+    bundle = _held(_live(here, is_known=migrations.status == "ok"), workers)
     needed = (database, storage, bundle, migrations)
     status: Literal["ready", "degraded", "unready"] = "ready"
     if any(part.status == "down" for part in needed):
         status = "unready"
-    elif broker.status != "ok" or not workers:
+    elif broker.status != "ok" or bundle.status != "ok" or not workers:
         status = "degraded"
     return Readiness(
         status=status,
@@ -128,7 +131,7 @@ def _examine(here: Services) -> Readiness:
         broker=broker,
         bundle=bundle,
         migrations=migrations,
-        workers=workers,
+        workers=len(workers),
     )
 
 
@@ -142,7 +145,29 @@ def _tried(what: str, check: Callable[[], Any], bad: Literal["degraded", "down"]
     return {"status": "ok"}
 
 
-def _bundle(here: Services) -> BundlePart:
+def _live(here: Services, *, is_known: bool) -> BundlePart:
+    """Return the model that is live: one of the register where the database says so, else what MODEL names."""
+    if is_known:
+        try:
+            with here.database.transaction() as session:
+                digest = serving.read(session).live
+                row = None if digest is None else records.by_digest(session, digest)
+        except PoxVisioError:
+            row = None
+        if row is not None:
+            return BundlePart(status="ok", id=row.id, digest=row.digest, synthetic=row.synthetic)
+    return _default(here)
+
+
+def _held(part: BundlePart, workers: Sequence[WorkerNode]) -> BundlePart:
+    """Say how many workers answer with it."""
+    held_by = sum(worker.bundle_digest == part.digest for worker in workers) if part.digest else 0
+    if part.status == "ok" and workers and not held_by:
+        return part.model_copy(update={"status": "degraded", "problem": "no worker has loaded the live model yet"})
+    return part.model_copy(update={"held_by": held_by})
+
+
+def _default(here: Services) -> BundlePart:
     try:
         bundle = here.model.bundle()
     except PoxVisioError as error:
@@ -167,9 +192,9 @@ def _schema(here: Services) -> MigrationsPart:
     return MigrationsPart(status="ok", database=present, program=program)
 
 
-def _workers(here: Services) -> int:
+def _workers(here: Services) -> list[WorkerNode]:
     try:
         with here.database.transaction() as session:
-            return len(history.workers(session))
+            return history.workers(session)
     except PoxVisioError:
-        return 0
+        return []

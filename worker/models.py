@@ -21,6 +21,7 @@ from shared.registry import bundles, records, serving
 from shared.registry.serving import NOTHING, Serving
 from shared.storage import Storage
 from worker.inference.classifier import Classifier
+from worker.node_cache import Room, prune
 
 log = logger(__name__)
 
@@ -64,10 +65,19 @@ class Models:
     """The networks of one worker; threads may share it. ``start`` loads what is live, and then a thread follows."""
 
     def __init__(
-        self, database: Database, storage: Storage, *, default: Path, cache: Path, kept: int, load: Load
+        self,
+        database: Database,
+        storage: Storage,
+        *,
+        default: Path,
+        cache: Path,
+        kept: int,
+        load: Load,
+        room: Room | None = None,
     ) -> None:
         self._database, self._storage = database, storage
         self._default, self._cache, self._kept, self._load = default, cache, kept, load
+        self._room = room
         self._lock = threading.Lock()
         #: By digest, the one used longest ago first.
         self._loaded: dict[str, Classifier] = {}
@@ -103,8 +113,7 @@ class Models:
             now = serving.read(session)
         self._live = self._get(now.live)
         self._serving = now
-        if now.canary is not None:
-            self._wake.set()
+        self._wake.set()  # for a canary, and to look what the node holds
         self._thread.start()
 
     def heed(self, version: int) -> None:
@@ -178,6 +187,7 @@ class Models:
         self._canary = canary
         self._bring_wanted()
         self._forget()
+        self._prune()
         missing = live is None or (canary is None and now.canary is not None)
         if not missing:
             self.problem = None
@@ -241,6 +251,17 @@ class Models:
         took = round(time.monotonic() - began, 2)
         log.info("network_ready", model=bundle.id, digest=bundle.digest, engine=engine, seconds=took)
         return classifier
+
+    def _prune(self) -> None:
+        """Delete from the node's disk what nothing asks for; a fault of that keeps nothing from answering."""
+        if self._room is None:
+            return
+        with self._database.transaction() as session:
+            needed = records.needed(session)
+        with self._lock:
+            needed |= set(self._loaded)
+        if gone := prune(self._cache, needed, self._room):
+            log.info("models_pruned", digests=gone)
 
     def _forget(self) -> None:
         """Let go of what was used longest ago; what serves stays, and so does what is answering a unit now."""

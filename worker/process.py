@@ -21,6 +21,7 @@ from worker.examiner import Examiner
 from worker.holder import holder_name, release_dead
 from worker.inference.classifier import Classifier
 from worker.models import Models
+from worker.node_cache import Room
 from worker.pace import Pace
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
@@ -142,6 +143,7 @@ class WorkerProcess:
                 cache=settings.cache_dir,
                 kept=settings.engines_kept,
                 load=self._network_of,
+                room=Room(settings.models_cached, settings.model_cache_bytes),
             )
             models.start()
         except (BundleError, StorageAway, DatabaseAway) as error:

@@ -4,6 +4,7 @@ A bundle is verified whole on its way in and again whenever it is loaded, also f
 under its name all at once, so that a process that was killed in between leaves nothing that could be mistaken for one.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -53,6 +54,7 @@ def fetch(storage: Storage, digest: str, cache: Path) -> Bundle:
     """
     folder = cache / "bundles" / digest
     if found := _whole(folder, digest):
+        os.utime(folder)  # what was used last is let go of last
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))

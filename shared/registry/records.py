@@ -86,6 +86,13 @@ _PUT_BACK = sa.text("""
     WHERE digest = :digest AND fence = :fence AND state = 'checking'
 """)
 
+_NEEDED = sa.text("""
+    SELECT live FROM model_serving WHERE live IS NOT NULL UNION
+    SELECT canary FROM model_serving WHERE canary IS NOT NULL UNION
+    SELECT digest FROM model WHERE state = 'checking' UNION
+    SELECT m.digest FROM model m WHERE EXISTS (SELECT FROM job j WHERE j.model = m.id AND j.closed_at IS NULL)
+""")
+
 
 def check_id(model_id: str) -> None:
     """Raise ``IdRefused`` unless a published bundle may have this id."""
@@ -130,6 +137,17 @@ def find(session: Session, model_id: str) -> ModelRow:
     if row is None:
         raise NotFound("there is no such model")
     return _row(row)
+
+
+def by_digest(session: Session, digest: str) -> ModelRow | None:
+    """Return a published model by its digest, None where there is none."""
+    row = session.get(Model, digest, populate_existing=True)
+    return None if row is None else _row(row)
+
+
+def needed(session: Session) -> set[str]:
+    """Return the digests that may be asked for at any moment: what serves, what is checked, what open jobs ask for."""
+    return set(session.execute(_NEEDED).scalars())
 
 
 def every(session: Session) -> list[ModelRow]:

@@ -1,11 +1,17 @@
 """What the service says about itself, its errors of routing, and its page."""
 
 import re
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
+from shared.bundle import load_bundle
+from shared.database import Database
 from tests.integration.web.conftest import Caller
+from web.health import Examiner
+from web.services import Services
 
 
 def test_ready_when_database_storage_and_bundle_are(clinic: Caller) -> None:
@@ -16,6 +22,34 @@ def test_ready_when_database_storage_and_bundle_are(clinic: Caller) -> None:
     assert (found["database"]["status"], found["storage"]["status"], found["broker"]["status"]) == ("ok", "ok", "ok")
     assert found["migrations"]["database"] == found["migrations"]["program"]
     assert (found["workers"], found["status"]) == (0, "degraded")
+
+
+def test_readiness_names_the_live_model_and_the_workers_that_hold_it(clinic: Caller, owner_db: Database) -> None:
+    default = load_bundle(Path("models/demo"))
+    with owner_db.transaction() as session:
+        session.execute(
+            sa.text("""
+                INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes, state)
+                VALUES ('d1', 'second', '{}', '{}', false, true, 1, 'ready')
+            """)
+        )
+        session.execute(sa.text("INSERT INTO model_serving (version, live) VALUES (1, 'd1')"))
+        for name, digest in (("one", default.digest), ("two", None)):
+            session.execute(
+                sa.text("INSERT INTO worker_node (name, state, bundle_digest) VALUES (:name, 'ready', :digest)"),
+                {"name": name, "digest": digest},
+            )
+    examiner: Examiner = clinic.client.application.extensions["poxvisio.examiner"]
+    here: Services = clinic.client.application.extensions["poxvisio"]
+    found = Examiner().look(here)
+    assert (found.bundle.id, found.bundle.digest, found.bundle.held_by) == ("second", "d1", 0)
+    assert (found.status, found.bundle.status) == ("degraded", "degraded")
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE worker_node SET bundle_digest = 'd1' WHERE name = 'two'"))
+    held = clinic.client.get("/readyz").json
+    assert held is not None
+    assert (held["status"], held["bundle"]["held_by"], held["workers"]) == ("ready", 1, 2)
+    assert examiner.look(here).bundle.held_by == 1
 
 
 def test_limits_are_published_to_everybody(clinic: Caller) -> None:

@@ -29,6 +29,7 @@ from worker.classification import Classification
 from worker.examiner import Examiner
 from worker.inference.classifier import Classifier
 from worker.models import ModelAway, Models
+from worker.node_cache import Room
 from worker.photos import PhotoReader
 
 DEFAULT = load_bundle(BUNDLE)
@@ -307,6 +308,30 @@ def test_a_nodes_altered_copy_is_brought_again_and_a_half_one_never_shows(
     with pytest.raises(BundleMissing):
         bundles.fetch(storage, digest, tmp_path / "other")
     assert list((tmp_path / "other" / "bundles").iterdir()) == []
+
+
+def test_what_serves_or_is_asked_for_stays_on_the_node_and_the_rest_goes(
+    settings: Settings, publish: Publish, submit_photos: Submit, owner_db: Database, app_db: Database,
+    worker_db: Database, storage: Storage, classifier: Classifier, tmp_path: Path,
+) -> None:  # fmt: skip
+    cache = tmp_path / "node"
+    digests = {name: publish(name) for name in ("live", "canary", "pinned", "spare", "idle")}
+    for digest in digests.values():
+        bundles.fetch(storage, digest, cache)
+    for kind, share in (("activate", None), ("canary", 0.1)):
+        name = "live" if kind == "activate" else "canary"
+        wish(app_db, kind, name, digests[name], share)
+        changes.make(worker_db, DEMO)
+    job = submit_photos([photo(1)])
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE job SET model = 'pinned' WHERE id = :id"), {"id": job})
+    room = Room(models=1, bytes=1, seconds=0.0)
+    one = Models(worker_db, storage, default=settings.model, cache=cache, kept=1, load=lambda _: classifier, room=room)
+    one.start()
+    until(lambda: len(list((cache / "bundles").iterdir())) == 3)
+    one.close()
+    kept = {path.name for path in (cache / "bundles").iterdir()}
+    assert kept == {digests[name] for name in ("live", "canary", "pinned")}
 
 
 def test_an_id_is_given_once(publish: Publish, make_bundle: MakeBundle, app_db: Database, tmp_path: Path) -> None:
