@@ -52,6 +52,7 @@ fuzz: .venv/.dev ## Send hostile files by the hundred thousand, and hostile requ
 .PHONY: chaos
 chaos: .venv/.dev ## Kill processes at random, 1,000 of them, and account for every photo; KILLS= and SEED= change the run
 	@$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.chaos.stock_celery.stream $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: .venv/.dev ## Measure everything against yardsticks of the same run; writes benchmarks/results.json and README.md

@@ -24,7 +24,8 @@ from tests.chaos.promise import Reference, Sampler, undisturbed
 from tests.chaos.receivers import Receivers
 from tests.chaos.report import Report
 from tests.chaos.running import ROOT, Service, Up, running
-from tests.chaos.samples import SAMPLES
+from tests.chaos.samples import JPEGS, SAMPLES
+from tests.chaos.senders import Senders
 from tests.chaos.victims import Draw, schedule
 
 DRAIN_SECONDS = 240.0
@@ -55,9 +56,9 @@ def main() -> int:
 def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) -> Report:
     """Run a service under load, kill along the seed's schedule, wait for quiet, and look at everything."""
     began, started = datetime.now(UTC), time.monotonic()
-    with Receivers() as receivers:
+    with Receivers() as receivers, Senders(JPEGS) as senders:
         settings = {
-            "POXVISIO_WEBHOOK_LOOPBACK": receivers.address,
+            "POXVISIO_WEBHOOK_LOOPBACK": f"{receivers.address},{senders.address}",
             "POXVISIO_WEBHOOK_SCHEDULE": ",".join(["0.2"] * 30),
         }
         with running(folder, settings=settings) as service:
@@ -66,7 +67,7 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) 
                 endpoint(service, receivers.url(behaviour))
             with Sampler(lambda: str(service.facts["database_url"])) as sampler:
                 started = time.monotonic()
-                with Load(service, SAMPLES, seed, lambda: sampler.results) as load:
+                with Load(service, SAMPLES, seed, lambda: sampler.results, senders=senders) as load:
                     killer = _kill(
                         service,
                         schedule(seed, pause),

@@ -8,6 +8,8 @@ from tests.chaos import promise
 from tests.chaos.promise import Reference, Sampler, undisturbed
 from tests.chaos.receivers import Receivers
 from tests.chaos.running import Up, running
+from tests.chaos.samples import JPEGS
+from tests.chaos.senders import Senders
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +20,18 @@ def receivers() -> Iterator[Receivers]:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> Iterator[Up]:
+def senders() -> Iterator[Senders]:
+    """Return servers of photos, good and bad."""
+    with Senders(JPEGS) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers, senders: Senders) -> Iterator[Up]:
     """Return a running service with two workers."""
     settings = {
-        "POXVISIO_WEBHOOK_LOOPBACK": receivers.address,
+        "POXVISIO_WEBHOOK_LOOPBACK": f"{receivers.address},{senders.address}",
+        "POXVISIO_FETCH_TIMEOUT": "1",
         "POXVISIO_WEBHOOK_SCHEDULE": "0.2,0.2,0.2,0.5",
     }
     with running(tmp_path_factory.mktemp("chaos"), settings=settings) as started:

@@ -1,5 +1,6 @@
 """Clients that send jobs as long as their block runs, and try again under the same key until they are told yes."""
 
+import functools
 import random
 import threading
 import time
@@ -7,13 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from uuid import UUID
 
 import httpx
 
 from tests.chaos.running import Service, job_of
 from tests.chaos.samples import JPEGS
+from tests.chaos.senders import GIVING, Senders
+
+_ARCHIVES: Final = 0.2
+_LISTS: Final = 0.1
+_CANCELLED: Final = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,9 @@ class Load:
     """Clients in front of a service.
 
     ``most_waiting`` photos are under way at once, as far as ``results`` tells how many are answered, so that the load
-    follows what the service can do. One job in five is an archive; one in twenty is cancelled right after it was
-    accepted. ``answers`` counts what the clients were told, by status.
+    follows what the service can do. One job in five is an archive, one in ten a list of addresses where there are
+    ``senders``; one in twenty is cancelled right after it was accepted. ``answers`` counts what the clients were told,
+    by status.
     """
 
     service: Service
@@ -41,6 +48,7 @@ class Load:
     clients: int = 3
     most_photos: int = 8
     most_waiting: int = 60
+    senders: Senders | None = None
     jobs: dict[UUID, Sent] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
@@ -87,15 +95,34 @@ class Load:
                 self._ending.wait(0.05)
                 continue
             turn += 1
-            is_archive = chance.random() < 0.2
-            photos = tuple(chance.choices(JPEGS if is_archive else self.samples, k=chance.randint(1, self.most_photos)))
-            cancels = chance.random() < 0.05 and not is_archive
-            self._send(f"chaos-{self.seed}-{number}-{turn}", photos, cancels=cancels, is_archive=is_archive)
+            key = f"chaos-{self.seed}-{number}-{turn}"
+            draw, count = chance.random(), chance.randint(1, self.most_photos)
+            if draw < _ARCHIVES:
+                photos = tuple(chance.choices(JPEGS, k=count))
+                self._send(key, photos, functools.partial(self.service.post_archive, photos, key))
+            elif draw < _ARCHIVES + _LISTS and self.senders is not None:
+                self._send(key, *self._list(self.senders, chance, key, count))
+            else:
+                photos = tuple(chance.choices(self.samples, k=count))
+                cancels = chance.random() < _CANCELLED
+                self._send(key, photos, functools.partial(self.service.post, photos, key), cancels=cancels)
 
-    def _send(self, key: str, photos: tuple[bytes, ...], *, cancels: bool, is_archive: bool) -> None:
-        post = self.service.post_archive if is_archive else self.service.post
+    def _list(
+        self, senders: Senders, chance: random.Random, key: str, count: int
+    ) -> tuple[tuple[bytes, ...], Callable[[], httpx.Response]]:
+        """Return the photos of a list, and how to send it; some of its servers give them at the second try only."""
+        places = chance.choices(range(len(JPEGS)), k=count)
+        kinds = chance.choices([*GIVING, "good", "good", "good"], k=count)
+        addresses = [
+            senders.url(kind, place, f"{key}-{n}") for n, (kind, place) in enumerate(zip(kinds, places, strict=True))
+        ]
+        return tuple(JPEGS[place] for place in places), functools.partial(self.service.post_addresses, addresses, key)
+
+    def _send(
+        self, key: str, photos: tuple[bytes, ...], post: Callable[[], httpx.Response], *, cancels: bool = False
+    ) -> None:
         while True:
-            answer = self._told(lambda: post(photos, key))
+            answer = self._told(post)
             if answer is not None and answer.status_code == 202:
                 break
             if answer is not None and answer.status_code not in {409, 429, 503}:

@@ -1,15 +1,13 @@
 """Receivers of webhooks of every kind, good and bad, on loopback; each behaviour has a path of its own."""
 
-import contextlib
-import socket
-import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Final, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Final
+
+from tests.chaos.listening import Handler, Listening, reset
 
 Behaviour = Callable[["Receivers", BaseHTTPRequestHandler, int], None]
 
@@ -20,13 +18,6 @@ def _answer(request: BaseHTTPRequestHandler, status: int, headers: Mapping[str, 
         request.send_header(name, value)
     request.end_headers()
     request.wfile.flush()
-
-
-def _reset(request: BaseHTTPRequestHandler) -> None:
-    # Lingering for no time at all makes close send RST instead of FIN.
-    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    request.close_connection = True
-    request.connection.close()
 
 
 def good(_: "Receivers", request: BaseHTTPRequestHandler, __: int) -> None:
@@ -41,7 +32,7 @@ def resets_after_success(_: "Receivers", request: BaseHTTPRequestHandler, time_:
     _answer(request, 200, {"content-length": "1000"})
     request.wfile.write(b"half")
     request.wfile.flush()
-    _reset(request)
+    reset(request)
 
 
 def resets_without_answer(_: "Receivers", request: BaseHTTPRequestHandler, time_: int) -> None:
@@ -49,7 +40,7 @@ def resets_without_answer(_: "Receivers", request: BaseHTTPRequestHandler, time_
     if time_ >= 3:
         _answer(request, 200)
     else:
-        _reset(request)
+        reset(request)
 
 
 def stalls(receivers: "Receivers", request: BaseHTTPRequestHandler, _: int) -> None:
@@ -57,24 +48,11 @@ def stalls(receivers: "Receivers", request: BaseHTTPRequestHandler, _: int) -> N
 
 
 def drips(receivers: "Receivers", request: BaseHTTPRequestHandler, _: int) -> None:
-    """Send one byte of the headers at a time, for ever."""
-    with contextlib.suppress(OSError):
-        for byte in b"HTTP/1.1 200 OK\r\n" + b"x-drip: y\r\n" * 1000:
-            request.wfile.write(bytes([byte]))
-            if receivers.ending.wait(0.1):
-                return
+    receivers.drip(request)
 
 
 def floods(receivers: "Receivers", request: BaseHTTPRequestHandler, _: int) -> None:
-    """Answer 200 with a body without end."""
-    request.send_response(200)
-    request.send_header("transfer-encoding", "chunked")
-    request.end_headers()
-    with contextlib.suppress(OSError):
-        for _number in range(2000):
-            request.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
-            if receivers.ending.is_set():
-                return
+    receivers.flood(request)
 
 
 def redirects(receivers: "Receivers", request: BaseHTTPRequestHandler, _: int) -> None:
@@ -117,19 +95,16 @@ OTHERS: Final[Mapping[str, Behaviour]] = {"floods": floods, "gone": gone}
 _ALL: Final = {**TAKING, **REFUSING, **OTHERS}
 
 
-class Receivers:
-    """Listens on one port while its block runs; ``came`` counts the messages by path and id."""
+class Receivers(Listening):
+    """Receivers on one port; ``came`` counts the messages by path and id."""
 
     def __init__(self) -> None:
         self.came: Counter[tuple[str, str]] = Counter()
-        self.ending = threading.Event()
         self._lock = threading.Lock()
         receivers = self
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 20
-
-            def do_POST(self) -> None:
+        class Receiving(Handler):
+            def do_POST(self) -> None:  # noqa: N802 - http.server's name
                 self.rfile.read(int(self.headers["content-length"]))
                 path = self.path.strip("/")
                 with receivers._lock:
@@ -137,33 +112,7 @@ class Receivers:
                     times = receivers.came[path, self.headers["webhook-id"]]
                 _ALL[path](receivers, self, times)
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-                """Say nothing: a run has thousands."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """Say nothing: receivers here break off on purpose, and so do those who are killed."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.ending.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def address(self) -> str:
-        """Where it listens, as host:port."""
-        return f"127.0.0.1:{self._server.server_port}"
+        super().__init__(Receiving)
 
     def url(self, behaviour: str) -> str:
         """Return the URL of one behaviour."""

@@ -124,6 +124,12 @@ class Service(ABC):
         with self.client() as client:
             return client.post("/v1/jobs", content=buffer.getvalue(), headers=headers)
 
+    def post_addresses(self, addresses: Sequence[str], key: str) -> httpx.Response:
+        """Send the addresses of photos as one job, once."""
+        body = {"images": [{"url": address} for address in addresses]}
+        with self.client() as client:
+            return client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
+
     def insist(self, photos: Sequence[bytes], key: str, options: Mapping[str, Any] | None = None) -> UUID:
         """Send photos under one key until they are taken in, as a client does that was told nothing, or to wait."""
         end = time.monotonic() + DRAIN_SECONDS
