@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import psycopg2
@@ -14,8 +16,10 @@ from cli.options import Command, example, json_option, print_json
 from shared import accounts, ids
 from shared.database import Database
 from shared.errors import DatabaseAway, Refused
+from shared.tables import ApiKey
 
 _OWNER = "poxvisio_owner"
+_MOMENT = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"))
 _FORM = "postgresql://user:password@host:port/name"
 
 
@@ -117,7 +121,7 @@ def create_tenant(name: str, keep_originals: bool, database_url: str, as_json: b
 
 @admin.group(epilog=example("poxvisio admin key create --tenant 'North clinic' --name laptop"))
 def key() -> None:
-    """Make, list and revoke API keys."""
+    """Make, list, rotate and revoke API keys."""
 
 
 @key.command(
@@ -135,14 +139,17 @@ def key() -> None:
     show_default=True,
     help=f"What the key allows, separated by commas: {', '.join(accounts.SCOPES)}.",
 )
+@click.option("--expires", type=_MOMENT, metavar="TIME", help="When the key ends by itself; local time.")
 @_database_option
 @json_option("the key")
-def create_key(tenant_name: str, name: str, scopes: str, database_url: str, as_json: bool) -> None:
+def create_key(  # noqa: PLR0917 - one parameter an option
+    tenant_name: str, name: str, scopes: str, expires: datetime | None, database_url: str, as_json: bool
+) -> None:
     """Make an API key and print it: it is shown this once."""
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     with _database(database_url) as database, database.transaction() as session:
         owner = accounts.tenant_named(session, tenant_name)
-        token = accounts.create_key(session, owner.id, name, wanted)
+        token = accounts.create_key(session, owner.id, name, wanted, _future(expires))
     print_json({"key": token, "scopes": wanted}) if as_json else click.echo(token)
 
 
@@ -154,23 +161,31 @@ def list_keys(tenant_name: str, database_url: str, as_json: bool) -> None:
     """List a tenant's keys, oldest first; their secrets are not kept."""
     with _database(database_url) as database, database.transaction() as session:
         owner = accounts.tenant_named(session, tenant_name)
-        found = [
-            {
-                "id": ids.text("key", each.id),
-                "name": each.name,
-                "scopes": list(each.scopes),
-                "created_at": each.created_at.isoformat(timespec="seconds"),
-                "last_used_at": each.last_used_at.isoformat(timespec="seconds") if each.last_used_at else None,
-                "revoked_at": each.revoked_at.isoformat(timespec="seconds") if each.revoked_at else None,
-            }
-            for each in accounts.keys(session, owner.id)
-        ]
+        found = accounts.keys(session, owner.id)
+        states = [_state(each) for each in found]
+        told = [_told(each) for each in found]
     if as_json:
-        print_json(found)
+        print_json(told)
         return
-    for each in found:
-        state = "revoked" if each["revoked_at"] else "valid"
-        click.echo(line((str(each["id"]), state, str(each["name"]), " ".join(each["scopes"] or ())), (36, 7, 24)))
+    for state, each in zip(states, told, strict=True):
+        click.echo(line((each["id"], state, each["name"], " ".join(each["scopes"])), (36, 7, 24)))
+
+
+def _state(each: ApiKey) -> str:
+    if each.revoked_at:
+        return "revoked"
+    return "expired" if each.expires_at and each.expires_at <= datetime.now(UTC) else "valid"
+
+
+def _told(each: ApiKey) -> dict[str, Any]:
+    moments = ("created_at", "last_used_at", "expires_at", "revoked_at", "previous_until")
+    times = {name: getattr(each, name) for name in moments}
+    return {
+        "id": ids.text("key", each.id),
+        "name": each.name,
+        "scopes": list(each.scopes),
+        **{name: moment.isoformat(timespec="seconds") if moment else None for name, moment in times.items()},
+    }
 
 
 @key.command("revoke", epilog=example("poxvisio admin key revoke key_0192f0c1e5a07bd2a3c4d5e6f708192a --tenant Clinic"))
@@ -183,6 +198,48 @@ def revoke_key(key_id: str, tenant_name: str, database_url: str) -> None:
         owner = accounts.tenant_named(session, tenant_name)
         accounts.revoke_key(session, owner.id, ids.parse("key", key_id))
     click.echo(f"{key_id} is revoked")
+
+
+@key.command(
+    "rotate",
+    epilog=example(
+        "poxvisio admin key rotate key_0192f0c1e5a07bd2a3c4d5e6f708192a --tenant Clinic --grace-hours 48",
+        "poxvisio admin key rotate key_0192f0c1e5a07bd2a3c4d5e6f708192a --tenant Clinic --grace-hours 0",
+    ),
+)
+@click.argument("key_id", metavar="ID")
+@click.option("--tenant", "tenant_name", required=True, help="Name of the tenant.")
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(0, 720),
+    default=24,
+    show_default=True,
+    help="How long the secret of now is good beside the new one.",
+)
+@click.option("--expires", type=_MOMENT, metavar="TIME", help="When the key ends from now on; local time.")
+@_database_option
+@json_option("the key")
+def rotate_key(  # noqa: PLR0917 - one parameter an option
+    key_id: str, tenant_name: str, grace_hours: float, expires: datetime | None, database_url: str, as_json: bool
+) -> None:
+    """Give a key another secret and print it: it is shown this once."""
+    with _database(database_url) as database, database.transaction() as session:
+        owner = accounts.tenant_named(session, tenant_name)
+        found = ids.parse("key", key_id)
+        token = accounts.rotate_key(session, owner.id, found, timedelta(hours=grace_hours), _future(expires))
+        until = accounts.key_of(session, owner.id, found).previous_until
+    told = until.isoformat(timespec="seconds") if until else None
+    print_json({"key": token, "previous_until": told}) if as_json else click.echo(token)
+
+
+def _future(expires: datetime | None) -> datetime | None:
+    """Return the moment in UTC; raises where it has passed."""
+    if expires is None:
+        return None
+    moment = expires.astimezone(UTC)
+    if moment <= datetime.now(UTC):
+        raise click.UsageError("--expires has passed already")
+    return moment
 
 
 @click.command("migrate", epilog=example("DATABASE_URL=postgresql://postgres:...@db/poxvisio poxvisio migrate"))

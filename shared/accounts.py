@@ -10,14 +10,14 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.database import new_id
-from shared.errors import NotFound, Refused
+from shared.errors import Conflict, NotFound, Refused
 from shared.tables import ApiKey, Tenant
 
 SCOPES = ("jobs:read", "jobs:write", "webhooks", "models", "admin")
@@ -101,13 +101,62 @@ def revoke_key(session: Session, tenant_id: UUID, key_id: UUID) -> None:
         raise NotFound("there is no such key")
 
 
+def rotate_key(
+    session: Session, tenant_id: UUID, key_id: UUID, grace: timedelta, expires_at: datetime | None = None
+) -> str:
+    """Give a key another secret and return the new token, which is shown this once.
+
+    The secret it had is good for ``grace`` more; one from a rotation before ends at once, so that two live at most.
+    ``expires_at`` replaces the key's own where it is given. Raises ``NotFound``, and ``Conflict`` for a key that is
+    revoked or expired: nothing makes such a one good again.
+    """
+    now = sa.func.now()
+    secret = secrets.token_hex(24)
+    kept = grace > timedelta(0)
+    renewed = {} if expires_at is None else {"expires_at": expires_at}
+    found = session.execute(
+        sa.update(ApiKey)
+        .where(
+            ApiKey.tenant_id == tenant_id,
+            ApiKey.id == key_id,
+            ApiKey.revoked_at.is_(None),
+            sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
+        )
+        .values(
+            secret_hash=_hash(secret),
+            previous_hash=ApiKey.secret_hash if kept else None,
+            previous_until=now + grace if kept else None,
+            **renewed,
+        )
+        .returning(ApiKey.id)
+    ).first()
+    if found is None:
+        key_of(session, tenant_id, key_id)
+        raise Conflict("the key is revoked or expired; make a new one")
+    return f"pxv_{key_id.hex}_{secret}"
+
+
+def key_of(session: Session, tenant_id: UUID, key_id: UUID) -> ApiKey:
+    """Return one of the tenant's keys as the database has it now; raises ``NotFound``."""
+    found = session.scalar(
+        sa.select(ApiKey)
+        .where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
+        .execution_options(populate_existing=True)
+    )
+    if found is None:
+        raise NotFound("there is no such key")
+    return found
+
+
 def authenticate(session: Session, token: str) -> Caller:
     """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong."""
     key_id, secret = _parse(token)
     row = session.execute(sa.text("SELECT * FROM lookup_api_key(:key)"), {"key": key_id}).one_or_none()
-    # A missing key is compared too, so that time does not tell which ids exist.
-    known = bytes(row.secret_hash) if row else bytes(32)
-    if not hmac.compare_digest(known, _hash(secret)) or row is None:
+    # What is missing is compared too, so that time does not tell which ids exist, nor which were rotated.
+    given = _hash(secret)
+    is_present = hmac.compare_digest(bytes(row.secret_hash) if row else bytes(32), given)
+    is_previous = hmac.compare_digest(bytes(row.previous_hash) if row and row.previous_hash else bytes(32), given)
+    if not (is_present or is_previous) or row is None:
         raise KeyUnknown(_UNKNOWN)
     session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
     return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals)

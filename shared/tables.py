@@ -67,7 +67,10 @@ class ApiKey(Base):
     """A key of a tenant; of its secret only the SHA-256 is kept."""
 
     __tablename__ = "api_key"
-    __table_args__ = (sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),)
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        sa.CheckConstraint("(previous_hash IS NULL) = (previous_until IS NULL)", name="previous"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(index=True)
@@ -78,6 +81,8 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+    previous_hash: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
 
 
 class Job(Base):

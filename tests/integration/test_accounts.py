@@ -9,7 +9,7 @@ import pytest
 from shared import accounts
 from shared.accounts import SCOPES, Caller, KeyUnknown, ScopeUnknown
 from shared.database import Database, new_id
-from shared.errors import NotFound, Refused
+from shared.errors import Conflict, NotFound, Refused
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import change, rows
 
@@ -96,6 +96,75 @@ def test_a_revoked_key_is_refused_at_once(owner_db: Database, app_db: Database, 
     with app_db.transaction(tenant) as session:
         accounts.revoke_key(session, tenant, key_id(token))
     assert rows(owner_db, "SELECT revoked_at FROM api_key") == [first]
+
+
+def rotate(app_db: Database, tenant: UUID, token: str, grace: timedelta, expires_at: datetime | None = None) -> str:
+    with app_db.transaction(tenant) as session:
+        return accounts.rotate_key(session, tenant, key_id(token), grace, expires_at)
+
+
+def test_after_a_rotation_both_tokens_are_good_until_the_grace_is_over(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    old = make_key(owner_db, tenant)
+    new = rotate(app_db, tenant, old, timedelta(hours=1))
+    assert new.split("_")[1] == old.split("_")[1]
+    assert caller(app_db, old) == caller(app_db, new)
+    change(owner_db, "UPDATE api_key SET previous_until = now() - interval '1 second'")
+    caller(app_db, new)
+    with pytest.raises(KeyUnknown):
+        caller(app_db, old)
+
+
+def test_without_grace_the_old_token_ends_at_once(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    old = make_key(owner_db, tenant)
+    new = rotate(app_db, tenant, old, timedelta(0))
+    caller(app_db, new)
+    with pytest.raises(KeyUnknown):
+        caller(app_db, old)
+
+
+def test_two_tokens_are_good_at_most(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    tokens = [make_key(owner_db, tenant)]
+    for _ in range(2):
+        tokens.append(rotate(app_db, tenant, tokens[-1], timedelta(days=1)))
+    with pytest.raises(KeyUnknown):
+        caller(app_db, tokens[0])
+    assert caller(app_db, tokens[1]) == caller(app_db, tokens[2])
+
+
+def test_what_ends_a_key_ends_both_of_its_tokens(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    ends = {
+        "revoked": "UPDATE api_key SET revoked_at = now()",
+        "expired": "UPDATE api_key SET expires_at = now() - interval '1 second'",
+    }
+    for end in ends.values():
+        old = make_key(owner_db, tenant)
+        new = rotate(app_db, tenant, old, timedelta(days=1))
+        change(owner_db, end)
+        for token in (old, new):
+            with pytest.raises(KeyUnknown):
+                caller(app_db, token)
+        # Nor does a rotation make it good again.
+        with pytest.raises(Conflict, match="make a new one"):
+            rotate(app_db, tenant, new, timedelta(0), datetime.now(UTC) + timedelta(days=1))
+
+
+def test_a_rotation_may_move_the_end_of_a_key(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    soon, later = (datetime.now(UTC) + timedelta(hours=hours) for hours in (1, 2))
+    token = make_key(owner_db, tenant, soon)
+    rotate(app_db, tenant, token, timedelta(hours=1))
+    assert rows(owner_db, "SELECT expires_at FROM api_key")[0].expires_at == soon
+    rotate(app_db, tenant, token, timedelta(hours=1), later)
+    assert rows(owner_db, "SELECT expires_at FROM api_key")[0].expires_at == later
+
+
+def test_another_tenants_key_cannot_be_rotated(owner_db: Database, app_db: Database, tenant: UUID) -> None:
+    token = make_key(owner_db, make_tenant(owner_db, "other clinic"))
+    for stranger in (key_id(token), new_id()):
+        with pytest.raises(NotFound), app_db.transaction(tenant) as session:
+            accounts.rotate_key(session, tenant, stranger, timedelta(0))
+    caller(app_db, token)
 
 
 def test_another_tenants_key_cannot_be_revoked(owner_db: Database, app_db: Database, tenant: UUID) -> None:

@@ -48,7 +48,7 @@ _BODIES: Final[dict[str, Any]] = {
     "POST /v1/webhooks/{webhook}/recover": _SINCE,
     "POST /v1/webhooks/{webhook}/replay": _SINCE,
     "POST /v1/models/{model}/canary": {"share": 0.5},
-    "POST /v1/keys": {"name": "another", "scopes": ["jobs:read"]},
+    "POST /v1/keys": {"name": "another", "scopes": ["admin"]},
 }
 _MODEL: Final = sa.text("""
     INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes)
@@ -125,7 +125,7 @@ class World:
         sent = _json(self.owner.post(f"/v1/webhooks/{hook['id']}/test"))
         here = self.app.extensions["poxvisio"]
         self.ids |= {"model": here.model.bundle().id, "change": "mch_" + "0" * 32}
-        key_made = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["jobs:read"]}))
+        key_made = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["admin"]}))
         self.ids |= {"job": job["id"], "webhook": hook["id"], "delivery": sent["id"], "key": key_made["id"]}
         self.seen |= {value.partition("_")[2] for name, value in self.ids.items() if name not in COMMON}
         self._register()

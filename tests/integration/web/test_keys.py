@@ -5,7 +5,8 @@ from typing import Self
 
 import pytest
 
-from tests.integration.web.conftest import Caller
+from shared.database import Database
+from tests.integration.web.conftest import Caller, make_key
 from web.api import keys
 
 
@@ -34,6 +35,65 @@ def test_a_key_that_would_be_dead_is_not_made(clinic: Caller) -> None:
     later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     wanted = {"name": "k", "scopes": ["admin"], "expires_at": later}
     assert clinic.post("/v1/keys", wanted, Idempotency_Key="k").status_code == 201
+
+
+def _with(clinic: Caller, token: str) -> Caller:
+    return Caller(clinic.client, token, clinic.tenant)
+
+
+def test_a_rotated_key_has_a_new_token_and_the_old_one_for_as_long_as_was_asked(clinic: Caller) -> None:
+    made = clinic.post("/v1/keys", {"name": "ward 7", "scopes": ["jobs:read"]}).json
+    assert made is not None
+    first = clinic.post(f"/v1/keys/{made['id']}/rotate", {"grace_seconds": 3600}, Idempotency_Key="r")
+    assert first.json is not None
+    assert {name for name in made if made[name] != first.json[name]} == {"token", "previous_until"}
+    left = datetime.fromisoformat(first.json["previous_until"]) - datetime.now(UTC)
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    for token in (made["token"], first.json["token"]):
+        assert _with(clinic, token).get("/v1/jobs").status_code == 200
+    # Shown once, and again only to who sends the very same request.
+    again = clinic.post(f"/v1/keys/{made['id']}/rotate", {"grace_seconds": 3600}, Idempotency_Key="r")
+    assert again.data == first.data
+    assert "token" not in clinic.get(f"/v1/keys/{made['id']}").text
+    at_once = clinic.post(f"/v1/keys/{made['id']}/rotate", {"grace_seconds": 0}).json
+    assert at_once is not None
+    assert at_once["previous_until"] is None
+    answers = [_with(clinic, token).get("/v1/jobs") for token in (first.json["token"], at_once["token"])]
+    assert [answer.status_code for answer in answers] == [401, 200]
+
+
+def test_a_key_can_rotate_itself_without_a_body(clinic: Caller) -> None:
+    mine = next(key for key in (clinic.get("/v1/keys").json or {})["keys"])
+    rotated = clinic.post(f"/v1/keys/{mine['id']}/rotate").json
+    assert rotated is not None
+    assert [_with(clinic, token).get("/v1/keys").status_code for token in (clinic.key, rotated["token"])] == [200, 200]
+
+
+def test_nobody_gives_more_than_they_have(clinic: Caller, owner_db: Database) -> None:
+    wide = clinic.post("/v1/keys", {"name": "wide", "scopes": ["admin", "jobs:read"]}).json
+    assert wide is not None
+    narrow = _with(clinic, make_key(owner_db, clinic.tenant, ["admin", "webhooks"]))
+    for answer in (
+        narrow.post("/v1/keys", {"name": "k", "scopes": ["webhooks", "jobs:read"]}),
+        narrow.post(f"/v1/keys/{wide['id']}/rotate"),
+    ):
+        assert answer.status_code == 403
+        assert "the scope 'jobs:read'" in answer.text
+    assert narrow.post("/v1/keys", {"name": "k", "scopes": ["webhooks", "admin"]}).status_code == 201
+    assert _with(clinic, wide["token"]).get("/v1/jobs").status_code == 200
+
+
+def test_a_key_that_ended_cannot_be_rotated(clinic: Caller) -> None:
+    made = clinic.post("/v1/keys", {"name": "k", "scopes": ["jobs:read"]}).json
+    assert made is not None
+    for wrong in ({"grace_seconds": -1}, {"grace_seconds": 10**9}, {"expires_at": "2020-01-01T00:00:00Z"}, {"to": 1}):
+        assert clinic.post(f"/v1/keys/{made['id']}/rotate", wrong).status_code == 422
+    clinic.open(f"/v1/keys/{made['id']}", "DELETE")
+    refused = clinic.post(f"/v1/keys/{made['id']}/rotate")
+    assert (refused.status_code, (refused.json or {})["detail"]) == (
+        409,
+        "The key is revoked or expired; make a new one.",
+    )
 
 
 class _Later(datetime):
