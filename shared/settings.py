@@ -157,6 +157,39 @@ class Settings(BaseSettings):
         description="Most photos that may wait in all while no worker says how fast it is; beyond, 503",
     )
 
+    key_rate: float = Field(
+        default=100.0,
+        ge=0,
+        validation_alias="POXVISIO_KEY_RATE",
+        description="Requests a second that one API key may send in the long run; beyond, 429; 0: not bounded",
+    )
+    tenant_rate: float = Field(
+        default=200.0,
+        ge=0,
+        validation_alias="POXVISIO_TENANT_RATE",
+        description="The same for all keys of a tenant together",
+    )
+    rate_seconds: int = Field(
+        default=5,
+        ge=1,
+        le=3600,
+        validation_alias="POXVISIO_RATE_SECONDS",
+        description="Seconds of those rates that may come at once",
+    )
+    refused_keys: int = Field(
+        default=60,
+        ge=0,
+        validation_alias="POXVISIO_REFUSED_KEYS",
+        description="Unknown API keys that an address may send a minute; beyond, 429 to it; 0: not bounded",
+    )
+    proxies: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        validation_alias="POXVISIO_PROXIES",
+        description="Proxies of yours before the web, each of which adds to X-Forwarded-For; 0: that is not believed",
+    )
+
     lease_floor: float = Field(
         default=60.0, gt=0, validation_alias="POXVISIO_LEASE_FLOOR", description="Shortest lease of a unit, in seconds"
     )

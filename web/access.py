@@ -7,8 +7,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from flask import Flask, Response, g, request
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared.logs import logger
+from web.rates import header_fields
 from web.services import services
 
 log = logger(__name__)
@@ -43,6 +45,9 @@ def install(app: Flask) -> None:
     def begin() -> None:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _OURS.fullmatch(given) else secrets.token_hex(12)
+        # Every line that this thread logs until its next request carries it.
+        clear_contextvars()
+        bind_contextvars(request_id=g.request_id)
         g.started = time.perf_counter()
 
     @app.after_request
@@ -52,11 +57,12 @@ def install(app: Flask) -> None:
         if services().settings.public_url.startswith("https://"):
             answer.headers["Strict-Transport-Security"] = f"max-age={_YEAR}; includeSubDomains"
         answer.headers["X-Request-Id"] = g.request_id
+        answer.headers.update(header_fields(g.get("levels", ())))
         if answer.status_code in _BODILESS or (request.method == "OPTIONS" and answer.status_code < _ERRORS):
             answer.headers.remove("Content-Type")  # the framework names one for what is not there too
         _log(answer)
-        if answer.status_code >= _ERRORS and g.get("caller") is not None:
-            _drain_in_place(g.caller.tenant_id)
+        if answer.status_code >= _ERRORS and g.get("tenant") is not None:
+            _drain_in_place(g.tenant)
         return answer
 
 
@@ -74,7 +80,8 @@ def _drain_in_place(tenant: UUID) -> None:
 def _drain(environ: dict[str, Any]) -> None:
     """Read on after a refusal, 16 MiB at most: a client that is still sending would meet a reset, not the answer.
 
-    Only for callers who showed a key, since reading is work; and only where the server knows where a body ends.
+    Only for callers whose key is good, or was a moment ago, since reading is work; and only where the server knows
+    where a body ends.
     """
     if not environ.get("wsgi.input_terminated"):
         return
@@ -88,13 +95,12 @@ def _drain(environ: dict[str, Any]) -> None:
 
 def _log(answer: Response) -> None:
     """Write the one line: the route's pattern, never the path, which may name things."""
-    caller = g.get("caller")
+    tenant = g.get("tenant")
     log.info(
         "request",
         method=request.method,
         route=request.url_rule.rule if request.url_rule else None,
         status=answer.status_code,
         ms=round((time.perf_counter() - g.started) * 1000, 1),
-        tenant=str(caller.tenant_id) if caller else None,
-        request_id=g.request_id,
+        tenant=str(tenant) if tenant else None,
     )

@@ -1,17 +1,40 @@
-"""Who is asking: every route is guarded by the scope its operation names, before its view runs."""
+"""Who is asking, and how often: every route is guarded by the scope its operation names, before its view runs.
 
+A key that was good a moment ago hears of its limits before the database is asked, and any other one after: so a request
+costs no statement more than before, and one over its limit costs none. An address that sent too many unknown keys is
+refused without a look into the database, unless with a key that was good a moment ago: strangers behind one proxy shut
+nobody out.
+"""
+
+import ipaddress
+import math
+import random
 import re
 from typing import Final
 
 from flask import Flask, current_app, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from shared import accounts
-from shared.accounts import Caller
+from shared.accounts import Caller, KeyUnknown
+from web.known_keys import Known
 from web.openapi import operation_of
-from web.problems import MISSING_SCOPE, UNAUTHORIZED, Problem, challenge
+from web.problems import (
+    MISSING_SCOPE,
+    RATE_LIMITED,
+    TOO_MANY_REFUSED,
+    UNAUTHORIZED,
+    Kind,
+    Problem,
+    challenge,
+)
+from web.rates import Verdict
 from web.services import services
 
 _BEARER: Final = re.compile(r"bearer +(pxv_[0-9A-Za-z-]{1,64}_[0-9A-Za-z_-]{1,256}) *", re.IGNORECASE)
+# A household or a machine has a network of this size to itself, and would else be as many addresses as it likes.
+_V6_PREFIX: Final = 64
+_JITTER: Final = 0.2
 
 
 def caller() -> Caller:
@@ -21,7 +44,10 @@ def caller() -> Caller:
 
 
 def install(app: Flask) -> None:
-    """Authenticate before every view whose operation names a scope; 404 and 405 need no key."""
+    """Authenticate and count before every view whose operation names a scope; 404 and 405 need no key."""
+    if proxies := app.extensions["poxvisio"].settings.proxies:
+        # Of what proxies say, where a request comes from is believed, and nothing else.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]  # Flask's own way
 
     @app.before_request
     def authenticate() -> None:
@@ -37,5 +63,61 @@ def _authenticated() -> Caller:
     matched = _BEARER.fullmatch(request.headers.get("Authorization", ""))
     if matched is None:
         raise Problem(UNAUTHORIZED, "Send an API key: `Authorization: Bearer pxv_<id>_<secret>`.", headers=challenge())
-    with services().database.transaction() as session:
-        return accounts.authenticate(session, matched[1])
+    here, token = services(), matched[1]
+    address = {"address": network_of(request.remote_addr or "")}
+    known = here.known_keys.recall(token)
+    if known is not None:
+        _count(known)
+    elif not (verdict := here.refused.look(address)).is_free:
+        raise _too_many(TOO_MANY_REFUSED, "Too many unknown API keys came from your address.", verdict)
+    try:
+        with here.database.transaction() as session:
+            found = accounts.authenticate(session, token)
+    except KeyUnknown:
+        here.known_keys.forget(token)
+        here.refused.take(address)
+        raise
+    if known is None:
+        known = Known(found.key_id, found.tenant_id)
+        here.known_keys.remember(token, known)
+        _count(known)
+    return found
+
+
+def _count(known: Known) -> None:
+    """Take a request from what the key and its tenant may send; raises ``Problem`` (429) where nothing is left."""
+    here = services()
+    g.tenant = known.tenant_id
+    here.exchange.begin()
+    verdict = here.rates.take({"key": known.key_id, "tenant": known.tenant_id})
+    g.levels = verdict.levels
+    if not verdict.is_free:
+        whose = " and ".join(level.policy.name for level in verdict.violated)
+        raise _too_many(RATE_LIMITED, f"The {whose} sent too many requests.", verdict)
+
+
+def _too_many(kind: Kind, what: str, verdict: Verdict) -> Problem:
+    violated = verdict.violated
+    # Not all at once, and never before there is more.
+    spread = 1 + _JITTER * random.random()  # noqa: S311  # spreads load, guards nothing
+    after = math.ceil(max(level.more_in for level in violated) * spread)
+    names = [level.policy.name for level in violated]
+    return Problem(
+        kind,
+        f"{what} Try again in {after} seconds.",
+        headers={"Retry-After": str(after)},
+        members={"violated-policies": names},
+    )
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or an IPv6 network of 64 bits."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # a Unix socket has none
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.IPv6Network((ip, _V6_PREFIX), strict=False))
+    return str(ip)

@@ -21,6 +21,7 @@ from web.wire import Tombstone
 
 View = TypeVar("View", bound=Callable[..., Any])
 _REFS: Final = "#/components/schemas/{model}"
+_TOO_MANY: Final = problems.RATE_LIMITED.status
 _METHODS: Final = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
 
 
@@ -49,6 +50,11 @@ REPLAYED = Header("Idempotency-Replayed", "`true` where the stored answer of an 
 ETAG = Header("ETag", "Changes with the state and the counts.")
 LINK = Header("Link", 'The next page, `rel="next"` (RFC 8288).')
 RETRY_AFTER = Header("Retry-After", "Seconds to wait before asking again.", {"type": "integer", "minimum": 0})
+
+RATE_LIMIT_POLICY = Header(
+    "RateLimit-Policy", "How often the key and its tenant may ask: quota `q` in `w` seconds (IETF draft)."
+)
+RATE_LIMIT = Header("RateLimit", "What is left of it: `r` requests, and more in `t` seconds (IETF draft).")
 
 Content = Mapping[str, type[BaseModel] | Mapping[str, Any]]
 
@@ -84,6 +90,7 @@ class Operation:
         found = list(self.problems)
         if self.scope is not None:
             found += [problems.UNAUTHORIZED, problems.MISSING_SCOPE, problems.DATABASE_AWAY]
+            found += [problems.RATE_LIMITED, problems.TOO_MANY_REFUSED]
         if self.query is not None:
             found.append(problems.INVALID_OPTIONS)
         if self.body is not None:
@@ -184,6 +191,12 @@ _PROBLEM: Final[dict[str, Any]] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "request_id": {"type": "string", "description": "Of this request, as in X-Request-Id; the log has it too"},
+        "violated-policies": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The policies of RateLimit-Policy of which nothing was left",
+        },
         "tombstone": {"$ref": _REFS.format(model="Tombstone")},
         "errors": {
             "type": "array",
@@ -257,11 +270,13 @@ def _header_parameters(headers: Sequence[Header]) -> list[dict[str, Any]]:
 
 def _responses(found: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
+    limited = () if found.scope is None else (RATE_LIMIT_POLICY, RATE_LIMIT)
     for status, answer in sorted(found.answers.items()):
+        headers = (*answer.headers, *limited)
         responses[str(status)] = {
             "description": answer.description,
             **({"content": _content(answer.content, references)} if answer.content else {}),
-            **({"headers": _answer_headers(answer.headers)} if answer.headers else {}),
+            **({"headers": _answer_headers(headers)} if headers else {}),
         }
     by_status: dict[int, list[Kind]] = {}
     for kind in found.all_problems():
@@ -270,6 +285,7 @@ def _responses(found: Operation, references: Mapping[Any, Any]) -> dict[str, Any
         responses[str(status)] = {
             "description": "; ".join(f"`{kind.name}`: {kind.title}" for kind in kinds),
             "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            **({"headers": _answer_headers((*limited, RETRY_AFTER))} if status == _TOO_MANY else {}),
         }
     return responses
 

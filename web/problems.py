@@ -151,11 +151,26 @@ TENANT_FULL = _kind(
     "What you have queued in this lane takes longer than the service lets anybody queue. Nothing was kept. Come back "
     "when Retry-After has passed, or cancel a job; other lanes may be free: name one with `priority` in the query.",
 )
+RATE_LIMITED = _kind(
+    "rate-limited",
+    429,
+    "Too many requests",
+    "The API key, or all keys of its tenant together, ask more often than the service lets anybody ask. Nothing was "
+    "done. Come back when Retry-After has passed; the RateLimit header of every answer says what is left, and "
+    "`/v1/limits` what there is.",
+)
+TOO_MANY_REFUSED = _kind(
+    "too-many-refused-keys",
+    429,
+    "Too many unknown API keys came from this address",
+    "The address that the request comes from sent too many keys that are unknown, expired or revoked, so this one was "
+    "not looked up. Come back when Retry-After has passed. Keys that were good a moment ago are served meanwhile.",
+)
 INTERNAL = _kind(
     "internal-error",
     500,
     "Something went wrong on our side",
-    "Nothing half done was kept. Tell us the answer's X-Request-Id.",
+    "Nothing half done was kept. Tell us the answer's `request_id`.",
 )
 DATABASE_AWAY = _kind(
     "database-away", 503, "The database is out of reach", "Nothing was lost. Try again when Retry-After has passed."
@@ -225,7 +240,7 @@ class Problem(Exception):  # the name RFC 9457 gives it
         self.members = dict(members or {})
 
     def response(self) -> Response:
-        """Return the answer: the same bytes for the same problem, so that nothing can be told apart by it."""
+        """Return the answer: the same bytes for the same problem and request id, so that it tells nothing apart."""
         body: dict[str, Any] = {
             "type": f"{current_app.extensions['poxvisio'].settings.public_url}/problems/{self.kind.name}",
             "title": self.kind.title,
@@ -235,6 +250,8 @@ class Problem(Exception):  # the name RFC 9457 gives it
         if self.errors:
             body["errors"] = self.errors
         body |= self.members
+        if request_id := g.get("request_id"):
+            body["request_id"] = request_id
         answer = Response(json.dumps(body, ensure_ascii=False) + "\n", status=self.kind.status, mimetype=MEDIA_TYPE)
         answer.headers.update(self.headers)
         return answer
@@ -323,7 +340,7 @@ def install(app: Flask) -> None:
     def ours(error: errors.PoxVisioError) -> Response:
         answer = problem_of(error)
         if answer.kind.status >= 500:  # noqa: PLR2004
-            log.warning("request_unavailable", why=str(error), request_id=g.get("request_id"))
+            log.warning("request_unavailable", why=str(error))
         return answer.response()
 
     @app.errorhandler(HTTPException)
@@ -332,5 +349,5 @@ def install(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        log.error("request_failed", endpoint=request.endpoint, request_id=g.get("request_id"), exc_info=error)
+        log.error("request_failed", endpoint=request.endpoint, exc_info=error)
         return Problem(INTERNAL, "Something went wrong on our side.").response()

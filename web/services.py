@@ -21,7 +21,10 @@ from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
 from shared.views import ResultView
+from web.exchange import Exchange
+from web.known_keys import KnownKeys
 from web.places import Places
+from web.rates import Policy, Rates
 from web.watch import Watch
 
 ROLE: Final = "poxvisio_app"
@@ -29,6 +32,7 @@ _LOOK_AGAIN: Final = 2.0
 _READ_AGAIN: Final = 1.0
 # JSON, and what is still read after a refusal, come in at once unless somebody means harm.
 _DOCUMENTS: Final = 32
+_MINUTE: Final = 60
 
 
 class ServedModel:
@@ -124,6 +128,10 @@ class Services:
     streams: Places
     documents: Places
     gauge: Gauge
+    rates: Rates
+    exchange: Exchange
+    refused: Rates
+    known_keys: KnownKeys
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":
@@ -134,6 +142,12 @@ class Services:
             with database.transaction(tenant) as session:
                 return history.answers_of_one(session, jobs)
 
+        rates = Rates(
+            [
+                Policy("key", settings.key_rate, settings.rate_seconds),
+                Policy("tenant", settings.tenant_rate, settings.rate_seconds),
+            ]
+        )
         return cls(
             settings=settings,
             database=database,
@@ -147,10 +161,15 @@ class Services:
             documents=Places(_DOCUMENTS, 0, of_tenant=_DOCUMENTS // 2, waiting=0),
             streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),
             gauge=Gauge(database),
+            rates=rates,
+            exchange=Exchange(rates, settings),
+            refused=Rates([Policy("address", settings.refused_keys / _MINUTE, _MINUTE)]),
+            known_keys=KnownKeys(),
         )
 
     def close(self) -> None:
         """Give connections back."""
+        self.exchange.close()
         self.database.close()
         self.broker.close()
 

@@ -76,8 +76,8 @@ def test_the_table_would_show_a_service_that_keeps_nobody_apart(
 
 
 def told(answer: TestResponse) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Return all that an answer says but when it was given and to which request."""
-    headers = [(name, value) for name, value in answer.headers if name not in ("Date", "X-Request-Id")]
+    """Return all that an answer says but when it was given and what is left of the caller's rate."""
+    headers = [(name, value) for name, value in answer.headers if name not in ("Date", "X-Request-Id", "RateLimit")]
     return answer.status_code, answer.data, headers
 
 

@@ -34,6 +34,10 @@ class Limits(Shape):
     backlog_seconds: float = Field(description="Where more waits for everybody: 503")
     tenant_backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 429")
     backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 503")
+    key_rate: float = Field(description="Requests a second of one API key in the long run: 429; 0: not bounded")
+    tenant_rate: float = Field(description="The same of all keys of a tenant together")
+    rate_seconds: int = Field(description="Seconds of those rates that may come at once")
+    refused_keys: int = Field(description="Unknown API keys of one address a minute: 429; 0: not bounded")
 
 
 @api.get("/v1/limits")
@@ -56,6 +60,10 @@ def limits() -> Response:
             backlog_seconds=settings.backlog_seconds,
             tenant_backlog_photos=settings.tenant_backlog_photos,
             backlog_photos=settings.backlog_photos,
+            key_rate=settings.key_rate,
+            tenant_rate=settings.tenant_rate,
+            rate_seconds=settings.rate_seconds,
+            refused_keys=settings.refused_keys,
         )
     )
 
