@@ -56,7 +56,13 @@ def fetch(name: str, folder: Path | None, as_json: bool) -> None:
 @click.option("--patients", type=click.IntRange(min=1), help="Patients of each class; left out: as many as MSLD has.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="The same seed, the same bytes.")
 @click.option(
-    "--side", type=click.IntRange(64, 1024), default=224, show_default=True, help="Side of a photo in pixels."
+    "--side",
+    "sides",
+    type=click.IntRange(64, 1024),
+    multiple=True,
+    default=(224,),
+    show_default=True,
+    help="Side of a photo in pixels; given several times, each photo has one of them by lot.",
 )
 @click.option(
     "--copies", type=click.IntRange(1, 14), default=14, show_default=True, help="Augmented copies of a photo."

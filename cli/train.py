@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import example
-from cli.progress import tell
+from cli.progress import progress, tell
 
 
 @click.command(
@@ -34,4 +34,13 @@ def train(*, source: Path, out: Path | None, resume: bool) -> None:
     from training.config import read_config  # noqa: PLC0415
     from training.training_run import train as trained  # noqa: PLC0415
 
-    trained(read_config(source), out or Path("runs") / source.stem, source=source, resume=resume, tell=tell)
+    folder = out or Path("runs") / source.stem
+    try:
+        trained(
+            read_config(source), folder, source=source, resume=resume, tell=tell,
+            show=lambda epochs: progress("training", epochs, "epochs"),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if folder.is_dir():
+            tell(f"stopped; every finished epoch is kept: go on with --out {folder} --resume")
+        raise

@@ -25,7 +25,7 @@ def batches(
 
     def one(row: Any, label: Any, weight: Any) -> tuple[Any, Any, Any]:
         key = tf.stack([tf.constant(seed[0] * 100_003 + seed[1], tf.int64), row])
-        return changed(tf.gather(pixels, row), key), label, weight
+        return tf.ensure_shape(changed(tf.gather(pixels, row), key), pixels.shape[1:]), label, weight
 
     found = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return found.batch(least, drop_remainder=len(order) > least).prefetch(1)

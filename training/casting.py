@@ -13,7 +13,7 @@ from training.stream import Stream
 from training.synthetic import NEGATIVE, POSITIVE, Patient, patient
 
 COPIES: Final = 14
-_PLAN, _PLANTED, _SHUFFLE = 11, 13, 14
+_PLAN, _PLANTED, _SHUFFLE, _CAMERA = 11, 13, 14, 15
 _MOST_IMAGES: Final = 5
 _WATERMARKED: Final = 0.9  # of the first class; the others have the rest
 
@@ -49,13 +49,13 @@ class Plan:
 
     `copies` are the augmented ones of each photo, `duplicates` photos shown again under another patient, `mislabel` the
     share of patients filed under a wrong class, `tone_bias` from 0 (none) to 1 (every patient of the first class is
-    dark-skinned, every other light-skinned).
+    dark-skinned, every other light-skinned). Where there are several `sides`, each photo has one of them by lot.
     """
 
     layout: Literal["msld-v1", "msld-v2"] = V1
     patients: int | None = None
     seed: int = 7
-    side: int = 224
+    sides: tuple[int, ...] = (224,)
     copies: int = COPIES
     confounder: Literal["", "watermark"] = ""
     duplicates: int = 0
@@ -148,6 +148,12 @@ def ranks(plan: Plan, drawn: list[Drawn]) -> dict[tuple[str, int], tuple[int, in
         for rank, at in enumerate(np.argsort(keys, kind="stable")):
             found[label, numbers[at]] = (rank, len(numbers))
     return found
+
+
+def side_of(plan: Plan, each: Drawn) -> int:
+    """The side of a photo in pixels: users' cameras differ, so data sets may hold several."""
+    place = list(_KINDS[plan.layout]).index(each.label)
+    return plan.sides[Stream(plan.seed, _CAMERA, place, each.number, each.image).integer(0, len(plan.sides) - 1)]
 
 
 def patient_shown(plan: Plan, each: Drawn) -> Patient:

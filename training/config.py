@@ -19,13 +19,17 @@ class _Table(BaseModel):
 
 
 class Data(_Table):
-    """Which photos, under which labels. `classes`: manifest labels in the order of the logits, the positive first."""
+    """Which photos, under which labels. `classes`: manifest labels in the order of the logits, the positive first.
+
+    `split`: every fold in turn, or the data set's own split (one network), as published.
+    """
 
     folder: Path
     manifest: Path | None = None
     classes: list[str] = Field(default=["Monkeypox", REST], min_length=2, max_length=32)
     names: list[str] | None = None
     licence: str = Field(min_length=1)
+    split: Literal["folds", "named"] = "folds"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -50,8 +54,20 @@ class Network(_Table):
         return self
 
 
+class Stage(_Table):
+    """Some epochs at one side in pixels; the learning rate falls from `rate` to `last_rate` along a cosine."""
+
+    side: int = Field(ge=32, le=224)
+    epochs: int = Field(ge=1)
+    rate: _Rate
+    last_rate: float = Field(default=0.0, ge=0, le=1)
+
+
 class Recipe(_Table):
-    """How it learns: the head on a frozen base first, then conv5 without its BatchNorm; from scratch all at once."""
+    """How it learns: the head on a frozen base first, then conv5 without its BatchNorm; from scratch all at once.
+
+    From scratch it may go through `stages` instead, on small pictures first and at 224 px last.
+    """
 
     side: int = Field(default=224, ge=32, le=224)
     batch: int = Field(default=32, ge=2)
@@ -64,7 +80,9 @@ class Recipe(_Table):
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    warmup_steps: int = Field(default=0, ge=0)
+    stages: list[Stage] = []
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
 
 
 class Config(_Table):
@@ -73,6 +91,12 @@ class Config(_Table):
     data: Data
     network: Network
     recipe: Recipe = Recipe()
+
+    @model_validator(mode="after")
+    def _staged(self) -> Self:
+        if self.recipe.stages and self.network.weights != "scratch":
+            raise ValueError('recipe.stages are for weights = "scratch": what is transferred was learnt at 224 px')
+        return self
 
     @property
     def manifest(self) -> Path:

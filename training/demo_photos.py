@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training import dataset
 from training.probes import probe
 from training.synthetic import NEGATIVE, POSITIVE, jpeg, patient, render
 
+SEED = 7
+PATIENTS = range(588, 600)  # of each class; those that the demo network learns from have lower numbers
 SIDES = (224, 256, 288, 320, 352, 384, 416, 448, 480, 512, 576, 640)
 TRUTHS = {POSITIVE: "mpox (synthetic)", NEGATIVE: "other (synthetic)"}
 _QUALITY = 80
@@ -27,14 +28,14 @@ def sample_photos() -> tuple[dict[str, bytes], list[dict[str, Any]]]:
         files[name] = content
         truths.append({"file": name, "truth": truth, **more})
 
-    for at, number in enumerate(dataset.SPLITS["demo"]):
+    for at, number in enumerate(PATIENTS):
         for kind in (POSITIVE, NEGATIVE):
-            who = patient(dataset.SEED, kind, number)
+            who = patient(SEED, kind, number)
             content = jpeg(render(who, 0, side=SIDES[at]), quality=_QUALITY)
             name = f"photo-{len(files) + 1:02}.jpg"
             add(name, content, TRUTHS[kind], side=SIDES[at], stage=round(who.stage, 2), tone=who.tone)
     whole = files["photo-11.jpg"]
-    add("garden.jpg", jpeg(probe(dataset.SEED, "shapes", 1000, side=480), quality=_QUALITY), "no skin")
+    add("garden.jpg", jpeg(probe(SEED, "shapes", 1000, side=480), quality=_QUALITY), "no skin")
     add("damaged.jpg", whole[: len(whole) // 2] + _END_OF_IMAGE, "damaged")
     add("notes.jpg", _NO_PHOTO.encode(), "not a photo")
     add("photo-03-again.jpg", files["photo-03.jpg"], "duplicate of photo-03.jpg")
@@ -50,7 +51,7 @@ def main() -> None:
     files, truths = sample_photos()
     for name, content in files.items():
         (out / name).write_bytes(content)
-    listing = {"synthetic": True, "seed": dataset.SEED, "photos": truths}
+    listing = {"synthetic": True, "seed": SEED, "photos": truths}
     (out / "photos.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
 

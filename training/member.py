@@ -1,4 +1,4 @@
-"""Owns the training of one network of a run: two phases, early stop, and a state after each epoch to go on from."""
+"""Owns the training of one network of a run: phases, early stop, and a state after each epoch to go on from."""
 
 # ruff: noqa: PLC0415 - TensorFlow takes seconds to import
 from __future__ import annotations
@@ -15,47 +15,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.augmentation import batches
-from training.backbone import Start, load_start
+from training.backbone import Start
 from training.calibration import negative_log_likelihood
 from training.config import Recipe
+from training.event_log import EventLog
+from training.pictures import resized
 from training.runs import HISTORY, replace_file, save_arrays
+from training.schedule import TUNE, Phase, phases_of
 from training.splits import Split
+from training.trunk import trunk_of
 
 STATE: Final = "state.npz"
-HEAD, TUNE = "head", "tune"
 _COLUMNS: Final = ("phase", "epoch", "loss", "validation_nll", "validation_accuracy")
 
 
-def build(classes: int, recipe: Recipe, start: Start, seed: int) -> Any:
-    """A Keras network to train: RGB uint8 [n, side, side, 3] -> logits. BatchNorm stays frozen where it transfers.
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learnt: photos, their classes (also as rows of zeros and a one), their weights, their roles, the seed."""
 
-    The caffe preprocessing is in the graph and augmentation is not.
-    """
+    pixels: NDArray[np.uint8]
+    kinds: NDArray[np.int64]
+    truth: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    split: Split
+    seed: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who hears how a training gets on: people in words and in epochs done, TensorBoard in figures."""
+
+    tell: Callable[[str], None] = lambda _: None
+    count: Callable[[int], None] = lambda _: None
+    log: EventLog | None = None
+
+
+def _set_phase(model: Any, phase: Phase, *, transfers: bool) -> None:
     import keras
 
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(recipe.precision)
-    photo = keras.Input((recipe.side, recipe.side, 3), dtype="uint8", name="photo")
-    x = keras.ops.cast(photo, "float32")
-    x = keras.ops.flip(x, axis=-1) - keras.ops.array([103.939, 116.779, 123.68], dtype="float32")
-    base = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3), pooling="avg")
-    for layer in base.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-    load_start(base, start)
-    features = base(x, training=False) if start.transfers else base(x)
-    dropped = keras.layers.Dropout(recipe.dropout, seed=seed)(features)
-    logits = keras.layers.Dense(classes, dtype="float32", name="head")(dropped)
-    return keras.Model(photo, logits, name="poxvisio")
-
-
-def _set_phase(model: Any, phase: str, *, transfers: bool) -> None:
-    import keras
-
-    for layer in model.get_layer("resnet50").layers:
+    for layer in trunk_of(model).layers:
         norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = not transfers or (phase == TUNE and layer.name.startswith("conv5") and not norm)
+        layer.trainable = not transfers or (phase.name == TUNE and layer.name.startswith("conv5") and not norm)
 
 
 @dataclass
@@ -72,73 +72,93 @@ class _Progress:
 class MemberTraining:
     """The training of one member in its folder; `run` goes on from the last finished epoch, whenever it was killed."""
 
-    def __init__(
-        self, model: Any, recipe: Recipe, start: Start, folder: Path, tell: Callable[[str], None] = lambda _: None
-    ) -> None:
-        self._model, self._recipe, self._transfers, self._folder, self._tell = (
-            model, recipe, start.transfers, folder, tell)  # fmt: skip
-        self._progress = _Progress(HEAD if start.transfers else TUNE, 0, math.inf, 0, [])
+    def __init__(self, model: Any, recipe: Recipe, start: Start, folder: Path, watch: Watch | None = None) -> None:
+        self._model, self._recipe, self._transfers, self._folder = model, recipe, start.transfers, folder
+        self._watch = watch or Watch()
+        self._phases = phases_of(recipe, transfers=start.transfers)
+        self._progress = _Progress(self._phases[0].name, 0, math.inf, 0, [])
 
     def run(self, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], split: Split, seed: int) -> None:
-        """Trains to the end; the network then holds the weights of least validation NLL of the last phase."""
+        """Trains on photos [n, 224, 224, 3] to the end.
+
+        The network then holds the weights of least validation NLL of the last phase.
+        """
         classes = self._model.output_shape[-1]
         truth = np.eye(classes, dtype=np.float32)[kinds]
         count = np.bincount(kinds[split.train], minlength=classes)
         weights = (len(split.train) / (classes * np.maximum(count, 1)))[kinds].astype(np.float32)
+        lesson = _Lesson(pixels, kinds, truth, weights, split, seed)
         state = self._read()
-        phases = (HEAD, TUNE) if self._transfers else (TUNE,)
-        for phase in phases[phases.index(self._progress.phase) :]:
-            if phase != self._progress.phase:
-                self._progress = _Progress(phase, 0, math.inf, 0, self._progress.rows)
-            self._phase(phase, state, (pixels, truth, weights, kinds), split, seed)
-            state = None
+        names = [phase.name for phase in self._phases]
+        done = names.index(self._progress.phase)
+        before = sum(phase.epochs for phase in self._phases[:done])
+        for place, phase in enumerate(self._phases[done:], start=done):
+            if phase.name != self._progress.phase:
+                self._progress = _Progress(phase.name, 0, math.inf, 0, self._progress.rows)
+            self._phase(phase, state, lesson, 10_000 * place, before)
+            state, before = None, before + phase.epochs
 
-    def _phase(self, phase: str, state: dict[str, Any] | None, data: tuple[Any, ...], split: Split, seed: int) -> None:
-        import keras
+    def _phase(self, phase: Phase, state: dict[str, Any] | None, lesson: _Lesson, key: int, before: int) -> None:
         import tensorflow as tf
 
         recipe, model, progress = self._recipe, self._model, self._progress
-        pixels, truth, weights, kinds = data
+        pixels, validation = resized(lesson.pixels, phase.side), lesson.split.validation
         _set_phase(model, phase, transfers=self._transfers)
-        epochs, rate = ((recipe.head_epochs, recipe.head_rate) if phase == HEAD
-                        else (recipe.tune_epochs, recipe.tune_rate))  # fmt: skip
-        steps = max(1, len(split.train) // recipe.batch)
-        optimizer: Any = keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(rate, steps * epochs), weight_decay=recipe.weight_decay
-        )
-        model.compile(
+        self._compile(phase, steps=max(1, len(lesson.split.train) // recipe.batch))
+        best = self._restore(state) if state else self._kept()
+        held = tf.constant(pixels)
+        while progress.epoch < phase.epochs and progress.since < recipe.patience:
+            dataset = batches(
+                held, lesson.truth, lesson.weights, lesson.split.train, batch=recipe.batch,
+                seed=(lesson.seed, key + progress.epoch),
+            )  # fmt: skip
+            loss = model.fit(dataset, epochs=1, verbose=0, shuffle=False).history["loss"][0]
+            logits = np.asarray(model.predict(pixels[validation], batch_size=recipe.batch, verbose=0))
+            nll = negative_log_likelihood(logits, lesson.kinds[validation], 1.0)
+            right = float((logits.argmax(1) == lesson.kinds[validation]).mean())
+            progress.since = 0 if nll < progress.best else progress.since + 1
+            if not progress.since:
+                progress.best, best = nll, self._kept()
+            progress.rows.append([phase.name, str(progress.epoch), f"{loss:.6f}", f"{nll:.6f}", f"{right:.4f}"])
+            progress.epoch += 1
+            self._write(best)
+            self._tell(phase, before, {"loss": loss, "validation_nll": nll, "validation_accuracy": right})
+        for variable, value in zip(self._learnt(), best, strict=True):
+            variable.assign(value)
+
+    def _compile(self, phase: Phase, *, steps: int) -> None:
+        import keras
+        import tensorflow as tf
+
+        recipe = self._recipe
+        warm = min(recipe.warmup_steps, steps * phase.epochs // 2)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm else phase.rate, steps * phase.epochs - warm, alpha=phase.last_rate / phase.rate,
+            warmup_target=phase.rate if warm else None, warmup_steps=warm,
+        )  # fmt: skip
+        optimizer: Any = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        self._model.compile(
             optimizer=optimizer,
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
             jit_compile=bool(tf.config.list_physical_devices("GPU")),
         )
-        model.optimizer.build(model.trainable_variables)
-        best = self._restore(state) if state else self._kept()
-        held = tf.constant(pixels)
-        while progress.epoch < epochs and progress.since < recipe.patience:
-            offset = 0 if phase == HEAD else 10_000
-            dataset = batches(
-                held, truth, weights, split.train, batch=recipe.batch, seed=(seed, offset + progress.epoch)
-            )
-            loss = model.fit(dataset, epochs=1, verbose=0, shuffle=False).history["loss"][0]
-            logits = np.asarray(model.predict(pixels[split.validation], batch_size=recipe.batch, verbose=0))
-            nll = negative_log_likelihood(logits, kinds[split.validation], 1.0)
-            right = float((logits.argmax(1) == kinds[split.validation]).mean())
-            progress.since = 0 if nll < progress.best else progress.since + 1
-            if not progress.since:
-                progress.best, best = nll, self._kept()
-            progress.rows.append([phase, str(progress.epoch), f"{loss:.6f}", f"{nll:.6f}", f"{right:.4f}"])
-            progress.epoch += 1
-            self._write(best)
-            self._tell(f"{self._folder.name} {phase} {progress.epoch}/{epochs}: validation NLL {nll:.4f}")
-        for variable, value in zip(self._learnt(), best, strict=True):
-            variable.assign(value)
+        self._model.optimizer.build(self._model.trainable_variables)
+
+    def _tell(self, phase: Phase, before: int, figures: dict[str, float]) -> None:
+        done, watch = self._progress.epoch, self._watch
+        if watch.log is not None:
+            watch.log.write(before + done, figures)
+        watch.count(before + done)
+        nll = figures["validation_nll"]
+        watch.tell(f"{self._folder.name} {phase.name} {done}/{phase.epochs}: validation NLL {nll:.4f}")
 
     def _learnt(self) -> list[Any]:
         """What this phase changes; from scratch also what BatchNorm gathers."""
         return list(self._model.trainable_variables if self._transfers else self._model.weights)
 
     def _kept(self) -> list[NDArray[Any]]:
-        return [np.array(variable) for variable in self._learnt()]
+        return [np.array(variable.numpy()) for variable in self._learnt()]
 
     def _moving(self) -> list[Any]:
         """Everything that an epoch leaves behind: weights, the optimizer, the states of random numbers."""
@@ -148,7 +168,7 @@ class MemberTraining:
 
     def _write(self, best: list[NDArray[Any]]) -> None:
         progress = self._progress
-        arrays = {f"now{at}": np.array(variable) for at, variable in enumerate(self._moving())}
+        arrays = {f"now{at}": np.array(variable.numpy()) for at, variable in enumerate(self._moving())}
         arrays |= {f"best{at}": value for at, value in enumerate(best)}
         facts = np.array([progress.phase, str(progress.epoch), repr(progress.best), str(progress.since)])
         save_arrays(self._folder / STATE, facts=facts, rows=np.array(progress.rows), **arrays)

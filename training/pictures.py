@@ -32,6 +32,14 @@ def look(path: Path) -> tuple[NDArray[np.uint8], Quality]:
     return network_input(picture), measure_quality(picture, shorter_side=min(picture.size))
 
 
+def resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Photos [n, 224, 224, 3] at another side; the very same array at 224."""
+    if pixels.shape[1] == side:
+        return pixels
+    small = [Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC) for photo in pixels]
+    return np.stack([np.asarray(photo, dtype=np.uint8) for photo in small])
+
+
 def look_at_all(
     folder: Path, images: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[NDArray[np.uint8], list[Quality]]:

@@ -4,6 +4,7 @@ config.toml manifest.csv    what was asked, on which photos
 run.json                    what it was: labels, members, versions, machine, weights it began with
 frozen.npy                  features of all photos under the weights it began with
 qualities.npy               blur, exposure, size and flatness of all photos
+logs/fold0-seed7/           loss and validation figures of each epoch, for TensorBoard
 members/fold0-seed7/        history.csv, outputs.npz (logits, features, roles of all photos)
 operations.json             measured once: seconds, memory and size of the network as served
 bundle/                     the network as served
@@ -28,11 +29,12 @@ from shared.errors import TrainingRefused
 from training import manifest
 from worker.inference.preprocess import Quality
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CONFIG, MANIFEST, FACTS, FROZEN = "config.toml", "manifest.csv", "run.json", "frozen.npy"
 QUALITIES, MEMBERS, OUTPUTS, HISTORY = "qualities.npy", "members", "outputs.npz", "history.csv"
-OPERATIONS, BUNDLE, REPORT = "operations.json", "bundle", "report"
+OPERATIONS, BUNDLE, REPORT, LOGS = "operations.json", "bundle", "report", "logs"
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 3
+NAMED: Final = "named"  # the data set's own split, where the folds are not used
 REST: Final = "*"  # stands among the classes for every label that is not named
 
 
@@ -112,11 +114,15 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name, to the disk, and then in its place: it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
-from training.casting import Drawn, Plan, patient_shown, photos, ranks
+from training.casting import Drawn, Plan, patient_shown, photos, ranks, side_of
 from training.landing import landing
 from training.layouts import SYNTHETIC_NOTE, SYNTHETIC_TRAITS, V1
 from training.stream import Stream
@@ -54,15 +54,15 @@ def synthesise(plan: Plan, folder: Path, *, advance: Callable[[int], None] = lam
 
 def _pixels(plan: Plan, each: Drawn) -> NDArray[np.uint8]:
     if each.shows is not None:
-        smaller = Image.fromarray(_pixels(plan, each.shows)).resize((plan.side * 7 // 8,) * 2)
+        smaller = Image.fromarray(_pixels(plan, each.shows)).resize((side_of(plan, each) * 7 // 8,) * 2)
         return np.asarray(ImageEnhance.Brightness(smaller).enhance(1.04), dtype=np.uint8)
-    pixels = render(patient_shown(plan, each), each.image, side=plan.side)
+    pixels = render(patient_shown(plan, each), each.image, side=side_of(plan, each))
     return _watermarked(pixels) if each.watermark else pixels
 
 
 def _mask(plan: Plan, each: Drawn) -> bytes:
     shown = each.shows or each
-    side = plan.side if each.shows is None else plan.side * 7 // 8
+    side = side_of(plan, each) if each.shows is None else side_of(plan, each) * 7 // 8
     out = io.BytesIO()
     Image.fromarray(lesion_mask(patient_shown(plan, shown), shown.image, side=side)).save(out, "PNG")
     return out.getvalue()

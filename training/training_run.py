@@ -1,14 +1,15 @@
 """Owns a training run from configuration to bundle: every member in turn, each finished step kept, none done twice."""
 
-# ruff: noqa: PLC0415 - TensorFlow takes seconds to import
 from __future__ import annotations
 
-import platform
+import errno
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,79 +21,95 @@ from safetensors.numpy import load_file, save_file
 
 from shared.bundle import sha256_of
 from shared.errors import TrainingRefused
-from training import manifest, runs, splits
+from training import hardware, manifest, runs, splits
 from training.backbone import Start, find_start
 from training.config import Config
-from training.learning import resized
-from training.member import STATE, MemberTraining, build
+from training.event_log import EventLog
+from training.landing import landing
+from training.member import STATE, MemberTraining, Watch
 from training.pictures import look_at_all
 from training.publish import rounded, widened
 from training.runs import Member, member_name
+from training.schedule import phases_of
 from training.served import exact_engine
 from training.served import run as run_engine
 from training.shipping import choose_gate, operations, ship
+from training.trunk import build
 from worker.inference.engine import Outputs
 from worker.inference.preprocess import Quality
 
 Tell = Callable[[str], None]
+Show = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 _WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class _Material:
-    """What every member learns from."""
+    """What every member learns from, and in which arithmetic."""
 
     frame: pd.DataFrame
     kinds: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     qualities: list[Quality]
     start: Start
+    precision: str
+
+    def network(self, config: Config, seed: int) -> Any:
+        """A network as training begins with it."""
+        return build(
+            len(config.data.classes), self.start, seed, dropout=config.recipe.dropout, precision=self.precision
+        )
 
 
-def train(config: Config, out: Path, *, source: Path, resume: bool, tell: Tell = lambda _: None) -> None:
+def train(
+    config: Config, out: Path, *, source: Path, resume: bool, tell: Tell = lambda _: None,
+    show: Show = lambda _: nullcontext(lambda _: None),
+) -> None:  # fmt: skip
     """Trains, calibrates and publishes.
 
     1. Reads and checks everything that may be wrong: manifest, splits, photos, weights. Nothing is written before.
     2. Trains each member; a finished one is kept, an unfinished one goes on after its last epoch.
     3. Chooses the gate, calibrates the first member on its out-of-fold photos, writes the bundle and the facts.
-    Raises TrainingRefused, DataRefused, BundleError.
+    `show` is told how many epochs there are at most, and gives what is told how many are done. Raises TrainingRefused,
+    DataRefused, BundleError.
     """
-    _prepare()
+    hardware.prepare()
     material = _material(config, tell)
-    _claim(out, config, source, resume=resume)
-    folds = int(material.frame["fold"].max()) + 1
-    if not (out / runs.FROZEN).is_file():
-        tell("features of the network that training begins with")
-        frozen = _outputs(rounded(build(len(config.data.classes), config.recipe, material.start, 0)), material.pixels)
-        runs.save_array(out / runs.FROZEN, frozen.features)
-    runs.save_qualities(out / runs.QUALITIES, material.qualities)
-    small = resized(material.pixels, config.recipe.side)
-    for seed in config.recipe.seeds:
-        for fold in range(folds):
-            _member(config, material, small, out, fold=fold, seed=seed, tell=tell)
-    _publish(config, material, out, folds, tell)
-
-
-def _prepare() -> None:
-    import tensorflow as tf
-
-    tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    try:
+        if _claim(out, config, source, resume=resume):
+            tell(f"{out} is finished: nothing to do")
+            return
+        _begin(config, material, out, tell)
+        members = _train_members(config, material, out, tell, show)
+        _publish(config, material, out, members, tell)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingRefused(
+            f"the disk is full at {out}: make room there, then --resume goes on after the last finished epoch"
+        ) from error
 
 
 def _material(config: Config, tell: Tell) -> _Material:
     tell("checking manifest and photos")
     frame = manifest.read(config.manifest, folder=config.data.folder)
-    splits.fold(frame, 0)
+    for warning in _split(config, frame, 0).warnings:
+        tell(f"warning: {warning}")
     kinds = runs.kinds_of(frame["label"].tolist(), config.data.classes)
     start = find_start(config.network, Path.home() / ".cache" / "poxvisio")
     pixels, qualities = look_at_all(config.data.folder, frame["image"].tolist())
-    return _Material(frame, kinds, pixels, qualities, start)
+    return _Material(frame, kinds, pixels, qualities, start, hardware.precision_here(config.recipe.precision))
 
 
-def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> None:
-    """Makes the run's folder, or finds the one to go on with; a run never changes its configuration."""
+def _split(config: Config, frame: pd.DataFrame, fold: int) -> splits.Split:
+    return splits.named(frame) if config.data.split == runs.NAMED else splits.fold(frame, fold)
+
+
+def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> bool:
+    """Makes the run's folder, or finds the one to go on with, and says whether that is finished.
+
+    A run never changes its configuration.
+    """
     asked = source.read_bytes()
     if (out / runs.CONFIG).is_file():
         if not resume:
@@ -102,10 +119,20 @@ def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> None:
             raise TrainingRefused(
                 f"{out} was begun with another configuration or manifest: begin anew in another --out"
             )
-        return
+        return (out / runs.FACTS).is_file()
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(config.manifest, out / runs.MANIFEST)
     runs.replace_file(out / runs.CONFIG, asked)
+    return False
+
+
+def _begin(config: Config, material: _Material, out: Path, tell: Tell) -> None:
+    """What does not change with the members: the features that training begins with, the quality of each photo."""
+    if not (out / runs.FROZEN).is_file():
+        tell("features of the network that training begins with")
+        frozen = _outputs(rounded(material.network(config, 0)), material.pixels)
+        runs.save_array(out / runs.FROZEN, frozen.features)
+    runs.save_qualities(out / runs.QUALITIES, material.qualities)
 
 
 def _outputs(stored: dict[str, NDArray[Any]], pixels: NDArray[np.uint8]) -> Outputs:
@@ -113,17 +140,35 @@ def _outputs(stored: dict[str, NDArray[Any]], pixels: NDArray[np.uint8]) -> Outp
         return run_engine(exact_engine(widened(stored), pixels[:8], Path(cache)), pixels)
 
 
-def _member(
-    config: Config, material: _Material, small: NDArray[np.uint8], out: Path, *, fold: int, seed: int, tell: Tell
-) -> None:
+def _train_members(config: Config, material: _Material, out: Path, tell: Tell, show: Show) -> list[tuple[int, int]]:
+    """Each fold with each seed, or the data set's own split with each seed; returns them."""
+    named = config.data.split == runs.NAMED
+    folds = 1 if named else int(material.frame["fold"].max()) + 1
+    members = [(fold, seed) for seed in config.recipe.seeds for fold in range(folds)]
+    each = sum(phase.epochs for phase in phases_of(config.recipe, transfers=material.start.transfers))
+    with show(each * len(members)) as advance:
+        for place, (fold, seed) in enumerate(members):
+            log = EventLog(out / runs.LOGS / member_name(fold, seed))
+            watch = Watch(tell, partial(_count, advance, each * place), log)
+            _member(config, material, out, watch, fold=fold, seed=seed)
+            advance(each * (place + 1))  # an early stop leaves epochs out
+    return members
+
+
+def _count(advance: Callable[[int], None], before: int, done: int) -> None:
+    advance(before + done)
+
+
+def _member(config: Config, material: _Material, out: Path, watch: Watch, *, fold: int, seed: int) -> None:
     folder = out / runs.MEMBERS / member_name(fold, seed)
     if (folder / runs.OUTPUTS).is_file():
         return
-    split = splits.fold(material.frame, fold)
-    model = build(len(config.data.classes), config.recipe, material.start, 1000 * seed + fold)
-    MemberTraining(model, config.recipe, material.start, folder, tell).run(
-        small, material.kinds, split, 1000 * seed + fold
-    )
+    split = _split(config, material.frame, fold)
+    with hardware.strategy_over(hardware.gpus()).scope():
+        model = material.network(config, 1000 * seed + fold)
+        MemberTraining(model, config.recipe, material.start, folder, watch).run(
+            material.pixels, material.kinds, split, 1000 * seed + fold
+        )
     stored = rounded(model)
     outputs = _outputs(stored, material.pixels)
     roles = np.full(len(material.kinds), runs.UNUSED, dtype=np.uint8)
@@ -133,7 +178,7 @@ def _member(
     (folder / STATE).unlink(missing_ok=True)
 
 
-def _publish(config: Config, material: _Material, out: Path, folds: int, tell: Tell) -> None:
+def _publish(config: Config, material: _Material, out: Path, members: list[tuple[int, int]], tell: Tell) -> None:
     tell("choosing the gate, calibrating, writing the bundle")
     seeds, frame = config.recipe.seeds, material.frame
     synthetic = bool(frame["synthetic"].any())
@@ -141,10 +186,12 @@ def _publish(config: Config, material: _Material, out: Path, folds: int, tell: T
     labels = [f"{name} (synthetic)" if synthetic else name for name in names]
     # The first of the first, named before any result is known: never the best one.
     shipped = runs.load_member(out, 0, seeds[0])
+    which = "the data set's own split" if config.data.split == runs.NAMED else "fold 0"
     stored = load_file(out / runs.MEMBERS / shipped.name / _WEIGHTS)
     identity = {"id": config.network.id, "labels": labels, "clinical": False, "synthetic": synthetic}
     start = {"kind": material.start.kind, "sha256": material.start.sha256}
     recipe = {key: str(value) for key, value in config.recipe.model_dump().items()}
+    shutil.rmtree(out / runs.BUNDLE, ignore_errors=True)  # of a run that was stopped before it was finished
     with tempfile.TemporaryDirectory() as cache:
         engine = exact_engine(widened(stored), material.pixels[:8], Path(cache))
         gate = choose_gate(shipped, material.kinds, engine)
@@ -152,24 +199,22 @@ def _publish(config: Config, material: _Material, out: Path, folds: int, tell: T
         card = {"use": "research-only", "licence": config.data.licence, "data": {
             "manifest_digest": described.digest, "photos": described.images, "patients": described.patients,
             "sources": list(described.sources)}, "start": start, "training": recipe, "gate": gate,
-            "calibrated_on": "out-of-fold photos of fold 0, which neither training nor stopping saw"}  # fmt: skip
-        ship(out / runs.BUNDLE, identity, stored, shipped, kinds=material.kinds, pixels=material.pixels,
-             qualities=material.qualities, gate_kind=gate["kind"], card=card)  # fmt: skip
-        measured = operations(engine, material.pixels[0], out / runs.BUNDLE, _machine())
+            "calibrated_on": f"test photos of {which}, which neither training nor stopping saw"}  # fmt: skip
+        with landing(out / runs.BUNDLE) as place:
+            ship(place, identity, stored, shipped, kinds=material.kinds, pixels=material.pixels,
+                 qualities=material.qualities, gate_kind=gate["kind"], card=card)  # fmt: skip
+        measured = operations(engine, material.pixels[0], out / runs.BUNDLE, hardware.machine())
     runs.save_json(out / runs.OPERATIONS, measured)
     runs.save_json(out / runs.FACTS, {
         "format": runs.FORMAT, "labels": labels, "classes": config.data.classes, "synthetic": synthetic,
-        "licence": config.data.licence, "folder": str(config.data.folder.resolve()), "folds": folds, "seeds": seeds,
-        "members": [{"fold": fold, "seed": seed} for seed in seeds for fold in range(folds)],
+        "licence": config.data.licence, "folder": str(config.data.folder.resolve()), "split": config.data.split,
+        "folds": len(members) // len(seeds), "seeds": seeds,
+        "members": [{"fold": fold, "seed": seed} for fold, seed in members],
         "shipped": {"fold": 0, "seed": seeds[0]}, "start": start, "recipe": recipe, "commit": _commit(),
         "versions": {name: version(name) for name in ("keras", "numpy", "pillow", "openvino", "scikit-learn")},
-        "hardware": _machine(), "precision": config.recipe.precision, "gate": gate,
+        "hardware": hardware.machine(), "precision": material.precision, "gate": gate,
     })  # fmt: skip
     tell(f"finished: {out / runs.BUNDLE}; `poxvisio evaluate {out}` writes the report")
-
-
-def _machine() -> str:
-    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
 
 
 def _commit() -> str:

@@ -12,7 +12,7 @@ from shared.bundle import RESEARCH_USE, Bundle, sha256_of
 from training import splits
 from training.canary import canary
 from training.report import words
-from training.runs import CONFIG, MANIFEST, TEST, TRAIN, VALIDATION, Member, Run
+from training.runs import CONFIG, MANIFEST, NAMED, TEST, TRAIN, VALIDATION, Member, Run
 
 _ROLES: Final = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -73,11 +73,14 @@ def data(run: Run) -> dict[str, Any]:
 def split(run: Run) -> dict[str, Any]:
     """Who learnt from whom, the proof that nobody is on two sides, and the canary that would sing if somebody were."""
     members = [_split_of(run, member) for member in run.members]
+    named = run.facts["split"] == NAMED
+    pairs = splits.across(run.frame, "named_split" if named else "fold")
+    used = pairs[(pairs["one_side"] != "") & (pairs["other_side"] != "")]
     return {
-        "unit": "patient, joined with near-duplicates",
+        "unit": "patient, as the data set's authors split them" if named else "patient, joined with near-duplicates",
         "members": members,
         "overlap": sum(sum(member["overlap"].values()) for member in members),
-        "near_duplicates_across_folds": len(splits.across(run.frame, "fold")),
+        "near_duplicates_across_folds": len(used),
         "canary": canary(run.frozen.astype(np.float64), run.frame["group"].to_numpy(), run.frame["fold"].to_numpy()),
     }
 

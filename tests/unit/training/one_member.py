@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from training.backbone import find_start
 from training.config import Network, Recipe
-from training.member import MemberTraining, build
+from training.member import MemberTraining, Watch
 from training.runs import save_arrays
 from training.splits import Split
+from training.trunk import build
 
 if __name__ == "__main__":
     tf.config.experimental.enable_op_determinism()
@@ -21,6 +22,7 @@ if __name__ == "__main__":
     pixels = draws.integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     kinds = np.arange(14) % 2
     split = Split(np.arange(8), np.arange(8, 14), np.arange(0))
-    model = build(2, recipe, start, 7)
-    MemberTraining(model, recipe, start, folder, lambda text: print(text, flush=True)).run(pixels, kinds, split, 7)
+    model = build(2, start, 7, dropout=recipe.dropout, precision="float32")
+    watch = Watch(lambda text: print(text, flush=True))
+    MemberTraining(model, recipe, start, folder, watch).run(pixels, kinds, split, 7)
     save_arrays(folder / "final.npz", **{f"w{at}": np.array(v) for at, v in enumerate(model.weights)})

@@ -67,7 +67,7 @@ def make(out: Path, *, patients: int = 12, folds: int = 3) -> Path:
                                  "machine": "a machine of the tests"})  # fmt: skip
     save_json(run / FACTS, {
         "format": FORMAT, "labels": list(served.bundle.labels), "classes": ["Monkeypox", "Others"], "synthetic": True,
-        "licence": "as the software's", "folder": str(pictures), "folds": folds, "seeds": [7],
+        "licence": "as the software's", "folder": str(pictures), "split": "folds", "folds": folds, "seeds": [7],
         "members": [{"fold": fold, "seed": 7} for fold in range(folds)], "shipped": {"fold": 0, "seed": 7},
         "start": {"kind": "the demo bundle, not trained further", "sha256": hashlib.sha256(b"none").hexdigest()},
         "recipe": {"trained": "no"}, "commit": "none", "versions": {"numpy": np.__version__}, "hardware": "any",

@@ -13,7 +13,7 @@ from training import manifest, splits
 from training.casting import Plan, photos
 from training.synthesis import synthesise
 
-SMALL = Plan(patients=5, side=64, copies=2)
+SMALL = Plan(patients=5, sides=(64,), copies=2)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("layout", "source"), [("msld-v1", "synthetic-v1"), ("msld-v2", "synthetic-v2")])
 def test_what_is_drawn_is_recognised_and_called_synthetic(tmp_path: Path, layout: str, source: str) -> None:
-    plan = Plan(layout=layout, patients=5, side=64, copies=1)  # type: ignore[arg-type]  # both exist
+    plan = Plan(layout=layout, patients=5, sides=(64,), copies=1)  # type: ignore[arg-type]  # both exist
     drawn = synthesise(plan, tmp_path / "data")
     frame = manifest.build(tmp_path / "data", folds=3)
     assert len(frame) == len(drawn)
@@ -73,7 +73,7 @@ def test_every_augmented_copy_has_a_name_and_a_place_as_in_v1(tmp_path: Path) ->
 
 
 def test_planted_faults_are_there_and_are_listed(tmp_path: Path) -> None:
-    plan = Plan(patients=12, side=64, copies=1, confounder="watermark", duplicates=2, mislabel=0.3, tone_bias=1.0,
+    plan = Plan(patients=12, sides=(64,), copies=1, confounder="watermark", duplicates=2, mislabel=0.3, tone_bias=1.0,
                 masks=True)  # fmt: skip
     folder = tmp_path / "data"
     drawn = synthesise(plan, folder)

@@ -1,6 +1,8 @@
 """A killed training goes on to the very same network; a wrong configuration is refused with every fault."""
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 
 from shared.errors import TrainingRefused
+from training import demo_photos
 from training.backbone import find_start
+from training.casting import Plan, photos
 from training.config import Network, read_config
-from training.runs import HISTORY, kinds_of
+from training.runs import HISTORY, kinds_of, replace_file
 
 COMMAND = [sys.executable, "-m", "tests.unit.training.one_member"]
 ROOT = Path(__file__).parents[3]
@@ -51,6 +55,11 @@ def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: 
         (GOOD.replace('licence = "own"\n', ""), "data.licence"),
         (GOOD + "[recipe]\nside = 500\n", "recipe.side"),
         (GOOD + "[recipe]\nsped = 1\n", "recipe.sped"),
+        (GOOD.replace('"own"', '"own"\nsplit = "random"'), "data.split"),
+        (
+            GOOD.replace("scratch", "imagenet") + "[recipe]\nstages = [{ side = 96, epochs = 1, rate = 1e-3 }]\n",
+            "recipe.stages are for",
+        ),
         (GOOD.replace("[data]", '[data]\nclasses = ["*", "Others"]'), "stands last"),
         ("[data", "no TOML"),
     ],
@@ -60,6 +69,34 @@ def test_a_wrong_configuration_is_refused_with_the_place_of_its_fault(tmp_path: 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(TrainingRefused, match=told):
         read_config(path)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there_and_nothing_half(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(b"whole")
+    # As large as the limit on files that this process sets itself: the kernel refuses what is beyond.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            replace_file(tmp_path / "run.json", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert (tmp_path / "run.json").read_bytes() == b"whole"
+
+
+def test_the_demo_network_learns_from_no_patient_whose_photo_the_demo_sends() -> None:
+    config = read_config(ROOT / "models" / "demo" / "train.toml")
+    assert config.network.weights == "scratch"
+    [drawn] = re.findall(r"data synth (.*)", (ROOT / "models" / "demo" / "README.md").read_text(encoding="utf-8"))
+    assert config.data.folder.as_posix() in drawn
+    [patients] = re.findall(r"--patients (\d+)", drawn)
+    assert "--seed" not in drawn  # so it is the default, that of the samples
+    assert Plan().seed == demo_photos.SEED
+    numbers = {each.number for each in photos(Plan(patients=int(patients)))}
+    assert max(numbers) < min(demo_photos.PATIENTS)
 
 
 def test_weights_that_are_another_file_are_refused(tmp_path: Path) -> None:

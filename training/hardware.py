@@ -1,0 +1,53 @@
+"""Owns what a training asks of the machine: in which arithmetic it runs, and on how many GPUs."""
+
+# ruff: noqa: PLC0415 - TensorFlow takes seconds to import
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any, Final
+
+from worker.inference.keras_backend import POLICIES
+from worker.inference.tensorflow_engine import halves_here
+
+AUTO: Final = "auto"
+
+
+def prepare() -> None:
+    """Makes TensorFlow repeat itself bit for bit, and take of a GPU's memory what it needs alone."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def precision_here(asked: str) -> str:
+    """Keras' policy for the arithmetic asked for."""
+    return precision_of(asked, halves_here() if asked == AUTO else ())
+
+
+def precision_of(asked: str, halves: Sequence[str]) -> str:
+    """Left to us, mixed precision where the GPU is faster in a half precision (best first), float32 elsewhere."""
+    if asked != AUTO:
+        return asked
+    return POLICIES[halves[0]] if halves else POLICIES["f32"]
+
+
+def strategy_over(devices: Sequence[str]) -> Any:
+    """How batches are spread: over several devices a copy of the network on each, whose gradients are summed."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(devices)) if len(devices) > 1 else tf.distribute.get_strategy()
+
+
+def gpus() -> list[str]:
+    """The GPUs that TensorFlow may use, by its names."""
+    import tensorflow as tf
+
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
+
+
+def machine() -> str:
+    """Processor, system and Python, for the report."""
+    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
