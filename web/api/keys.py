@@ -170,10 +170,12 @@ def rotate(key: str) -> Response:
     read_query(NoQuery)
     key_id, tenant = ids.parse("key", key), caller().tenant_id
     wanted = read_json(RotationRequest) if request.content_length or request.mimetype else RotationRequest()
+    # Who learns the token of a key may do what it may. Here and not below, because a replay shows the token too.
+    with services().database.transaction(tenant) as session:
+        scopes = accounts.key_of(session, tenant, key_id).scopes
+    _refuse_wider(scopes)
 
     def act(session: Session) -> NewKeyBody:
-        # Who learns the token of a key may do what it may.
-        _refuse_wider(accounts.key_of(session, tenant, key_id).scopes)
         _refuse_passed(wanted.expires_at)
         grace = timedelta(seconds=wanted.grace_seconds)
         token = accounts.rotate_key(session, tenant, key_id, grace, wanted.expires_at)
