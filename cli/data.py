@@ -8,13 +8,19 @@ import click
 
 from cli.listing import RESEARCH_USE, printable
 from cli.options import example, json_option, print_json
-from cli.progress import progress
+from cli.progress import progress, tell
 from shared.errors import DataRefused
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LAYOUTS = {"v1": "msld-v1", "v2": "msld-v2"}
+
+
+def _known(_: click.Context, __: click.Parameter, address: str | None) -> str | None:
+    if address and not address.startswith(("file:///", "s3://")):
+        raise click.UsageError("--storage or STORAGE_URL must be file:///DIR or s3://BUCKET/PREFIX")
+    return address or None
 
 
 @click.group(epilog=example("poxvisio data synth practice/ --patients 20", "poxvisio data check practice/"))
@@ -27,19 +33,31 @@ def data() -> None:
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path), help="New or empty folder; else one of that name here."
 )
+@click.option(
+    "--storage",
+    envvar="STORAGE_URL",
+    metavar="URL",
+    callback=_known,
+    help="Keeps a copy for other machines: file:///DIR or s3://BUCKET/PREFIX; by default STORAGE_URL.",
+)
+@click.option("--s3-endpoint", envvar="POXVISIO_S3_ENDPOINT", default="", metavar="URL", help="Of an S3 not Amazon's.")
+@click.option("--fresh", is_flag=True, help="Ask Kaggle, whatever the storage keeps.")
 @json_option("what was fetched")
-def fetch(name: str, folder: Path | None, as_json: bool) -> None:
+def fetch(name: str, *, folder: Path | None, storage: str | None, s3_endpoint: str, fresh: bool, as_json: bool) -> None:
     """Fetch MSLD from Kaggle with your own account; its photos are CC BY-NC at best, and not yours to hand on.
 
     A download that was cut goes on where it was. Exit code 2 for a folder or archive that cannot be used, 3 where
     Kaggle refuses or is out of reach.
     """
+    from shared.storage import storage_at  # noqa: PLC0415
     from training import fetching  # noqa: PLC0415
+    from training.shelf import Shelf  # noqa: PLC0415
 
     try:
         record = fetching.fetch(
-            name, folder or Path(name), show=lambda size: progress("fetching", size, "bytes", quiet=as_json)
-        )
+            name, folder or Path(name), show=lambda size: progress("fetching", size, "bytes", quiet=as_json),
+            shelf=Shelf(storage_at(storage, endpoint=s3_endpoint)) if storage else None, fresh=fresh, tell=tell,
+        )  # fmt: skip
     except DataRefused as error:
         raise click.UsageError(str(error)) from error
     print_json(record) if as_json else click.echo(f"{name} is in {folder or name}; licence: {record['licence']}")

@@ -1,9 +1,12 @@
 """Owns what training begins with: ImageNet weights from Keras' host or a file, a bundle's network, or nothing."""
 
+# ruff: noqa: PLC0415 - TensorFlow takes seconds to import
 from __future__ import annotations
 
-import hashlib
-import urllib.request
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,17 +14,26 @@ from typing import Any, Final
 from shared.bundle import load_bundle, sha256_of
 from shared.errors import TrainingRefused
 from training.config import Network
-from training.runs import replace_file
 from worker.inference.tensorflow_engine import load_by_name
 from worker.inference.weights import load_weights
 
-IMAGENET: Final = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-_MD5: Final = "4d473c1dd8becc155b73f8504c6f6626"  # as keras.applications has it
-_SECONDS: Final = 60
+_SECONDS: Final = 60.0
 NONE: Final = "0" * 64
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights on the host that publishes it, with the MD5 that Keras names for it."""
+
+    url: str
+    md5: str
+
+
+IMAGENET: Final = Published(
+    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "4d473c1dd8becc155b73f8504c6f6626",
+)
 
 
 @dataclass(frozen=True)
@@ -38,15 +50,18 @@ class Start:
         return self.path is not None
 
 
-def find_start(network: Network, cache: Path) -> Start:
-    """Finds and verifies the weights before anything is trained. Raises TrainingRefused, BundleError."""
+def find_start(network: Network, *, cache: Path | None = None, imagenet: Published = IMAGENET) -> Start:
+    """Finds and verifies the weights before anything is trained. Raises TrainingRefused, BundleError.
+
+    ImageNet's are kept where Keras keeps them: in `cache`, by default `KERAS_HOME` or `~/.keras`.
+    """
     if network.weights == "scratch":
         return Start("scratch", NONE, None)
     kind, _, place = network.weights.partition(":")
     if kind == "bundle":
         bundle = load_bundle(Path(place))
         return Start(f"bundle {bundle.id}", bundle.digest, Path(place))
-    file = _imagenet(cache) if kind == "imagenet" else Path(place)
+    file = _fetched(imagenet, cache) if kind == "imagenet" else Path(place)
     if not file.is_file():
         raise TrainingRefused(f"network.weights: there is no file {file}")
     found = sha256_of(file)
@@ -55,22 +70,36 @@ def find_start(network: Network, cache: Path) -> Start:
     return Start("ImageNet" if kind == "imagenet" else "file", found, file)
 
 
-def _imagenet(cache: Path) -> Path:
-    file = cache / IMAGENET.rpartition("/")[2]
-    if file.is_file():
-        return file
+def _fetched(published: Published, cache: Path | None) -> Path:
+    import keras
+
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)  # Keras would go to a folder of everybody's instead
     try:
-        with urllib.request.urlopen(IMAGENET, timeout=_SECONDS) as answer:
-            content = answer.read()
-    except OSError as error:
+        with _impatient(), contextlib.redirect_stdout(sys.stderr):
+            return Path(
+                keras.utils.get_file(
+                    origin=published.url, file_hash=published.md5, hash_algorithm="md5", cache_subdir="models",
+                    cache_dir=None if cache is None else str(cache),
+                )
+            )  # fmt: skip
+    except Exception as error:  # Keras raises nothing more special for a host out of reach
         raise TrainingRefused(
-            f"the ImageNet weights cannot be fetched ({error}). Get {IMAGENET} on a machine that reaches it, copy it "
-            'here, and say weights = "file:PATH" with weights_sha256; or begin with weights = "bundle:models/demo"'
+            f"the ImageNet weights cannot be had ({str(error) or type(error).__name__}). Get {published.url} on a "
+            f'machine that reaches it (its MD5 is {published.md5}), copy it here, and say weights = "file:PATH" with '
+            'weights_sha256 = "..." of what `sha256sum PATH` prints; or begin with weights = "bundle:models/demo"'
         ) from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != _MD5:
-        raise TrainingRefused(f"what {IMAGENET} sent is not the file that Keras names: try again, or give a file")
-    replace_file(file, content)
-    return file
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """A host that accepts and says nothing ends in an error: Keras sets no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load_start(base: Any, start: Start) -> None:

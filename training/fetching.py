@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from shared.errors import DataRefused, Unavailable
+from shared.errors import DataRefused, StorageAway, Unavailable
 from training.landing import landing, refuse_occupied, telling_of_the_disk
 from training.layouts import V1, V2, recognise
+from training.shelf import Shelf, Show
 from worker.unzipping.contents import read_entry
 from worker.unzipping.directory import read_directory
 from worker.unzipping.judging import judge
@@ -32,8 +32,6 @@ LIMITS: Final = Limits(photos=100_000, photo_bytes=50 << 20, expanded_bytes=8 <<
 _KEPT: Final = frozenset({".jpg", ".jpeg", ".png", ".csv", ".xlsx", ".txt", ".md"})
 _PIECE: Final = 16 << 10  # of a cut download the last piece is lost
 _TIMEOUT: Final = (10, 60)
-
-Show = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -54,37 +52,73 @@ class _File:
             return file.read(length)
 
 
-def fetch(name: str, folder: Path, *, show: Show) -> dict[str, Any]:
+def fetch(
+    name: str, folder: Path, *, show: Show, shelf: Shelf | None = None, fresh: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
     """Fetch a data set into a new or empty folder, and return what is recorded beside it.
 
-    1. Asks Kaggle for the licence and the archive, with the credentials that Kaggle's client finds.
-    2. Goes on with what an earlier call left, where Kaggle still has the same archive (its ETag says so).
+    1. Takes the copy that the service's storage keeps, unless `fresh`; its digest must be that of the record.
+    2. Else asks Kaggle for the licence and the archive, with the credentials that Kaggle's client finds, and goes on
+       with what an earlier call left, where Kaggle still has the same archive (its ETag says so).
     3. Refuses the archive as a whole where one entry is hostile, damaged or of a layout we do not know.
-    4. Puts the folder in its place, and removes the archive.
+    4. Puts the folder in its place, keeps a copy in the storage, and removes the archive.
+    Raises DataRefused, Unavailable.
     """
     refuse_occupied(folder)
     partial = folder.parent / f".{folder.name}.{name}.zip.part"
     with telling_of_the_disk(partial):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        licence, etag = _download(name, partial, show)
-        digest = _digest(partial)
+        taken = partial.with_suffix(".held")
+        record = None if fresh or shelf is None else _kept(shelf, name, taken, show, tell)
+        archive = taken if record else partial
+        record = record or _record(name, partial, show)
     with landing(folder) as place:
         try:
-            _unpack(partial, place)
+            _unpack(archive, place)
             recognise(place)
         except (ArchiveRefused, DataRefused, FileExistsError, NotADirectoryError) as error:
-            partial.unlink()  # going on with it would end the same way
+            archive.unlink()  # going on with it would end the same way
             raise DataRefused(f"the archive of {name} is damaged or has changed: {error}. Fetch it again") from error
-        owner, slug = SOURCES[name]
-        record = {
-            "data_set": name, "source": f"https://www.kaggle.com/datasets/{owner}/{slug}", "licence": licence,
-            "etag": etag, "sha256": digest,
-        }  # fmt: skip
-        (place / LICENCE).write_text(f"{licence}\n{record['source']}\nNot ours to hand on.\n", encoding="utf-8")
+        (place / LICENCE).write_text(
+            f"{record['licence']}\n{record['source']}\nNot ours to hand on.\n", encoding="utf-8"
+        )
         (place / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.unlink()
+    if shelf is not None and archive == partial:
+        _keep(shelf, record, partial, tell)
+    archive.unlink()
     _marker(partial).unlink(missing_ok=True)
     return record
+
+
+def _kept(
+    shelf: Shelf, name: str, archive: Path, show: Show, tell: Callable[[str], None]
+) -> dict[str, Any] | None:  # fmt: skip
+    try:
+        record = shelf.record(name)
+        if record is not None:
+            shelf.take(record, archive, show)
+            tell(f"{name} comes from the copy in the storage; --fresh asks Kaggle")
+    except (DataRefused, StorageAway) as error:
+        tell(f"{error}; asking Kaggle instead")
+        return None
+    return record
+
+
+def _keep(shelf: Shelf, record: dict[str, Any], archive: Path, tell: Callable[[str], None]) -> None:
+    try:
+        shelf.put(record, archive)
+    except StorageAway as error:
+        tell(f"no copy is kept for other machines: {error}")
+
+
+def _record(name: str, partial: Path, show: Show) -> dict[str, Any]:
+    licence, etag = _download(name, partial, show)
+    owner, slug = SOURCES[name]
+    return {
+        "data_set": name, "source": f"https://www.kaggle.com/datasets/{owner}/{slug}", "licence": licence,
+        "etag": etag, "sha256": _digest(partial), "bytes": partial.stat().st_size,
+    }  # fmt: skip
 
 
 def _download(name: str, partial: Path, show: Show) -> tuple[str, str]:

@@ -96,7 +96,7 @@ def _material(config: Config, tell: Tell) -> _Material:
     for warning in _split(config, frame, 0).warnings:
         tell(f"warning: {warning}")
     kinds = runs.kinds_of(frame["label"].tolist(), config.data.classes)
-    start = find_start(config.network, Path.home() / ".cache" / "poxvisio")
+    start = find_start(config.network)
     pixels, qualities = look_at_all(config.data.folder, frame["image"].tolist())
     return _Material(frame, kinds, pixels, qualities, start, hardware.precision_here(config.recipe.precision))
 

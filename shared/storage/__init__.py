@@ -6,7 +6,7 @@ from shared.settings import Settings
 from shared.storage.file import FileStorage
 from shared.storage.interface import Item, Storage, Stored, Upload
 
-__all__ = ["Item", "Storage", "Stored", "Upload", "open_storage"]
+__all__ = ["Item", "Storage", "Stored", "Upload", "open_storage", "storage_at"]
 
 
 def open_storage(settings: Settings) -> Storage:
@@ -14,11 +14,16 @@ def open_storage(settings: Settings) -> Storage:
 
     S3 is not contacted before it is used.
     """
-    url = urlsplit(settings.storage_url)
+    return storage_at(settings.storage_url, endpoint=settings.s3_endpoint)
+
+
+def storage_at(address: str, *, endpoint: str = "") -> Storage:
+    """The storage at an address as ``STORAGE_URL`` has it; ``ValueError`` for one that no storage speaks."""
+    url = urlsplit(address)
     if url.scheme == "file":
         return FileStorage(unquote(url.path))
     if url.scheme == "s3":
         from shared.storage.s3 import S3Storage  # noqa: PLC0415 -- boto3 takes a third of a second: only where used
 
-        return S3Storage(url.netloc, url.path.strip("/"), endpoint=settings.s3_endpoint)
+        return S3Storage(url.netloc, url.path.strip("/"), endpoint=endpoint)
     raise ValueError(f"no storage speaks {url.scheme}://")

@@ -5,6 +5,7 @@ there to the free port that the fake listens on.
 """
 
 import errno
+import hashlib
 import io
 import json
 import threading
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from shared.errors import DataRefused, Unavailable
+from shared.storage import storage_at
 from tests.unit.training.folders import first
 from training import fetching, manifest
 from training.landing import landing
+from training.layouts import recognise
+from training.shelf import Shelf
 
 
 class Kaggle(ThreadingHTTPServer):
@@ -174,6 +179,80 @@ def test_a_kaggle_out_of_reach_is_told_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="out of reach"):
         fetch(tmp_path / "data")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    if request.param == "folder":
+        yield Shelf(storage_at(f"file://{tmp_path}/storage"))
+        return
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    host, port = server.get_host_and_port()
+    storage = storage_at("s3://data/clinic", endpoint=f"http://{host}:{port}")
+    storage._client.create_bucket(Bucket="data")  # type: ignore[attr-defined]  # only S3 has one
+    yield Shelf(storage)
+    server.stop()
+
+
+def stocked(shelf: Shelf, tmp_path: Path) -> dict[str, Any]:
+    """What a first machine leaves on the shelf."""
+    if not (tmp_path / "source").exists():
+        first(tmp_path / "source")
+    archive = tmp_path / "archive.zip"
+    archive.write_bytes(packed(tmp_path / "source"))
+    record = {"data_set": "msld-v1", "source": "https://www.kaggle.com/datasets/a/b", "licence": "CC BY-NC 4.0",
+              "etag": "one", "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+              "bytes": archive.stat().st_size}  # fmt: skip
+    shelf.put(record, archive)
+    return record
+
+
+def test_a_second_machine_takes_the_copy_of_the_storage_and_needs_no_kaggle(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = stocked(shelf, tmp_path)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    told: list[str] = []
+    show = nullcontext(lambda _: None)
+    found = fetching.fetch("msld-v1", tmp_path / "data", show=lambda _: show, shelf=shelf, tell=told.append)
+    assert found == record
+    assert json.loads((tmp_path / "data" / "FETCHED.json").read_text()) == record
+    assert (tmp_path / "data" / "LICENCE.txt").read_text().startswith("CC BY-NC 4.0")
+    assert told == ["msld-v1 comes from the copy in the storage; --fresh asks Kaggle"]
+    assert len(recognise(tmp_path / "data").originals) == 24
+    assert not list(tmp_path.glob(".data*"))
+
+
+def test_what_kaggle_sent_is_kept_for_the_next_and_a_damaged_copy_is_fetched_anew(
+    kaggle: Kaggle, tmp_path: Path
+) -> None:
+    shelf = Shelf(storage_at(f"file://{tmp_path}/storage"))
+    quiet = nullcontext(lambda _: None)
+    record = fetching.fetch("msld-v1", tmp_path / "one", show=lambda _: quiet, shelf=shelf)
+    assert shelf.record("msld-v1") == record
+    [archive] = (tmp_path / "storage").rglob("*.zip")
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    told: list[str] = []
+    again = fetching.fetch("msld-v1", tmp_path / "two", show=lambda _: quiet, shelf=shelf, tell=told.append)
+    assert told == ["the copy of msld-v1 in the storage is damaged or gone; asking Kaggle instead"]
+    assert again == record
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == record["sha256"]  # and mended by the way
+
+
+def test_a_damaged_copy_is_not_taken_where_kaggle_is_away_too(kaggle: Kaggle, tmp_path: Path) -> None:
+    shelf = Shelf(storage_at(f"file://{tmp_path}/storage"))
+    stocked(shelf, tmp_path)
+    [archive] = (tmp_path / "storage").rglob("*.zip")
+    archive.write_bytes(b"x")
+    kaggle.status = 503
+    with pytest.raises(Unavailable, match="answered 503"):
+        fetching.fetch("msld-v1", tmp_path / "data", show=lambda _: nullcontext(lambda _: None), shelf=shelf)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_full_disk_is_told_so_and_leaves_nothing(tmp_path: Path) -> None:

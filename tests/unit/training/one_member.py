@@ -17,7 +17,7 @@ if __name__ == "__main__":
     tf.config.experimental.enable_op_determinism()
     folder = Path(sys.argv[1])
     recipe = Recipe(side=32, batch=4, head_epochs=2, tune_epochs=2, tune_rate=1e-4)
-    start = find_start(Network(id="tiny", weights="bundle:models/demo"), folder)
+    start = find_start(Network(id="tiny", weights="bundle:models/demo"))
     draws = np.random.default_rng(1)
     pixels = draws.integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     kinds = np.arange(14) % 2

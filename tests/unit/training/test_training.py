@@ -103,7 +103,7 @@ def test_weights_that_are_another_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.h5"
     file.write_bytes(b"other")
     with pytest.raises(TrainingRefused, match="another file"):
-        find_start(Network(id="tiny", weights=f"file:{file}", weights_sha256="0" * 64), tmp_path)
+        find_start(Network(id="tiny", weights=f"file:{file}", weights_sha256="0" * 64))
 
 
 def test_labels_become_classes_and_what_is_not_named_is_refused() -> None:

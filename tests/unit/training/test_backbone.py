@@ -1,0 +1,74 @@
+"""What training begins with is what was meant, comes whence Keras gets it, and is never replaced by something else."""
+
+import hashlib
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from shared.errors import TrainingRefused
+from tests.unit.training.published_weights import host, publish
+from training.backbone import NONE, Published, find_start, load_start
+from training.config import Network
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras against numpy 2
+IMAGENET = Network(id="tiny", weights="imagenet")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published]:
+    folder = tmp_path_factory.mktemp("host")
+    return folder, publish(folder)
+
+
+def test_imagenet_weights_come_from_their_host_once_and_are_loaded_as_they_are(
+    published: tuple[Path, Published], tmp_path: Path
+) -> None:
+    folder, weights = published
+    with host(folder) as address:
+        here = replace(weights, url=address + weights.url)
+        start = find_start(IMAGENET, cache=tmp_path / "keras", imagenet=here)
+    assert start.transfers
+    assert start.path == tmp_path / "keras" / "models" / "imagenet.h5"
+    # The host is gone: what was fetched is kept.
+    assert find_start(IMAGENET, cache=tmp_path / "keras", imagenet=here) == start
+    trunk = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3), pooling="avg")
+    load_start(trunk, start)
+    with h5py.File(folder / "imagenet.h5") as file:
+        for name in ("conv1_conv", "conv5_block3_3_conv"):
+            kernel = file[name][file[name].attrs["weight_names"][0]][()]
+            assert np.array_equal(trunk.get_layer(name).kernel.numpy(), kernel)
+
+
+def test_what_is_not_the_file_that_keras_names_is_refused(published: tuple[Path, Published], tmp_path: Path) -> None:
+    folder, weights = published
+    with host(folder) as address, pytest.raises(TrainingRefused, match="cannot be had"):
+        find_start(IMAGENET, cache=tmp_path, imagenet=Published(address + weights.url, "0" * 32))
+
+
+def test_a_host_out_of_reach_says_where_to_get_the_file_and_how_to_pass_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/imagenet.h5"
+    with pytest.raises(TrainingRefused) as refused:
+        find_start(IMAGENET, cache=tmp_path, imagenet=Published(url, "4d473c1dd8becc155b73f8504c6f6626"))
+    for told in (url, "4d473c1dd8becc155b73f8504c6f6626", "file:PATH", "weights_sha256", "bundle:models/demo"):
+        assert told in str(refused.value)
+
+
+def test_a_file_is_taken_by_its_sha256_alone_and_scratch_is_never_a_way_out(
+    published: tuple[Path, Published], tmp_path: Path
+) -> None:
+    file = published[0] / "imagenet.h5"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    start = find_start(Network(id="tiny", weights=f"file:{file}", weights_sha256=digest))
+    assert (start.kind, start.sha256, start.path) == ("file", digest, file)
+    with pytest.raises(TrainingRefused, match="another file"):
+        find_start(Network(id="tiny", weights=f"file:{file}", weights_sha256="0" * 64))
+    with pytest.raises(TrainingRefused, match="there is no file"):
+        find_start(Network(id="tiny", weights=f"file:{tmp_path / 'none.h5'}", weights_sha256=digest))
+    scratch = find_start(Network(id="tiny", weights="scratch"))
+    assert (scratch.path, scratch.sha256, scratch.transfers) == (None, NONE, False)
