@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from shared import events, ids, signing
 from shared.database import new_id
 from shared.errors import Conflict, NotFound
+from shared.event_body import Detail, Format
 from shared.events import NewEvent
 from shared.signing import Keyring
 from shared.tables import Attempt, Delivery, Endpoint, Event
@@ -81,6 +82,8 @@ def update(
     kinds: Sequence[str] | None = None,
     description: str | None = None,
     state: Literal["enabled", "disabled"] | None = None,
+    detail: Detail | None = None,
+    form: Format | None = None,
 ) -> Endpoint:
     """Change what is given and leave the rest; the caller has asked ``webhooks.check_url`` about a new URL.
 
@@ -94,6 +97,10 @@ def update(
         values["kinds"] = list(kinds)
     if description is not None:
         values["description"] = description
+    if detail is not None:
+        values["detail"] = detail
+    if form is not None:
+        values["format"] = form
     if state == "enabled":
         values |= {"state": state, "state_reason": None, "failing_since": None, "open_until": None}
     elif state == "disabled":

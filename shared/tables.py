@@ -404,6 +404,8 @@ class Endpoint(Base):
         sa.UniqueConstraint("tenant_id", "id"),
         sa.Index("ix_endpoint_job", "tenant_id", "job_id"),
         sa.CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
+        sa.CheckConstraint("detail IN ('thin', 'full')", name="detail"),
+        sa.CheckConstraint("format IN ('standard', 'cloudevents')", name="format"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -413,6 +415,8 @@ class Endpoint(Base):
     # Empty: every kind. A one-off endpoint belongs to one job and hears of that job alone.
     kinds: Mapped[list[str]] = mapped_column(server_default=sa.text("'{}'"))
     job_id: Mapped[UUID | None]
+    detail: Mapped[str] = mapped_column(server_default=sa.text("'thin'"))
+    format: Mapped[str] = mapped_column(server_default=sa.text("'standard'"))
     state: Mapped[str] = mapped_column(server_default=sa.text("'enabled'"))
     state_reason: Mapped[str | None]
     secret: Mapped[bytes]
@@ -452,6 +456,8 @@ class Delivery(Base):
     fence: Mapped[int] = mapped_column(sa.BigInteger(), server_default=sa.text("0"))
     next_at: Mapped[datetime] = _now()
     lease_until: Mapped[datetime | None]
+    # What is sent, where it could not be built the same again.
+    body: Mapped[bytes | None]
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
 

@@ -1,16 +1,12 @@
-"""Webhooks on our side of the wire: what an event looks like, who is owed it, and when to try again.
+"""Webhooks on our side of the wire: who is owed an event, where it may go, and when to try again.
 
-A delivery is written in the transaction that writes its event, for disabled endpoints too: their events are kept. The
-body is built anew for every attempt from the event's row and is the same, byte for byte, each time; it is what is
-signed and what is sent. ``webhook-id`` is the event's id, so that ``previous_id``, the event sent to that endpoint
-before, can be held against it: a receiver knows that it missed none.
+A delivery is written in the transaction that writes its event, for disabled endpoints too: their events are kept.
 """
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
@@ -18,7 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import addresses, ids, signing
+from shared import addresses, signing
 from shared.database import new_id
 from shared.errors import Refused
 from shared.signing import Keyring
@@ -37,7 +33,6 @@ KINDS: Final = (
     "model.activated",
     "ping",
 )
-MAX_BODY: Final = 20_000
 _MAX_URL: Final = 2048
 _MAX_LABEL: Final = 63
 # A host whose last label is a number is an address in some spelling (WHATWG URL, section 3.5): no such domain exists.
@@ -52,8 +47,6 @@ _LISTENING: Final = sa.text("""
       AND (job_id IS NULL OR job_id = ANY (CAST(:jobs AS uuid[])) OR id = ANY (CAST(:addressees AS uuid[])))
     ORDER BY id FOR NO KEY UPDATE
 """)
-# Facts of the event itself; a body cannot replace them.
-_RESERVED: Final = ("id", "sequence", "previous_id", "job", "round", "links", "use")
 
 
 class UrlRefused(Refused):
@@ -77,44 +70,6 @@ class Recorded:
     body: dict[str, Any]
     created_at: datetime
     addressee: UUID | None = None
-
-
-def document(event: Recorded, public_url: str) -> dict[str, Any]:
-    """Return an event as programs see it: type, timestamp and data with ids, counts and links (RFC 3339 times)."""
-    data: dict[str, Any] = {"id": ids.text("event", event.id), "sequence": event.seq}
-    about: dict[str, Any] = {}
-    links: dict[str, str] = {}
-    if event.job_id is not None:
-        about = {"job": ids.text("job", event.job_id), "round": event.round}
-        links["job"] = f"{public_url}/v1/jobs/{about['job']}"
-        links["results"] = links["job"] + "/results"
-        links["receipt"] = links["job"] + "/receipt"
-    if isinstance(event.body.get("image"), str):
-        links["image"] = f"{public_url}/v1/images/{event.body['image']}"
-    if isinstance(event.body.get("endpoint"), str):
-        links["endpoint"] = f"{public_url}/v1/webhooks/{event.body['endpoint']}"
-    # Sorted, because a JSON column promises no order and the bytes must be the same on every attempt.
-    data |= about | {key: event.body[key] for key in sorted(event.body) if key not in _RESERVED}
-    if links:
-        data["links"] = links
-    if event.kind.startswith(("job.", "image.", "model.")):
-        data["use"] = "research-only"
-    timestamp = event.created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return {"type": event.kind, "timestamp": timestamp, "data": data}
-
-
-def render(event: Recorded, public_url: str, previous_id: UUID | None) -> bytes:
-    """Return the body of a webhook: the event's document with ``previous_id`` in its data, the same on every attempt.
-
-    A body that would pass 20 kB loses what the event's author put in and says ``truncated``: the links lead to it.
-    """
-    told = document(event, public_url)
-    told["data"]["previous_id"] = None if previous_id is None else ids.text("event", previous_id)
-    body = _encode(told)
-    if len(body) >= MAX_BODY:
-        told["data"] = {key: told["data"][key] for key in _RESERVED if key in told["data"]} | {"truncated": True}
-        body = _encode(told)
-    return body
 
 
 def next_delay(
@@ -173,10 +128,13 @@ def create_endpoint(  # noqa: PLR0917 - the order is the one people say it in
     *,
     job_id: UUID | None = None,
     secret: str | None = None,
+    detail: str = "thin",
+    form: str = "standard",
 ) -> tuple[Endpoint, str]:
     """Create an endpoint and return it with its secret, which is shown this once; no kinds means every kind.
 
-    With ``job_id`` it is a one-off: it hears of that job alone. The caller has asked ``check_url`` about the URL.
+    With ``job_id`` it is a one-off: it hears of that job alone. ``detail`` and ``form`` are those of its bodies
+    (``event_body``). The caller has asked ``check_url`` about the URL.
     Raises ``KindUnknown``, and ``BadSecret`` for a secret of the wrong form.
     """
     check_kinds(kinds)
@@ -189,6 +147,8 @@ def create_endpoint(  # noqa: PLR0917 - the order is the one people say it in
         kinds=list(kinds),
         description=description,
         job_id=job_id,
+        detail=detail,
+        format=form,
         secret=keyring.seal(shown.encode()),
     )
     session.add(endpoint)
@@ -261,7 +221,3 @@ def _check_public(parts: SplitResult, port: int | None) -> None:
             raise UrlRefused("the URL's address is not a public one")
     elif _NUMBER.fullmatch(name.rpartition(".")[2]):
         raise UrlRefused("the URL's address must be written as four decimal numbers")
-
-
-def _encode(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

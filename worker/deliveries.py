@@ -4,6 +4,7 @@ Each function is one short transaction. Locks are taken in one order everywhere:
 endpoint, the delivery.
 """
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +14,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import events
+from shared import event_body, events, history
 from shared.database import new_id
+from shared.errors import Gone, NotFound
+from shared.event_body import Detail, Format
 from shared.tables import Attempt, Delivery, Endpoint
 from shared.webhooks import Recorded
 from worker.endpoint_health import Patience, Verdict, apply, change_of
@@ -94,6 +97,7 @@ _CLAIM: Final = sa.text(
       FROM pick WHERE u.id = pick.id
       RETURNING u.*)
     SELECT t.id, t.fence, t.attempt, t.tenant_id, t.endpoint_id, t.previous_id, t.event_seq,
+      t.body AS kept, p.detail, p.format,
       p.url, p.secret, CASE WHEN p.previous_until > now() THEN p.previous_secret END AS previous_secret,
       e.id AS event_id, e.kind, e.job_id, e.round, e.body, e.created_at
     FROM taken t
@@ -120,6 +124,9 @@ _REAP: Final = sa.text(
 # last), all that it may have in flight, and the suspects of everybody.
 _SHARES: Final = {"of_tenant": 64, "suspects_of_tenant": 32, "most_of_tenant": 256, "all_suspects": 256}
 
+# More than a body holds.
+_MOST_ANSWERS: Final = 100
+
 LOST: Final = "lost: the deliverer ended before it could record the answer"
 
 
@@ -135,6 +142,9 @@ class Owed:
     secrets: tuple[bytes, ...]
     event: Recorded
     previous_id: UUID | None
+    detail: Detail = "thin"
+    form: Format = "standard"
+    kept: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +187,30 @@ def claim(session: Session, limit: int, lease_seconds: float, slow: Collection[U
                 created_at=row.created_at,
             ),
             previous_id=row.previous_id,
+            detail=row.detail,
+            form=row.format,
+            kept=None if row.kept is None else bytes(row.kept),
         )
         for row in found
     ]
+
+
+def body_of(session: Session, owed: Owed, public_url: str) -> bytes:
+    """Return a full body, and keep it with the delivery while the lease holds: every attempt sends the same bytes.
+
+    Without answers, where the job was deleted meanwhile, it is thin.
+    """
+    answers = None
+    if owed.event.job_id is not None:
+        with contextlib.suppress(Gone, NotFound):
+            answers = history.results(session, history.job(session, owed.event.job_id), limit=_MOST_ANSWERS).rows
+    body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)
+    session.execute(
+        sa.update(Delivery)
+        .where(Delivery.id == owed.id, Delivery.fence == owed.fence, Delivery.state == "leased")
+        .values(body=body)
+    )
+    return body
 
 
 def reap(session: Session, attempts: int) -> int:

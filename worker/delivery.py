@@ -20,7 +20,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from shared import crash_points, ids, logs, signing, webhooks
+from shared import crash_points, event_body, ids, logs, signing, webhooks
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, InvalidSetting, Refused
@@ -177,13 +177,21 @@ class Deliverer:
                 del self._slow[next(iter(self._slow))]
 
     async def _send(self, owed: Owed) -> Answer:
-        body = webhooks.render(owed.event, self._settings.public_url, owed.previous_id)
+        body = await self._body(owed)
         try:
             secrets = [self._keyring.unseal(sealed).decode() for sealed in owed.secrets]
         except Refused:
             return Answer(None, "secret cannot be read", b"", None, None, 0.0)
         headers = signing.webhook_headers(secrets, ids.text("event", owed.event.id), int(time.time()), body)
-        return await self._egress.post(owed.url, body, {"content-type": "application/json", **headers})
+        return await self._egress.post(owed.url, body, {"content-type": event_body.content_type(body), **headers})
+
+    async def _body(self, owed: Owed) -> bytes:
+        url = self._settings.public_url
+        if owed.kept is not None:
+            return owed.kept
+        if owed.detail == "full" and owed.event.kind in event_body.CLOSING:
+            return await self._in_database(lambda session: deliveries.body_of(session, owed, url))
+        return event_body.render(owed.event, url, owed.previous_id, owed.form)
 
     async def _settle(self, owed: Owed, tried: Tried, verdict: Verdict, deadline: float) -> bool:
         """Write the outcome; keep trying while the lease lasts, for afterwards another may hold it."""

@@ -21,6 +21,12 @@ _ROWS = (
     sa.text("DELETE FROM image WHERE job_id = :job"),
     sa.text("DELETE FROM intake WHERE job_id = :job"),
     sa.text("DELETE FROM endpoint WHERE job_id = :job"),
+    # Bodies that tell answers: whatever is sent again has counts and links alone.
+    sa.text("""
+        UPDATE delivery d SET body = NULL FROM event e
+        WHERE e.job_id = :job AND e.tenant_id = :tenant AND d.tenant_id = :tenant AND d.event_seq = e.seq
+          AND d.body IS NOT NULL
+    """),
 )
 
 _BURY = sa.text("""
@@ -50,5 +56,5 @@ def delete(session: Session, tenant_id: UUID, job_id: UUID, receipt: str | None 
     """
     hold_closed(session, tenant_id, job_id, "cancel it first, then delete it")
     for statement in _ROWS:
-        session.execute(statement, {"job": job_id})
+        session.execute(statement, {"job": job_id, "tenant": tenant_id})
     session.execute(_BURY, {"job": job_id, "receipt": receipt})

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from flask import Blueprint, Response, request
 from pydantic import Field
 
-from shared import events, webhooks
+from shared import event_body, events
 from shared.webhooks import Recorded
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import Strict, preferred_wait, read_query
@@ -76,4 +76,4 @@ def feed() -> Response:
 
 
 def _body(event: Recorded, url: str) -> EventBody:
-    return EventBody(**webhooks.document(event, url))
+    return EventBody(**event_body.document(event, url))

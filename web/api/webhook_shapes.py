@@ -11,7 +11,7 @@ from shared.errors import Refused
 from shared.tables import Endpoint
 from shared.webhooks import KINDS
 from web.asking import PLAIN, StrictJson
-from web.intake.options import Instant
+from web.intake.options import Instant, WebhookDetail, WebhookFormat
 from web.wire import Shape
 
 
@@ -52,6 +52,8 @@ class EndpointRequest(StrictJson):
     url: Url = Field(description="https, port 443 or 8443")
     events: Kinds = Field(default_factory=list, description="Kinds to hear of; none means every kind")
     description: Description = ""
+    detail: WebhookDetail = "thin"
+    format: WebhookFormat = "standard"
     secret: Secret | None = Field(
         default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
     )
@@ -63,6 +65,8 @@ class EndpointChange(StrictJson):
     url: Url | None = None
     events: Kinds | None = None
     description: Description | None = None
+    detail: WebhookDetail | None = None
+    format: WebhookFormat | None = None
     state: Literal["enabled", "disabled"] | None = None
 
 
@@ -87,6 +91,8 @@ class EndpointBody(Shape):
     description: str
     events: list[str] = Field(description="Kinds it hears of; empty: every kind")
     job: str | None = Field(description="The one job it hears of")
+    detail: WebhookDetail
+    format: WebhookFormat
     state: Literal["enabled", "disabled"]
     state_reason: str | None
     failing_since: datetime | None
@@ -176,6 +182,8 @@ def endpoint_body(endpoint: Endpoint) -> EndpointBody:
         description=endpoint.description or "",
         events=list(endpoint.kinds),
         job=ids.text("job", endpoint.job_id) if endpoint.job_id else None,
+        detail=endpoint.detail,  # type: ignore[arg-type]  # the database holds no other
+        format=endpoint.format,  # type: ignore[arg-type]  # the database holds no other
         state=endpoint.state,  # type: ignore[arg-type]  # the database holds no other
         state_reason=endpoint.state_reason,
         failing_since=endpoint.failing_since,

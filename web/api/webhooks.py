@@ -87,7 +87,15 @@ def create() -> Response:
 
     def act(session: Session) -> NewEndpointBody:
         made, secret = webhooks.create_endpoint(
-            session, here.keyring, tenant, wanted.url, wanted.events, wanted.description, secret=wanted.secret
+            session,
+            here.keyring,
+            tenant,
+            wanted.url,
+            wanted.events,
+            wanted.description,
+            secret=wanted.secret,
+            detail=wanted.detail,
+            form=wanted.format,
         )
         return NewEndpointBody(**endpoint_body(made).model_dump(), secret=secret)
 
@@ -141,6 +149,8 @@ def update(webhook: str) -> Response:
             kinds=wanted.events,
             description=wanted.description,
             state=wanted.state,
+            detail=wanted.detail,
+            form=wanted.format,
         )
     return respond(endpoint_body(changed))
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json
 
+from shared.event_body import Detail, Format
 from web.asking import PLAIN, Strict, StrictJson
 
 _RFC_3339: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
@@ -34,6 +35,11 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)]
 ModelId = Annotated[str, Field(min_length=1, max_length=200), PLAIN]
 WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), PLAIN]
 Priority = Literal["interactive", "normal", "bulk"]
+WebhookDetail = Annotated[
+    Detail,
+    Field(description="`thin`: ids, counts and links. `full`: also the answers of a closed job, as many as 20 kB hold"),
+]
+WebhookFormat = Annotated[Format, Field(description="The body: that of Standard Webhooks, or a CloudEvent 1.0")]
 
 
 class PhotoOption(StrictJson):
@@ -52,6 +58,8 @@ class OneOffWebhook(StrictJson):
     secret: Annotated[str, Field(max_length=200), PLAIN] | None = Field(
         default=None, description="`whsec_` and 24 to 64 bytes in base64; without one, one is made and shown once"
     )
+    detail: WebhookDetail = "thin"
+    format: WebhookFormat = "standard"
 
 
 class Choices(StrictJson):

@@ -248,6 +248,8 @@ class _Submission:
             "",
             job_id=self._job_id,
             secret=wanted.secret,
+            detail=wanted.detail,
+            form=wanted.format,
         )
         return OneOffEndpoint(id=ids.text("endpoint", endpoint.id), url=endpoint.url, secret=secret)
 

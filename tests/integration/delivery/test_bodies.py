@@ -1,0 +1,107 @@
+"""What a webhook tells: links alone, or the answers too, as it is or as a CloudEvent; the same bytes at every try."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+from standardwebhooks.webhooks import Webhook
+
+from shared import event_body, ids
+from shared.database import Database
+from shared.ledger.deletion import delete
+from tests.integration.delivery.clinic import Clinic, Receive, Start, answering, claim, until
+from tests.integration.ledger.factories import change, finish, submit_job, take
+from tests.integration.ledger.said import said
+from worker import deliveries
+
+URL = "https://pox.example"
+DONE = ("job.completed",)
+
+
+def answered(clinic: Clinic, worker_db: Database, photos: int) -> UUID:
+    """Submit a job and answer it: its end is an event."""
+    job = submit_job(clinic.db, clinic.tenant, photos)
+    finish(worker_db, take(worker_db, photos), label="mpox", **said())
+    return job.id
+
+
+def body(worker_db: Database, owed: deliveries.Owed) -> dict[str, Any]:
+    with worker_db.transaction() as session:
+        return dict(json.loads(deliveries.body_of(session, owed, URL)))
+
+
+def test_a_full_body_tells_the_answers_and_says_that_these_are_all(clinic: Clinic, worker_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, detail="full")
+    answered(clinic, worker_db, 3)
+    (owed,) = claim(worker_db)
+    told = body(worker_db, owed)["data"]
+    assert [result["ordinal"] for result in told["results"]] == [0, 1, 2]
+    first = told["results"][0]
+    assert (first["outcome"], first["label"]) == ("classified", "mpox")
+    assert sum(first["probabilities"].values()) == 1
+    assert first["model"]["id"]
+    assert "file_name" not in first
+    assert told["results_complete"] is True
+    assert told["use"] == "research-only"
+
+
+def test_a_full_body_stays_under_20_kb_and_says_that_there_are_more(clinic: Clinic, worker_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, detail="full")
+    answered(clinic, worker_db, 200)
+    (owed,) = claim(worker_db)
+    with worker_db.transaction() as session:
+        sent = deliveries.body_of(session, owed, URL)
+    told = json.loads(sent)["data"]
+    assert 15_000 < len(sent) < 20_000
+    assert 0 < len(told["results"]) < 200
+    assert told["results_complete"] is False
+    assert told["links"]["results"].endswith("/results")
+
+
+def test_what_was_sent_once_is_sent_again_though_the_answers_changed(
+    clinic: Clinic, worker_db: Database, owner_db: Database, receive: Receive, deliverer: Start
+) -> None:
+    receiver = receive(answering(500, 200))
+    endpoint_id, secret = clinic.endpoint(receiver.url, DONE, detail="full", form="cloudevents")
+    job = answered(clinic, worker_db, 2)
+    deliverer(receiver, POXVISIO_WEBHOOK_SCHEDULE="600")
+    until(lambda: len(receiver.requests) == 1, "the first try")
+    until(lambda: clinic.states(endpoint_id) == ["waiting"], "it waits")
+    change(owner_db, "UPDATE result SET label = 'other' WHERE job_id = :job", job=str(job))
+    change(owner_db, "UPDATE delivery SET next_at = now()")
+    until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
+    first, second = receiver.requests
+    assert first.body == second.body
+    assert first.headers["content-type"] == "application/cloudevents+json"
+    assert Webhook(secret).verify(second.body, second.headers)["type"] == "job.completed"
+
+
+def test_a_cloud_event_names_its_job_and_holds_the_same_data(clinic: Clinic, worker_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, form="cloudevents")
+    job = answered(clinic, worker_db, 1)
+    (owed,) = claim(worker_db)
+    event = json.loads(event_body.render(owed.event, URL, owed.previous_id, owed.form))
+    assert event["specversion"] == "1.0"
+    assert event["id"] == ids.text("event", owed.event.id)
+    assert event["source"] == URL
+    assert event["subject"] == ids.text("job", job)
+    assert event["type"] == "job.completed"
+    assert event["data"]["previous_id"] is None
+    plain = json.loads(event_body.render(owed.event, URL, owed.previous_id))
+    assert (event["data"], event["time"]) == (plain["data"], plain["timestamp"])
+
+
+def test_answers_of_a_deleted_job_are_not_sent_again(clinic: Clinic, worker_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, detail="full")
+    job = answered(clinic, worker_db, 1)
+    (owed,) = claim(worker_db)
+    assert "results" in body(worker_db, owed)["data"]
+    with clinic.db.transaction(clinic.tenant) as session:
+        delete(session, clinic.tenant, job)
+    with worker_db.transaction() as session:
+        session.connection().exec_driver_sql("UPDATE delivery SET state = 'waiting', next_at = now()")
+    (again,) = claim(worker_db)
+    assert again.kept is None
+    told = body(worker_db, again)["data"]
+    assert "results" not in told
+    assert told["total"] == 1
