@@ -47,6 +47,7 @@ class Services:
             "SECRET_KEY": "only-for-the-benchmarks-of-this-machine",
             "MODEL": str(ROOT / "models" / "demo"),
             "POXVISIO_CACHE_DIR": str(self.folder / cache),
+            "POXVISIO_HEARTBEAT_SECONDS": "0",
         }
 
     @contextmanager

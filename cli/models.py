@@ -1,23 +1,48 @@
 """``poxvisio models``: publish bundles, and choose which of them answers."""
 
+import json
+import math
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from cli import engine_bench
 from cli.bundle_form import BundleForm
 from cli.listing import line
 from cli.options import example, json_option, print_json, service_options
 from cli.progress import progress
 from cli.service import Service
+from cli.shadow_page import page
 from shared.bundle import load_bundle
 from shared.errors import Refused, Unavailable
 
 _WAIT_SECONDS: Final = 300.0
 _LOOK_SECONDS: Final = 1.0
 _ID = click.argument("model", metavar="ID")
+
+
+class Share(click.ParamType[float]):
+    """A share of one, given as such below 1 and in per cent from 1 on."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share, above 0 to 1."""
+        try:
+            given = float(value)
+        except ValueError:
+            given = math.nan
+        share = given / 100 if given >= 1 else given
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no share: give per cent from 1 to 100, or a part of one below 1", param, ctx)
+        return share
+
+
+SHARE: Final = Share()
 
 
 @click.group(
@@ -93,6 +118,93 @@ def canary(model: str, share: float, url: str, key: str, as_json: bool) -> None:
     _change(url, key, model, "canary", {"share": share}, as_json=as_json)
 
 
+@models.command(epilog=example("poxvisio models shadow second --share 10"))
+@_ID
+@click.option(
+    "--share", type=SHARE, required=True, help="Share of photos: per cent from 1 on (10), of one below (0.1)."
+)
+@service_options
+@json_option("the change")
+def shadow(model: str, share: float, url: str, key: str, as_json: bool) -> None:
+    """Let a model look at a share of photos without answering any; see `shadow-report`."""
+    _change(url, key, model, "shadow", {"share": share}, as_json=as_json)
+
+
+@models.command("shadow-report", epilog=example("poxvisio models shadow-report second --out shadow.html --photos 20"))
+@_ID
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a page here that needs nothing else."
+)
+@click.option(
+    "--photos",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Put so many photos of yours into the page that it calls otherwise.",
+)
+@service_options
+@json_option("the report")
+def shadow_report(model: str, *, out: Path | None, photos: int, url: str, key: str, as_json: bool) -> None:
+    """Compare what a shadow said with the answers that stand."""
+    with Service(url, key) as service:
+        found = service.shadow_report(model)
+        if out is not None:
+            wanted = [one["image"] for one in found["disagreements"][:photos]]
+            shown = {image: service.photo(image) for image in wanted}
+            out.write_text(page(found, shown), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    for rate in (found["total"], *found["by_label"], *found["by_confidence"]):
+        click.echo(_rate_line(rate))
+    click.echo(f"{len(found['disagreements'])} photos of yours would have another label")
+
+
+@models.command(epilog=example("poxvisio models bench models/demo", "poxvisio models bench models/demo --out bench"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write bench.json and bench.md here.")
+@click.option("--photos", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Photos of each turn.")
+@click.option(
+    "--turns", type=click.IntRange(1, 100), default=3, show_default=True, help="Turns of each engine and size."
+)
+@click.option("--threads", type=click.IntRange(0, 256), default=0, show_default=True, help="Threads; 0: one per core.")
+@json_option("what was measured, and the choice")
+def bench(*, folder: Path, out: Path | None, photos: int, turns: int, threads: int, as_json: bool) -> None:
+    """Measure the engines that can run the bundle in FOLDER here, at batches of 1 to 16, and say which one to take.
+
+    It loads this machine for a minute or more: better not where photos are answered.
+    """
+    load_bundle(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="poxvisio-bench-") as cache,
+        progress("measuring", engine_bench.steps(turns), "steps") as advance,
+    ):
+        found = engine_bench.measure(
+            folder.resolve(), Path(cache), threads=threads, photos=photos, turns=turns, advance=advance
+        )
+    chosen = engine_bench.choose(found)
+    said = {
+        "bundle": load_bundle(folder).digest,
+        "machine": engine_bench.machine(),
+        "photos": photos,
+        "turns": turns,
+        "threads": threads,
+        "measured": [one.as_json() for one in found],
+        "chosen": chosen,
+    }
+    rows = engine_bench.table(found)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        (out / "bench.md").write_text(_as_markdown(rows, said), encoding="utf-8")
+    if as_json:
+        print_json(said)
+        return
+    for row in rows:
+        click.echo(line(row, (16, *[9] * len(engine_bench.SIZES), 10, 8, 6)))
+    click.echo("Photos per second of the processor's time, medians. " + str(chosen["why"]))
+    click.echo(f"POXVISIO_ENGINE={chosen['engine']} POXVISIO_PRECISION={chosen['precision']}")
+
+
 @models.command(epilog=example("poxvisio models rollback second"))
 @_ID
 @service_options
@@ -117,6 +229,23 @@ def _change(url: str, key: str, model: str, kind: str, body: Mapping[str, Any], 
         raise Refused(f"{kind} {model}: {change['reason']}")
 
 
+def _as_markdown(rows: Sequence[Sequence[str]], said: Mapping[str, Any]) -> str:
+    head, *body = rows
+    here = said["machine"]
+    lines = [
+        f"Photos per second of the processor's time, medians of {said['turns']} turns of {said['photos']} photos.",
+        "",
+        f"Engines in turn, on {here['processor']}, {here['cores']} cores, load {here['load']}.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in body),
+        "",
+        f"{said['chosen']['why']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _found(service: Service, model: str) -> dict[str, Any]:
     for each in service.models():
         if each["id"] == model:
@@ -124,7 +253,16 @@ def _found(service: Service, model: str) -> dict[str, Any]:
     raise Refused(f"there is no model {model!r}; see: poxvisio models list")
 
 
+def _rate_line(rate: Mapping[str, Any]) -> str:
+    said = str(rate["data"])
+    if rate["rate"] is not None:
+        said = f"{rate['rate']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})"
+    return line((str(rate["name"]), f"{rate['agreeing']} of {rate['photos']}", said), (32, 16))
+
+
 def _model_line(model: Mapping[str, Any]) -> str:
     role = "live" if model["live"] else f"canary {model['canary_share']:g}" if model["canary_share"] else ""
+    if model["shadow_share"]:
+        role = f"shadow {model['shadow_share']:g}"
     cells = (str(model["id"]), str(model["state"]), role, str(model["digest"])[:12], str(model["problem"] or ""))
     return line(cells, (32, 8, 11, 12))

@@ -183,6 +183,14 @@ class Service:
         """Return the models there are."""
         return list(self._json("GET", "/v1/models")["models"])
 
+    def shadow_report(self, model_id: str) -> dict[str, Any]:
+        """Return how a shadow compares with what stands."""
+        return self._json("GET", f"/v1/models/{model_id}/shadow", params={"limit": 1000})
+
+    def photo(self, image_id: str) -> bytes:
+        """Return the working copy of a photo, a JPEG."""
+        return self._send("GET", f"/v1/images/{image_id}/photo").content
+
     def model_change(self, change_id: str) -> dict[str, Any]:
         """Return a change of what serves, as it stands."""
         return self._json("GET", f"/v1/models/changes/{change_id}")

@@ -244,6 +244,12 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_ENGINES_KEPT",
         description="Networks a worker keeps loaded at most; those that serve all jobs are kept in any case",
     )
+    heartbeat_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        validation_alias="POXVISIO_HEARTBEAT_SECONDS",
+        description="Pause between rounds of photos with known answers, and the longest these may take; 0: none",
+    )
     models_cached: int = Field(
         default=8,
         ge=1,

@@ -356,6 +356,30 @@ class ResultHistory(Base):
     replaced_at: Mapped[datetime] = _now()
 
 
+class ShadowResult(Base):
+    """What a shadow said of a photo, beside what stands. No answer, and never shown as one."""
+
+    __tablename__ = "shadow_result"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(["tenant_id", "image_id"], ["image.tenant_id", "image.id"], ondelete="CASCADE"),
+        sa.Index("ix_shadow_result_digest", "digest", "image_id"),
+    )
+
+    image_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    job_id: Mapped[UUID]
+    digest: Mapped[str]
+    outcome: Mapped[str]
+    label: Mapped[str]
+    p: Mapped[float]
+    live_digest: Mapped[str]
+    live_outcome: Mapped[str]
+    live_label: Mapped[str]
+    live_p: Mapped[float]
+    moved: Mapped[float | None]
+    seen_at: Mapped[datetime] = _now()
+
+
 class EventCounter(Base):
     """The tenant's last event number; locked last in a transaction, so that numbers appear without gaps."""
 
@@ -572,6 +596,7 @@ class ModelServing(Base):
     __table_args__ = (
         sa.CheckConstraint("sole", name="sole"),
         sa.CheckConstraint("canary_share BETWEEN 0 AND 1", name="share"),
+        sa.CheckConstraint("shadow_share BETWEEN 0 AND 1", name="shadow_share"),
     )
 
     sole: Mapped[bool] = mapped_column(primary_key=True, server_default=sa.true())
@@ -579,7 +604,32 @@ class ModelServing(Base):
     live: Mapped[str | None] = mapped_column(sa.ForeignKey("model.digest"))
     canary: Mapped[str | None] = mapped_column(sa.ForeignKey("model.digest"))
     canary_share: Mapped[float] = mapped_column(server_default=sa.text("0"))
+    shadow: Mapped[str | None] = mapped_column(sa.ForeignKey("model.digest"))
+    shadow_share: Mapped[float] = mapped_column(server_default=sa.text("0"))
     changed_at: Mapped[datetime] = _now()
+
+
+class Heartbeat(Base):
+    """A round of photos with known answers: which model had to answer, and what became of it."""
+
+    __tablename__ = "heartbeat"
+    __table_args__ = (
+        sa.Index("ix_heartbeat_sent_at", "sent_at"),
+        sa.CheckConstraint("state IN ('waiting', 'good', 'moved', 'late', 'failed')", name="state"),
+    )
+
+    # Of the job, which is forgotten when the round ends.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model_id: Mapped[str]
+    digest: Mapped[str]
+    photos: Mapped[int] = mapped_column(sa.SmallInteger())
+    sent_at: Mapped[datetime] = _now()
+    state: Mapped[str] = mapped_column(server_default=sa.text("'waiting'"))
+    difference: Mapped[float | None]
+    seconds: Mapped[float | None]
+    problem: Mapped[str | None]
+    done_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
 
 
 class ModelChange(Base):
@@ -595,9 +645,9 @@ class ModelChange(Base):
             postgresql_where=sa.text("state = 'waiting' AND kind <> 'rollback'"),
         ),
         sa.Index("ix_model_change_untold", "id", postgresql_where=sa.text("told_upto IS NOT NULL")),
-        sa.CheckConstraint("kind IN ('activate', 'canary', 'rollback')", name="kind"),
+        sa.CheckConstraint("kind IN ('activate', 'canary', 'shadow', 'rollback')", name="kind"),
         sa.CheckConstraint("state IN ('waiting', 'applied', 'refused')", name="state"),
-        sa.CheckConstraint("role IN ('live', 'canary')", name="role"),
+        sa.CheckConstraint("role IN ('live', 'canary', 'shadow')", name="role"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

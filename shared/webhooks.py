@@ -31,6 +31,7 @@ KINDS: Final = (
     "endpoint.disabled",
     "endpoint.warning",
     "model.activated",
+    "model.drift",
     "ping",
 )
 _MAX_URL: Final = 2048

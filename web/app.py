@@ -14,11 +14,13 @@ from web.api import (
     job_changes,
     jobs,
     keys,
+    model_changes,
     models,
     receipts,
     results,
     sending,
     service,
+    shadow_runs,
     webhooks,
 )
 from web.health import Examiner, health
@@ -39,6 +41,8 @@ _API: Final = (
     service,
     keys,
     models,
+    model_changes,
+    shadow_runs,
 )
 
 

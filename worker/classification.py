@@ -33,6 +33,7 @@ from worker.models import Choice, ModelAway
 from worker.network import Network, Photo, Seen
 from worker.photos import Decoded, PhotoReader, Request
 from worker.photos import Outcome as Read
+from worker.shadow import Shadow
 from worker.work import Work
 
 log = logger(__name__)
@@ -85,6 +86,7 @@ class Classification:
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
         self._unfinished: deque[Future[None]] = deque()
         self._network = Network()
+        self._shadow = Shadow(database, models)
         self._ended = 0.0
         self._open: dict[UUID, Work] = {}
         # Of these the network is being loaded.
@@ -114,7 +116,7 @@ class Classification:
         """
         before = self.answered
         try:
-            while (self._work_through() or self._parked) and not self._stopping.is_set():
+            while (self._work_through() or self._parked or self._look_in_shadow()) and not self._stopping.is_set():
                 if self._parked:
                     self._models.wait(_LOADING_SECONDS)
         except DatabaseAway as error:
@@ -139,6 +141,10 @@ class Classification:
         self._settle_all()
         self._wait_for_finisher(0)
         return self._claimed > before
+
+    def _look_in_shadow(self) -> bool:
+        """Use a tenth of a second in which nothing waits; return whether there was a photo to look at."""
+        return self._shadow.look(self._batch_size)
 
     @property
     def images_per_second(self) -> float:
@@ -255,6 +261,10 @@ class Classification:
                     photo.work.settle_broken(photo.image, found)
                 else:
                     photo.work.settle_answered(photo.image, photo.decoded, found, seen.bundle, milliseconds)
+                    looked = photo.decoded
+                    self._shadow.offer(
+                        photo.work.unit, photo.image.id, looked.pixels, looked.quality, found, seen.bundle
+                    )
 
     def _finish_whole(self) -> None:
         """Hand over to the finisher what is whole, and forget what is no longer ours."""
@@ -324,6 +334,7 @@ class Classification:
             if error := self._unfinished.popleft().exception():
                 log.error("finisher_failed", error=type(error).__name__)
         leases = self._keeper.drop_all()
+        self._shadow.drop()
         self._open.clear()
         self._parked.clear()
         if not leases:

@@ -5,7 +5,6 @@ outside, and an engine may die over it: nothing that answers photos must be in t
 of JSON on stdout; a process that ends without one has given it too.
 """
 
-import io
 import json
 import os
 import sys
@@ -15,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from shared.bundle import Bundle, load_bundle
 from shared.errors import BundleError
@@ -26,6 +24,7 @@ from worker.inference.classifier import Classifier
 from worker.inference.parity import BOUNDS
 from worker.inference.preprocess import Quality, measure_quality, network_input
 from worker.inference.weights import load_reference
+from worker.known_answers import known_photo
 
 _LIMITS: Final = Limits(max_bytes=16 << 20, max_pixels=1 << 24, copy_side=512)
 _FEWEST: Final = 2
@@ -72,13 +71,6 @@ def examine(folder: Path, cache: Path, *, engine: str, precision: str) -> dict[s
         )
         return {"passed": False, "problem": problem, **found}
     return {"passed": True, **found}
-
-
-def known_photo(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a photo of the reference as a PNG, which loses nothing."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def _known_answers(bundle: Bundle, classifier: Classifier) -> tuple[float, int]:

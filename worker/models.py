@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
+from uuid import UUID
 
 from shared.bundle import Bundle, load_bundle
 from shared.database import Database
@@ -46,6 +47,9 @@ class Choice(Protocol):
     def wait(self, seconds: float) -> None:
         """Return when something was loaded, or failed to be, and after ``seconds`` in any case."""
 
+    def shadow_of(self, unit: Claimed, image_id: UUID, bundle: Bundle) -> Classifier | None:
+        """Return the shadow that looks at this photo, which ``bundle`` has answered; None where none does."""
+
 
 class OneModel:
     """The one network of a worker that knows no register."""
@@ -59,6 +63,10 @@ class OneModel:
 
     def wait(self, seconds: float) -> None:
         """Return at once: nothing is ever loaded."""
+
+    def shadow_of(self, unit: Claimed, image_id: UUID, bundle: Bundle) -> Classifier | None:  # noqa: ARG002  # as above
+        """Return None: there is no other."""
+        return None
 
 
 class Models:
@@ -88,6 +96,7 @@ class Models:
         self._serving: Serving = NOTHING
         self._live: Classifier | None = None
         self._canary: Classifier | None = None
+        self._shadow: Classifier | None = None
         #: What keeps this worker from serving what it should; None where it does.
         self.problem: str | None = None
         self._wake = threading.Event()
@@ -130,6 +139,13 @@ class Models:
         if canary is not None and self._serving.is_for_canary(unit.job_id):
             return canary
         return self.live
+
+    def shadow_of(self, unit: Claimed, image_id: UUID, bundle: Bundle) -> Classifier | None:
+        """Return the shadow of an answer of the live model, for its share of photos."""
+        shadow = self._shadow
+        if shadow is None or unit.model is not None or bundle.digest != self.live.bundle.digest:
+            return None
+        return shadow if self._serving.is_for_shadow(image_id) else None
 
     def wait(self, seconds: float) -> None:
         """Return when something was loaded, or failed to be, and after ``seconds`` in any case."""
@@ -182,13 +198,15 @@ class Models:
         if live is not None:
             self._live = live
         canary = self._tried(now.canary) if now.canary is not None else None
+        shadow = self._tried(now.shadow) if now.shadow is not None else None
         # In this order: a canary that is no longer one must not be given the share of the next.
-        self._canary, self._serving = None, now
-        self._canary = canary
+        self._canary, self._shadow, self._serving = None, None, now
+        self._canary, self._shadow = canary, shadow
         self._bring_wanted()
         self._forget()
         self._prune()
         missing = live is None or (canary is None and now.canary is not None)
+        missing = missing or (shadow is None and now.shadow is not None)
         if not missing:
             self.problem = None
         return not missing
@@ -271,5 +289,5 @@ class Models:
             for digest in list(self._loaded):
                 if len(self._loaded) <= self._kept:
                     return
-                if self._loaded[digest] not in (self._live, self._canary) and digest not in self._fresh:
+                if self._loaded[digest] not in (self._live, self._canary, self._shadow) and digest not in self._fresh:
                     del self._loaded[digest]

@@ -2,7 +2,7 @@
 
 Every round reaps, promotes, expires, wakes workers for what is ready, and changes which models serve. What may take
 long, deleting photos above all, is done by a thread of its own (``worker/housekeeping.py``), so that no round waits for
-it. A fault ends the round, never the process.
+it; so is the heartbeat. A fault ends the round, never the process.
 """
 
 import signal
@@ -20,7 +20,8 @@ from shared.logs import configure, logger
 from shared.registry import changes
 from shared.registry.changes import Named
 from shared.settings import Settings
-from shared.storage import open_storage
+from shared.storage import Storage, open_storage
+from worker.heartbeat import Heartbeat
 from worker.housekeeping import Housekeeping
 
 log = logger(__name__)
@@ -86,8 +87,19 @@ def _named(settings: Settings) -> Named | None:
     return Named(bundle.id, bundle.digest)
 
 
+def _heartbeat(settings: Settings, database: Database, storage: Storage) -> Heartbeat:
+    return Heartbeat(
+        database,
+        storage,
+        Broker(settings).wake,
+        default=settings.model,
+        cache=settings.cache_dir,
+        seconds=settings.heartbeat_seconds,
+    )
+
+
 def main() -> int:
-    """Run the sweep and the housekeeping until SIGTERM."""
+    """Run the sweep, the housekeeping and the heartbeat until SIGTERM."""
     try:
         settings = Settings.load()
     except InvalidSetting as error:
@@ -97,18 +109,24 @@ def main() -> int:
     crash_points.arm(settings.crash_point)
     database = Database.open(settings, "poxvisio_worker")
     upkeep = Upkeep(database, Broker(settings), seconds=settings.sweep_seconds, model=_named(settings))
-    housekeeping = Housekeeping(database, open_storage(settings))
-    thread = threading.Thread(target=housekeeping.run, name="housekeeping")
+    storage = open_storage(settings)
+    beside: list[Housekeeping | Heartbeat] = [Housekeeping(database, storage)]
+    if settings.heartbeat_seconds:
+        beside.append(_heartbeat(settings, database, storage))
+    threads = [threading.Thread(target=one.run, name=type(one).__name__.lower()) for one in beside]
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         upkeep.stop()
-        housekeeping.stop()
+        for one in beside:
+            one.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    thread.start()
+    for thread in threads:
+        thread.start()
     upkeep.run()
-    thread.join()
+    for thread in threads:
+        thread.join()
     return 0
 
 

@@ -6,7 +6,7 @@ nobody's counter is held for long, and a sweep that dies goes on where it was.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -44,9 +44,11 @@ _BEFORE = sa.text("""
     ORDER BY version DESC LIMIT 1
 """)
 _SERVE = sa.text("""
-    INSERT INTO model_serving (version, live, canary, canary_share) VALUES (:version, :live, :canary, :canary_share)
+    INSERT INTO model_serving (version, live, canary, canary_share, shadow, shadow_share)
+    VALUES (:version, :live, :canary, :canary_share, :shadow, :shadow_share)
     ON CONFLICT (sole) DO UPDATE SET version = excluded.version, live = excluded.live, canary = excluded.canary,
-      canary_share = excluded.canary_share, changed_at = now()
+      canary_share = excluded.canary_share, shadow = excluded.shadow, shadow_share = excluded.shadow_share,
+      changed_at = now()
 """)
 _DONE = sa.text("""
     UPDATE model_change SET state = :state, reason = :reason, role = :role, from_digest = :before, to_digest = :after,
@@ -156,11 +158,8 @@ def _settle(session: Session, change: sa.Row[Any]) -> bool:
         session.execute(_DONE, {"id": change.id, "state": "refused", "reason": str(error), **refused})
         log.warning("model_change_refused", change=str(change.id), kind=change.kind, why=str(error))
         return True
-    new = outcome.serves
     version = present.version + 1
-    session.execute(
-        _SERVE, {"version": version, "live": new.live, "canary": new.canary, "canary_share": new.canary_share}
-    )
+    session.execute(_SERVE, asdict(outcome.serves) | {"version": version})
     session.execute(
         _DONE,
         {
@@ -171,7 +170,8 @@ def _settle(session: Session, change: sa.Row[Any]) -> bool:
             "before": outcome.before,
             "after": outcome.after,
             "version": version,
-            "told": _NOBODY,
+            # A shadow answers nobody, so nobody hears of it.
+            "told": None if outcome.role == "shadow" else _NOBODY,
         },
     )
     log.info("model_changed", kind=change.kind, role=outcome.role, model=change.model_id, version=version)
@@ -188,12 +188,24 @@ def _outcome(session: Session, change: sa.Row[Any], now: Serving) -> _Outcome:
     if change.kind == "activate":
         if digest == now.live:
             raise _Impossible("the model is live already")
-        # Live for all, it is no canary any more.
-        canary = (None, 0.0) if now.canary == digest else (now.canary, now.canary_share)
-        return _Outcome("live", now.live, digest, Serving(0, digest, *canary))
+        return _Outcome("live", now.live, digest, replace(_without(now, digest), live=digest))
     if digest is None or digest == now.live:
         raise _Impossible("the model is live already")
-    return _Outcome("canary", now.canary, digest, Serving(0, now.live, digest, change.share))
+    if change.kind == "shadow":
+        serves = replace(_without(now, digest), shadow=digest, shadow_share=change.share)
+        return _Outcome("shadow", now.shadow, digest, serves)
+    return _Outcome(
+        "canary", now.canary, digest, replace(_without(now, digest), canary=digest, canary_share=change.share)
+    )
+
+
+def _without(now: Serving, digest: str | None) -> Serving:
+    """Return what serves, without this model as canary or shadow: it gets another role."""
+    if digest is not None and now.canary == digest:
+        now = replace(now, canary=None, canary_share=0.0)
+    if digest is not None and now.shadow == digest:
+        now = replace(now, shadow=None, shadow_share=0.0)
+    return now
 
 
 def _rolled_back(session: Session, change: sa.Row[Any], now: Serving) -> _Outcome:
@@ -203,10 +215,9 @@ def _rolled_back(session: Session, change: sa.Row[Any], now: Serving) -> _Outcom
         is_known, before = previous_of(session, now.live)
         if not is_known:
             raise _Impossible("nothing was live before it")
-        canary = (None, 0.0) if now.canary == before else (now.canary, now.canary_share)
-        return _Outcome("live", now.live, before, Serving(0, before, *canary))
-    if digest is not None and digest == now.canary:
-        return _Outcome("canary", digest, None, Serving(0, now.live, None, 0.0))
+        return _Outcome("live", now.live, before, replace(_without(now, before), live=before))
+    if digest is not None and digest in (now.canary, now.shadow):
+        return _Outcome("canary" if digest == now.canary else "shadow", digest, None, _without(now, digest))
     raise _Impossible("the model has no role that could be taken from it")
 
 

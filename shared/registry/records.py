@@ -89,6 +89,7 @@ _PUT_BACK = sa.text("""
 _NEEDED = sa.text("""
     SELECT live FROM model_serving WHERE live IS NOT NULL UNION
     SELECT canary FROM model_serving WHERE canary IS NOT NULL UNION
+    SELECT shadow FROM model_serving WHERE shadow IS NOT NULL UNION
     SELECT digest FROM model WHERE state = 'checking' UNION
     SELECT m.digest FROM model m WHERE EXISTS (SELECT FROM job j WHERE j.model = m.id AND j.closed_at IS NULL)
 """)

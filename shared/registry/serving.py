@@ -12,22 +12,31 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-_READ = sa.text("SELECT version, live, canary, canary_share FROM model_serving")
+_READ = sa.text("SELECT version, live, canary, canary_share, shadow, shadow_share FROM model_serving")
 _UNIT: Final = 2.0**64
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The digests that serve; ``live`` is None for the bundle that ``MODEL`` names. The share is of 1."""
+    """The digests that serve; ``live`` is None for the bundle that ``MODEL`` names. Shares are of 1.
+
+    A canary answers a share of jobs; a shadow looks at a share of photos, and what it says is no answer.
+    """
 
     version: int = 0
     live: str | None = None
     canary: str | None = None
     canary_share: float = 0.0
+    shadow: str | None = None
+    shadow_share: float = 0.0
 
     def is_for_canary(self, job_id: UUID) -> bool:
         """Return whether the canary answers this job: always the same of the same job and share."""
         return self.canary is not None and draw(job_id) < self.canary_share
+
+    def is_for_shadow(self, image_id: UUID) -> bool:
+        """Return whether the shadow looks at this photo."""
+        return self.shadow is not None and draw(image_id) < self.shadow_share
 
 
 NOTHING: Final = Serving()

@@ -139,6 +139,12 @@ def fill(owner: Database, url: str) -> UUID:
         """,
         "INSERT INTO model_serving (version, canary, canary_share) VALUES (1, repeat('ab', 32), 0.5)",
         "INSERT INTO model_change (id, kind, model_id) VALUES (gen_random_uuid(), 'canary', 'second')",
+        "INSERT INTO heartbeat (id, model_id, digest, photos) VALUES (gen_random_uuid(), 'second', 'd', 4)",
+        """
+        INSERT INTO shadow_result (image_id, tenant_id, job_id, digest, outcome, label, p, live_digest, live_outcome,
+                                   live_label, live_p)
+        SELECT id, tenant_id, job_id, 'd', 'classified', 'a', 1, 'e', 'classified', 'a', 1 FROM image LIMIT 1
+        """,
     ):
         change(owner, statement)
     app.close()

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from shared.database import Database, new_id
+from shared.registry.heartbeats import SYSTEM
 from shared.tables import Base
 from tests.conftest import LOGIN_PASSWORDS, make_tenant
 from tests.integration.ledger.factories import change, finish, rows, submit_job, take
@@ -29,13 +30,14 @@ TENANT_TABLES = {
     "job": {"INSERT", "UPDATE", "DELETE"},
     "result": {"INSERT", "DELETE"},
     "result_history": {"INSERT"},
+    "shadow_result": set(),
     "tenant": set(),
     "unit": {"INSERT", "UPDATE", "DELETE"},
 }
 # Of no tenant: what serves is the same for all.
-REGISTER = ("model", "model_change", "model_serving")
+REGISTER = ("heartbeat", "model", "model_change", "model_serving")
 NEVER_OF_WORKERS = {"tenant", "api_key"}
-LOOKUP_TABLES = {"api_key", "tenant", "unit", "flow"}
+LOOKUP_TABLES = {"api_key", "tenant", "unit", "flow", "shadow_result"}
 ROLES = ("poxvisio_owner", "poxvisio_app", "poxvisio_worker", "poxvisio_reader", "poxvisio_lookup")
 LOGINS = {
     "poxvisio_web_login": "poxvisio_app",
@@ -60,6 +62,12 @@ FILLING = (
     """
     INSERT INTO intake_url (job_id, ordinal, tenant_id, url)
     SELECT job_id, 0, tenant_id, 'https://photos.example/1' FROM intake WHERE tenant_id = :tenant
+    """,
+    """
+    INSERT INTO shadow_result (image_id, tenant_id, job_id, digest, outcome, label, p, live_digest, live_outcome,
+                               live_label, live_p)
+    SELECT id, tenant_id, job_id, 'd', 'classified', 'a', 1, 'e', 'classified', 'a', 1 FROM image
+    WHERE tenant_id = :tenant LIMIT 1
     """,
     """
     INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,
@@ -295,8 +303,9 @@ def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> No
     }
     assert allowed["image"] == {"SELECT", "INSERT"}
     assert allowed["result"] == {"SELECT", "INSERT"}
+    assert allowed["shadow_result"] == {"SELECT", "INSERT"}
     assert allowed["result_history"] == {"SELECT"}
-    assert allowed["job"] == {"SELECT", "UPDATE"}
+    assert allowed["job"] == {"SELECT", "INSERT", "UPDATE"}  # for the system's own tenant alone
     assert allowed["event"] == {"SELECT", "INSERT"}
     assert allowed["attempt"] == {"SELECT", "INSERT"}
     assert allowed["model"] == allowed["model_change"] == {"SELECT", "UPDATE"}
@@ -377,7 +386,7 @@ def test_partitions_are_reached_through_their_table_alone(owner_db: Database) ->
 
 
 def test_the_policies_are_these(owner_db: Database) -> None:
-    expected: dict[tuple[str, str], tuple[list[str], str, str, str, str | None]] = {}
+    expected: dict[tuple[str, str], tuple[list[str], str, str, str | None, str | None]] = {}
     for table in TENANT_TABLES:
         own = OWN.replace("tenant_id", "id", 1) if table == "tenant" else OWN
         expected[table, "owner_all"] = (["poxvisio_owner"], "ALL", "PERMISSIVE", "true", "true")
@@ -386,6 +395,8 @@ def test_the_policies_are_these(owner_db: Database) -> None:
             expected[table, "worker_all"] = (["poxvisio_worker"], "ALL", "PERMISSIVE", "true", "true")
         if table in LOOKUP_TABLES:
             expected[table, "lookup_all"] = (["poxvisio_lookup"], "ALL", "PERMISSIVE", "true", None)
+    system = f"(tenant_id = '{SYSTEM}'::uuid)"
+    expected["job", "worker_system"] = (["poxvisio_worker"], "INSERT", "RESTRICTIVE", None, system)
     asked = "SELECT tablename, policyname, roles::text[], cmd, permissive, qual, with_check FROM pg_policies"
     assert {(row[0], row[1]): tuple(row)[2:] for row in rows(owner_db, asked)} == expected
 
@@ -448,6 +459,10 @@ def test_the_functions_that_look_across_tenants_are_these(owner_db: Database) ->
         "touch_api_key(uuid)": ("poxvisio_lookup", ["poxvisio_app"]),
         "lookup_virtual_time()": ("poxvisio_lookup", ["poxvisio_app", "poxvisio_worker"]),
         "make_attempt_partitions()": ("poxvisio_owner", ["poxvisio_worker"]),
+        "make_system_tenant()": ("poxvisio_owner", ["poxvisio_worker"]),
+        "forget_system_job(uuid)": ("poxvisio_owner", ["poxvisio_worker"]),
+        "lookup_model_tenants()": ("poxvisio_lookup", ["poxvisio_worker"]),
+        "lookup_shadow(text)": ("poxvisio_lookup", ["poxvisio_app"]),
     }
     for row in found:
         # Unless it is named last, the caller's temporary schema comes first, with types of the caller's making.

@@ -40,7 +40,7 @@ COMMON: Final = frozenset({"name", "model", "change"})
 # Names that are in no database, and so nobody's.
 _PUBLIC: Final = {"/static/{name}": "app.css", "/problems/{name}": "not-found"}
 # Only a waiting job can be cancelled, only a closed one tried again: each is made anew for every caller who may.
-_USING_UP: Final = ("/cancel", "/retry", "/activate", "/canary", "/rollback")
+_USING_UP: Final = ("/cancel", "/retry", "/activate", "/canary", "/models/{model}/shadow", "/rollback")
 _SINCE: Final = {"since": "2026-01-01T00:00:00Z"}
 _BODIES: Final[dict[str, Any]] = {
     "POST /v1/webhooks": {"url": "https://example.org/hook"},
@@ -48,6 +48,7 @@ _BODIES: Final[dict[str, Any]] = {
     "POST /v1/webhooks/{webhook}/recover": _SINCE,
     "POST /v1/webhooks/{webhook}/replay": _SINCE,
     "POST /v1/models/{model}/canary": {"share": 0.5},
+    "POST /v1/models/{model}/shadow": {"share": 0.5},
     "POST /v1/keys": {"name": "another", "scopes": ["admin"]},
 }
 _MODEL: Final = sa.text("""

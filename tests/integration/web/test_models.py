@@ -105,3 +105,53 @@ def test_a_tenant_cannot_give_itself_a_say_in_what_serves(app: Flask, owner_db: 
     admin = Caller(app.test_client(), make_key(owner_db, tenant, ["admin"]), tenant)
     assert admin.post("/v1/keys", {"name": "k", "scopes": ["models"]}).status_code == 403
     assert admin.post("/v1/keys", {"name": "k", "scopes": ["admin"]}).status_code == 201
+
+
+def test_a_shadow_is_asked_for_and_its_report_shows_sums_of_all_and_photos_of_ones_own(
+    clinic: Caller, stranger: Caller, files: dict[str, bytes], owner_db: Database, worker_db: Database
+) -> None:
+    upload(clinic, files)
+    decide(owner_db, "ready")
+    assert clinic.post("/v1/models/demo-synthetic/shadow", {"share": 0.5}).status_code == 422
+    assert clinic.post("/v1/models/second/shadow", {"share": 0.5}).status_code == 202
+    changes.make(worker_db, None)
+    listed = clinic.get("/v1/models").json
+    assert listed is not None
+    assert {model["id"]: model["shadow_share"] for model in listed["models"]} == {"second": 0.5, "demo-synthetic": 0.0}
+    for caller, photos, otherwise in ((clinic, 30, 3), (stranger, 15, 1)):
+        assert caller.send([(f"{n}.jpg", JPEG + bytes([n])) for n in range(photos)]).status_code == 202
+        with owner_db.transaction() as session:
+            session.execute(_SEEN, {"tenant": caller.tenant, "otherwise": otherwise})
+    report = clinic.get("/v1/models/second/shadow").json
+    assert report is not None
+    total = report["total"]
+    assert (total["photos"], total["agreeing"], total["data"]) == (45, 41, "enough")
+    assert total["rate"] == pytest.approx(41 / 45)
+    assert total["low"] < total["rate"] < total["high"]
+    assert [(one["name"], one["photos"], one["rate"]) for one in report["by_confidence"]] == [
+        ("0.5 to 0.6", 4, None),
+        ("0.9 to 1.0", 41, 1.0),
+    ]
+    assert report["by_confidence"][0]["data"] == "not enough data"
+    assert report["moves"] == [
+        {"standing": "a", "shadow": "a", "photos": 41},
+        {"standing": "a", "shadow": "b", "photos": 4},
+    ]
+    assert report["largest_difference"] == pytest.approx(0.25)
+    assert len(report["disagreements"]) == 3, "the stranger's photo is counted and not shown"
+    for one in report["disagreements"]:
+        answer = clinic.get(one["result_url"].removeprefix("http://127.0.0.1:8000"))
+        assert answer.status_code == 200
+    assert len(clinic.get("/v1/models/second/shadow?limit=1").json["disagreements"]) == 1  # type: ignore[index]
+    assert clinic.get("/v1/models/none/shadow").status_code == 404
+    assert clinic.get("/v1/models/second/shadow?limit=x").status_code == 422
+
+
+_SEEN = sa.text("""
+    INSERT INTO shadow_result (image_id, tenant_id, job_id, digest, outcome, label, p, live_digest, live_outcome,
+                               live_label, live_p, moved)
+    SELECT i.id, i.tenant_id, i.job_id, m.digest, 'classified', CASE WHEN i.ordinal < :otherwise THEN 'b' ELSE 'a' END,
+      0.9, 'e', 'classified', 'a', CASE WHEN i.ordinal < :otherwise THEN 0.55 ELSE 1.0 END,
+      CASE WHEN i.ordinal < :otherwise THEN 0.25 ELSE 0.01 END
+    FROM image i, model m WHERE i.tenant_id = :tenant
+""")

@@ -118,6 +118,7 @@ def now_serving(database: Database) -> Serving:
         return serving.read(session)
 
 
+@pytest.mark.timeout(180 + 30 * SWAPS)
 def test_models_change_under_load_without_a_failed_job_and_each_answer_names_one_that_was_live(
     worker: Classification, models: Models, publish: Publish, submit_photos: Submit, app_db: Database,
     worker_db: Database, tenant: UUID,
@@ -143,10 +144,10 @@ def test_models_change_under_load_without_a_failed_job_and_each_answer_names_one
             jobs.append((submit_photos([photo(7)], "interactive"), {was, digest}))
             version = now_serving(worker_db).version
             models.heed(version)
-            until(lambda digest=digest: models.live.bundle.digest == digest)  # type: ignore[misc]
+            until(lambda digest=digest: models.live.bundle.digest == digest, 120)  # type: ignore[misc]
             jobs.append((submit_photos([photo(8)], "interactive"), {digest}))
             last = jobs[-1][0]
-            until(lambda last=last: results_of(app_db, tenant, last)[0].is_closed)  # type: ignore[misc]
+            until(lambda last=last: results_of(app_db, tenant, last)[0].is_closed, 120)  # type: ignore[misc]
             was = digest
         until(lambda: all(results_of(app_db, tenant, job)[0].is_closed for job, _ in jobs))
     finally:

@@ -1,0 +1,166 @@
+"""Known answers through storage, ledger, decoder and network, and what is told when they come back otherwise."""
+
+import dataclasses
+from collections.abc import Callable
+from uuid import UUID
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.exc import ProgrammingError
+
+from shared import accounts, events
+from shared.database import Database
+from shared.ledger.submit import NewImage, NewJob, submit
+from shared.registry import heartbeats
+from shared.registry.heartbeats import DRIFT, SYSTEM
+from shared.settings import Settings
+from shared.storage import Storage
+from tests.conftest import make_tenant
+from tests.integration.worker.conftest import Worker
+from worker.heartbeat import Heartbeat
+from worker.inference.answers import Calibration
+from worker.inference.classifier import Classifier
+from worker.inference.engine import Engine, Outputs
+
+Beat = Callable[..., Heartbeat]
+
+
+class Drifted:
+    """An engine whose first logit went off by a little after it was checked."""
+
+    def __init__(self, engine: Engine, by: float) -> None:
+        self._engine, self._by = engine, by
+        self.name, self.precision, self.measured = engine.name, engine.precision, engine.measured
+
+    def infer(self, batch: NDArray[np.uint8]) -> Outputs:
+        found = self._engine.infer(batch)
+        return dataclasses.replace(found, logits=found.logits + np.array([self._by, 0.0], dtype=np.float32))
+
+
+def drifted(sound: Classifier, by: float) -> Classifier:
+    return Classifier(sound.bundle, Drifted(sound.engine, by), Calibration.of(sound.bundle))
+
+
+@pytest.fixture
+def make_heartbeat(settings: Settings, worker_db: Database, storage: Storage) -> Beat:
+    def run(seconds: float = 300.0) -> Heartbeat:
+        return Heartbeat(
+            worker_db, storage, lambda _: None, default=settings.model, cache=settings.cache_dir, seconds=seconds
+        )
+
+    return run
+
+
+@pytest.fixture
+def operator(owner_db: Database, tenant: UUID) -> UUID:
+    """Return a tenant with a say in what serves."""
+    with owner_db.transaction(tenant) as session:
+        accounts.create_key(session, tenant, "operator", ["models"])
+    return tenant
+
+
+def states(database: Database) -> list[str]:
+    with database.transaction() as session:
+        return list(session.execute(sa.text("SELECT state FROM heartbeat ORDER BY id")).scalars())
+
+
+def told(app_db: Database, tenant: UUID) -> list[str]:
+    with app_db.transaction(tenant) as session:
+        return [event.body["why"] for event in events.since(session, 0) if event.kind == DRIFT]
+
+
+def again(owner_db: Database) -> None:
+    """Let the last round be long ago."""
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE heartbeat SET sent_at = sent_at - interval '10 minutes'"))
+
+
+def test_known_answers_come_back_and_nothing_of_them_stays(
+    make_heartbeat: Beat, make_worker: Worker, owner_db: Database, app_db: Database, operator: UUID, storage: Storage
+) -> None:
+    heartbeat = make_heartbeat()
+    assert heartbeat.send() == 1
+    assert (heartbeat.send(), make_heartbeat().send()) == (0, 0), "one round at a time, whoever sends"
+    heartbeat.settle()
+    assert states(owner_db) == ["waiting"]
+    assert make_worker().drain() == 4
+    heartbeat.settle()
+    assert states(owner_db) == ["good"]
+    with owner_db.transaction() as session:
+        for table in ("job", "image", "unit", "result", "event"):
+            assert session.scalar(sa.text(f"SELECT count(*) FROM {table}")) == 0, table
+        [last] = heartbeats.latest(session)
+    assert last.difference is not None
+    assert last.difference < 1e-4
+    assert [item.key for item in storage.list("")] == []
+    assert told(app_db, operator) == []
+    assert heartbeat.send() == 0, "the next one is not due yet"
+    again(owner_db)
+    assert heartbeat.send() == 1
+
+
+def test_an_answer_that_moved_is_told_once_to_those_who_say_what_serves(
+    make_heartbeat: Beat, make_worker: Worker, classifier: Classifier, owner_db: Database, app_db: Database,
+    operator: UUID,
+) -> None:  # fmt: skip
+    clinic = make_tenant(owner_db, "a clinic without a say")
+    with owner_db.transaction(clinic) as session:
+        accounts.create_key(session, clinic, "laptop", ["jobs:read", "admin"])
+    worker, heartbeat = make_worker(network=drifted(classifier, 0.3)), make_heartbeat()
+    for _ in range(2):
+        assert heartbeat.send() == 1
+        worker.drain()
+        heartbeat.settle()
+        again(owner_db)
+    assert states(owner_db) == ["moved", "moved"]
+    assert told(app_db, operator) == ["moved"]
+    assert told(app_db, clinic) == []
+
+
+def test_a_move_within_the_tolerance_of_the_precision_is_none(
+    make_heartbeat: Beat, make_worker: Worker, classifier: Classifier, owner_db: Database
+) -> None:
+    heartbeat = make_heartbeat()
+    heartbeat.send()
+    make_worker(network=drifted(classifier, 0.01)).drain()
+    heartbeat.settle()
+    assert states(owner_db) == ["good"], "the bundle was proved in bf16, whose tolerance is a hundredth"
+
+
+def test_answers_that_do_not_come_are_told_and_forgotten_when_they_do(
+    make_heartbeat: Beat, make_worker: Worker, owner_db: Database, app_db: Database, operator: UUID
+) -> None:
+    heartbeat = make_heartbeat(30.0)
+    heartbeat.send()
+    heartbeat.settle()
+    assert states(owner_db) == ["waiting"]
+    again(owner_db)
+    heartbeat.settle()
+    heartbeat.settle()
+    assert heartbeat.send() == 0, "no second one is put on the heap"
+    assert (states(owner_db), told(app_db, operator)) == (["late"], ["late"])
+    make_worker().drain()
+    heartbeat.settle()
+    with owner_db.transaction() as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM job")) == 0
+    assert heartbeat.send() == 1
+
+
+def test_another_process_settles_what_one_that_died_had_sent(
+    make_heartbeat: Beat, make_worker: Worker, owner_db: Database
+) -> None:
+    make_heartbeat().send()
+    make_worker().drain()
+    make_heartbeat().settle()
+    assert states(owner_db) == ["good"]
+
+
+def test_a_worker_submits_for_the_system_and_for_no_clinic(worker_db: Database, tenant: UUID) -> None:
+    job = NewJob(tenant, tenant, None, "normal", [NewImage(tenant, 0, None, None, "k", bytes(32), 1)])
+    with pytest.raises(ProgrammingError, match="row-level security"), worker_db.transaction() as session:
+        submit(session, job)
+    with worker_db.transaction() as session:
+        heartbeats.make_tenant(session)
+        submit(session, dataclasses.replace(job, tenant_id=SYSTEM))
