@@ -302,6 +302,15 @@ def test_a_key_without_the_scope_sends_nothing(
     nothing_half_done()
 
 
+def test_a_one_off_webhook_may_be_told_the_answer_itself(clinic: Caller) -> None:
+    hook = {"url": "https://example.org/hook", "detail": "full", "format": "cloudevents"}
+    job = clinic.send([("a.jpg", JPEG)], {"webhook": hook}).json
+    assert job is not None
+    made = clinic.get(f"/v1/webhooks/{job['webhook']['id']}").json
+    assert made is not None
+    assert (made["detail"], made["format"], made["job"]) == ("full", "cloudevents", job["id"])
+
+
 def test_a_one_off_webhook_hears_of_the_acceptance(clinic: Caller, rows: Callable[[str], int]) -> None:
     job = clinic.send([("a.jpg", JPEG)], {"webhook": {"url": "https://example.org/hook"}}, Idempotency_Key="w").json
     assert job is not None

@@ -53,6 +53,18 @@ def test_a_wrong_webhook_is_refused(clinic: Caller, wrong: dict[str, Any], point
     assert clinic.get("/v1/webhooks").json == {"webhooks": []}
 
 
+def test_the_form_of_a_body_is_chosen_and_changed(clinic: Caller, hook: dict[str, Any]) -> None:
+    assert (hook["detail"], hook["format"]) == ("thin", "standard")
+    made = clinic.post("/v1/webhooks", {"url": URL, "detail": "full", "format": "cloudevents"}).json
+    assert made is not None
+    assert (made["detail"], made["format"]) == ("full", "cloudevents")
+    changed = clinic.open(f"/v1/webhooks/{made['id']}", "PATCH", json={"format": "standard"}).json
+    assert changed is not None
+    assert (changed["detail"], changed["format"]) == ("full", "standard")
+    refused = clinic.open(f"/v1/webhooks/{made['id']}", "PATCH", json={"detail": "whole"})
+    assert refused.status_code == 422
+
+
 def test_a_kind_asked_for_twice_is_kept_once(clinic: Caller) -> None:
     made = clinic.post("/v1/webhooks", {"url": URL, "events": ["ping", "job.started", "ping"]}).json
     assert made is not None
