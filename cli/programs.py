@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # pressure counts connections, idle ones too: with the default a thousand of these keep everybody else out.
 WEB = (
     "granian", "--interface", "wsgi", "--host", "{host}", "--port", "{port}", "--http", "1", "--no-ws",
-    "--workers", "1", "--blocking-threads", "256", "--backlog", "4096", "--backpressure", "8192",
+    "--workers", "1", "--blocking-threads", "768", "--backlog", "4096", "--backpressure", "8192",
     "--workers-kill-timeout", "20", "--log-level", "error",
     "web.wsgi:app",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -87,6 +87,12 @@ def create_key(
 def keys(session: Session, tenant_id: UUID) -> list[ApiKey]:
     """Return the tenant's keys, oldest first."""
     return list(session.scalars(sa.select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)))
+
+
+def holding(session: Session, key_ids: Collection[UUID]) -> set[UUID]:
+    """Return those of these keys of the session's tenant that are neither expired nor revoked."""
+    holds = sa.and_(ApiKey.revoked_at.is_(None), sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > sa.func.now()))
+    return set(session.scalars(sa.select(ApiKey.id).where(ApiKey.id.in_(key_ids), holds)))
 
 
 def revoke_key(session: Session, tenant_id: UUID, key_id: UUID) -> None:

@@ -41,6 +41,12 @@ def job(session: Session, job_id: UUID) -> JobView:
     return job_view(row)
 
 
+def jobs(session: Session, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
+    """Return those of these jobs of the session's tenant that are there, and not deleted."""
+    rows = session.scalars(sa.select(Job).where(Job.id.in_(job_ids), Job.deleted_at.is_(None)))
+    return {row.id: job_view(row) for row in rows}
+
+
 def answers_of_one(session: Session, job_ids: Collection[UUID]) -> dict[UUID, ResultView]:
     """Return the answers of those of these jobs that have closed, by job, as far as they are jobs of one photo."""
     query = _rows(outer=False).join(Job, Job.id == Image.job_id)

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         description="Seconds after which a request that died may be taken over by its retry",
     )
     max_waiting_clients: int = Field(
-        default=48,
+        default=256,
         ge=0,
         validation_alias="POXVISIO_MAX_WAITING_CLIENTS",
         description="Long-polls a web process holds at once; further ones are answered at once",
@@ -131,6 +131,19 @@ class Settings(BaseSettings):
         ge=1,
         validation_alias="POXVISIO_MAX_STREAMS",
         description="Results a web process streams out at once, by a thread each; one tenant has half of them",
+    )
+    max_event_streams: int = Field(
+        default=256,
+        ge=0,
+        validation_alias="POXVISIO_MAX_EVENT_STREAMS",
+        description="Event streams (SSE) a web process holds at once, by a thread each; one tenant has half of them",
+    )
+    event_stream_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=86_400,
+        validation_alias="POXVISIO_EVENT_STREAM_SECONDS",
+        description="Seconds after which a stream of events ends; its client comes back and misses nothing",
     )
     tenant_backlog_seconds: float = Field(
         default=8 * 3600.0,

@@ -141,6 +141,12 @@ def idempotency_key() -> str | None:
     return key
 
 
+def prefers_async() -> bool:
+    """Tell whether the client would rather not wait: ``Prefer: respond-async`` (RFC 7240, section 4.1)."""
+    preferences = (part.partition(";")[0] for part in request.headers.get("Prefer", "").split(","))
+    return any(preference.partition("=")[0].strip().lower() == "respond-async" for preference in preferences)
+
+
 def preferred_wait(most: int) -> int | None:
     """Return the seconds of ``Prefer: wait=N``, ``most`` at most; None where there is no such preference (RFC 7240)."""
     for part in request.headers.get("Prefer", "").split(","):

@@ -44,6 +44,11 @@ IF_NONE_MATCH = Header("If-None-Match", "An ETag seen before; 304 while nothing 
 PREFER_WAIT = Header(
     "Prefer", "`wait=N`: answer when something changes, after N seconds (60 at most) in any case (RFC 7240)."
 )
+LAST_EVENT_ID = Header(
+    "Last-Event-ID",
+    "The `id` of the last event of a stream that broke off: the new one goes on behind it, whatever `after` says.",
+    {"type": "integer", "minimum": 0},
+)
 LOCATION = Header("Location", "Absolute address of what was made.", {"type": "string", "format": "uri"})
 CONTENT_LOCATION = Header("Content-Location", "Absolute address of what is shown.", {"type": "string", "format": "uri"})
 REPLAYED = Header("Idempotency-Replayed", "`true` where the stored answer of an earlier request is shown again.")

@@ -204,6 +204,13 @@ TOO_MANY_STREAMS = _kind(
     "All places for results that stream out are taken, or all of yours. Try again when Retry-After has passed, or read "
     "them by pages of JSON, which need no place.",
 )
+TOO_MANY_EVENT_STREAMS = _kind(
+    "too-many-event-streams",
+    503,
+    "Too many streams of events at once",
+    "All places for streams of events are taken, or all of yours. Come back when Retry-After has passed with the same "
+    "Last-Event-ID, or read the feed as application/json: nothing is missed either way.",
+)
 TOO_SLOW = _kind(
     "too-slow",
     408,
@@ -262,9 +269,9 @@ def not_found() -> Problem:
     return Problem(NOT_FOUND, _NOTHING)
 
 
-def retry_after() -> dict[str, str]:
+def retry_after(least: int = 1, most: int = 5) -> dict[str, str]:
     """Return a short, jittered Retry-After, so that clients do not come back all at once."""
-    return {"Retry-After": str(random.randint(1, 5))}  # noqa: S311  # spreads load, guards nothing
+    return {"Retry-After": str(random.randint(least, most))}  # noqa: S311  # spreads load, guards nothing
 
 
 _ANSWERS: Final[tuple[tuple[type[errors.PoxVisioError], Kind, str], ...]] = (

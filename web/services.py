@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -21,8 +22,10 @@ from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
 from shared.views import ResultView
+from web import news
 from web.exchange import Exchange
 from web.known_keys import KnownKeys
+from web.news import AsKnown, News, Reader
 from web.places import Places
 from web.rates import Policy, Rates
 from web.watch import Watch
@@ -33,6 +36,9 @@ _READ_AGAIN: Final = 1.0
 # JSON, and what is still read after a refusal, come in at once unless somebody means harm.
 _DOCUMENTS: Final = 32
 _MINUTE: Final = 60
+# Seconds between two looks for a tenant whose clients wait for news, soon after some came and long after.
+_NEWS_SHORTEST: Final = 0.05
+_NEWS_LONGEST: Final = 0.5
 
 
 class ServedModel:
@@ -123,9 +129,12 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Seats
-    watch: Watch[ResultView]
+    watch: Watch[UUID, ResultView]
+    changes: Watch[AsKnown, bool]
+    feed: Watch[Reader, News]
     uploads: Places
     streams: Places
+    event_streams: Places
     documents: Places
     gauge: Gauge
     rates: Rates
@@ -157,9 +166,14 @@ class Services:
             model=ServedModel(settings.model),
             waiting=Seats(settings.max_waiting_clients),
             watch=Watch(answers),
+            changes=Watch(partial(news.of_jobs, database), shortest=_NEWS_SHORTEST),
+            feed=Watch(partial(news.for_readers, database), shortest=_NEWS_SHORTEST, longest=_NEWS_LONGEST),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
             documents=Places(_DOCUMENTS, 0, of_tenant=_DOCUMENTS // 2, waiting=0),
             streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),
+            event_streams=Places(
+                settings.max_event_streams, 0, of_tenant=max(1, settings.max_event_streams // 2), waiting=0
+            ),
             gauge=Gauge(database),
             rates=rates,
             exchange=Exchange(rates, settings),
@@ -167,8 +181,14 @@ class Services:
             known_keys=KnownKeys(),
         )
 
+    def end_waiting(self) -> None:
+        """Answer whoever waits, end the streams of events, and let nobody wait any more."""
+        for watch in (self.watch, self.changes, self.feed):
+            watch.end()
+
     def close(self) -> None:
         """Give connections back."""
+        self.end_waiting()
         self.exchange.close()
         self.database.close()
         self.broker.close()

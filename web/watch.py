@@ -1,12 +1,13 @@
-"""Waiting for jobs to close: many clients wait, and one of each tenant looks at the database for all of them.
+"""Waiting for something to happen: many clients wait, and one of each tenant looks at the database for all of them.
 
 Looks in vain cost CPU that the network needs, late ones cost the caller time. So whoever looks does so just before
 answers usually come, and often from then on; the others sleep until they are served, or it is their turn to look.
+What is waited for is the caller's business: a job's answer, a change of a job, events behind a number.
 """
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from uuid import UUID
@@ -18,52 +19,59 @@ _SHORTEST: Final = 0.005
 # What is usual may have been a crowd that is gone.
 _LONGEST: Final = 0.25
 
+Wish = TypeVar("Wish", bound=Hashable)
 Seen = TypeVar("Seen")
-Look = Callable[[UUID, Collection[UUID]], Mapping[UUID, Seen]]
+Look = Callable[[UUID, Collection[Wish]], Mapping[Wish, Seen]]
 
 
-class _Client(Generic[Seen]):
+class _Client(Generic[Wish, Seen]):
     """One request that waits. It is called when it was served, or when it is to look from now on."""
 
-    def __init__(self, job: UUID, began: float) -> None:
-        self.job, self.began = job, began
+    def __init__(self, wish: Wish, began: float) -> None:
+        self.wish, self.began = wish, began
         self.called = threading.Event()
         self.seen: Seen | None = None
 
 
 @dataclass
-class _Crowd(Generic[Seen]):
+class _Crowd(Generic[Wish, Seen]):
     """The clients of one tenant, in the order in which they came, and the one among them that looks."""
 
-    waiting: dict[_Client[Seen], None] = field(default_factory=dict)
-    looking: _Client[Seen] | None = None
+    waiting: dict[_Client[Wish, Seen], None] = field(default_factory=dict)
+    looking: _Client[Wish, Seen] | None = None
     looked: float = float("-inf")
 
 
-class Watch(Generic[Seen]):
-    """The clients of a process that wait for a job's end; threads share it.
+class Watch(Generic[Wish, Seen]):
+    """The clients of a process that wait for one kind of thing; threads share it. ``end`` wakes everybody for good.
 
-    ``look`` is given a tenant and jobs and returns what there is to see of those that have closed; it must hold no
-    connection when it returns.
+    ``look`` is given a tenant and wishes and returns what there is to see of those that are fulfilled; it must hold no
+    connection when it returns. Between two looks for a tenant pass ``shortest`` to ``longest`` seconds.
     """
 
-    def __init__(self, look: Look[Seen]) -> None:
-        self._look = look
+    def __init__(self, look: Look[Wish, Seen], *, shortest: float = _SHORTEST, longest: float = _LONGEST) -> None:
+        self.look, self._shortest, self._longest = look, shortest, longest
         self._lock = threading.Lock()
-        self._crowds: dict[UUID, _Crowd[Seen]] = {}
+        self._crowds: dict[UUID, _Crowd[Wish, Seen]] = {}
         self.usual = 0.0
+        self._over = threading.Event()
 
-    def wait(self, tenant: UUID, job: UUID, seconds: float, *, is_new: bool = True) -> Seen | None:
-        """Return what is seen of the job if it closes within these seconds; raises what ``look`` raises.
+    def wait(
+        self, tenant: UUID, wish: Wish, seconds: float, *, is_new: bool = True, began: float | None = None
+    ) -> Seen | None:
+        """Return what is seen of the wish if that comes within these seconds; raises what ``look`` raises.
 
-        A job that is not new may have closed already: its client does not wait for the usual time.
+        A wish that is not new may be fulfilled already: its client does not wait for the usual time. ``began`` is when
+        the client began to wait (monotonic), where that was before this call: who waits for long is looked for seldom.
         """
-        began = time.monotonic()
-        me = _Client[Seen](job, began if is_new else began - _EARLY * self.usual)
-        end = began + seconds
+        now = time.monotonic()
+        if began is None:
+            began = now if is_new else now - _EARLY * self.usual
+        me = _Client[Wish, Seen](wish, began)
+        end = now + seconds
         crowd = self._join(tenant, me)
         try:
-            while me.seen is None and (left := end - time.monotonic()) > 0:
+            while me.seen is None and not self.ended and (left := end - time.monotonic()) > 0:
                 if crowd.looking is me:
                     self._look_for(tenant, crowd, me, left)
                 else:
@@ -74,14 +82,31 @@ class Watch(Generic[Seen]):
             self._learn(time.monotonic() - me.began)
         return me.seen
 
-    def _join(self, tenant: UUID, me: _Client[Seen]) -> _Crowd[Seen]:
+    def pause(self, seconds: float) -> None:
+        """Let some time pass, less where the end comes."""
+        self._over.wait(seconds)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """Let nobody wait any more: the process is about to end."""
+        with self._lock:
+            self._over.set()
+            for crowd in self._crowds.values():
+                for client in crowd.waiting:
+                    client.called.set()
+
+    def _join(self, tenant: UUID, me: _Client[Wish, Seen]) -> _Crowd[Wish, Seen]:
         with self._lock:
             crowd = self._crowds.setdefault(tenant, _Crowd())
             crowd.waiting[me] = None
             crowd.looking = crowd.looking or me
         return crowd
 
-    def _leave(self, tenant: UUID, crowd: _Crowd[Seen], me: _Client[Seen]) -> None:
+    def _leave(self, tenant: UUID, crowd: _Crowd[Wish, Seen], me: _Client[Wish, Seen]) -> None:
         with self._lock:
             crowd.waiting.pop(me, None)
             if crowd.looking is me:
@@ -91,32 +116,32 @@ class Watch(Generic[Seen]):
             if not crowd.waiting and self._crowds.get(tenant) is crowd:
                 del self._crowds[tenant]
 
-    def _look_for(self, tenant: UUID, crowd: _Crowd[Seen], me: _Client[Seen], left: float) -> None:
+    def _look_for(self, tenant: UUID, crowd: _Crowd[Wish, Seen], me: _Client[Wish, Seen], left: float) -> None:
         """Look once for everybody, when it is time to; then call those who were served."""
         me.called.clear()
         pause = self._pause(crowd)
-        time.sleep(max(0.0, min(left, pause)))
-        if pause >= left:
+        me.called.wait(max(0.0, min(left, pause)))
+        if pause >= left or self.ended:
             return
         with self._lock:
             waiting = list(crowd.waiting)
-        found = self._look(tenant, {client.job for client in waiting})
+        found = self.look(tenant, {client.wish for client in waiting})
         crowd.looked = time.monotonic()
         with self._lock:
             for client in waiting:
-                if client.job in found:
-                    client.seen = found[client.job]
+                if client.wish in found:
+                    client.seen = found[client.wish]
                     crowd.waiting.pop(client, None)
                     client.called.set()
 
-    def _pause(self, crowd: _Crowd[Seen]) -> float:
+    def _pause(self, crowd: _Crowd[Wish, Seen]) -> float:
         """Return how long to wait: until somebody usually has an answer, then ever longer for who waits for long."""
         now, early = time.monotonic(), _EARLY * self.usual
         with self._lock:
             waited = [now - client.began for client in crowd.waiting]
         soonest = min(early - seconds if seconds < early else _STEP * seconds for seconds in waited)
-        pause = min(max(_SHORTEST, soonest), _LONGEST)
-        return max(pause, crowd.looked + min(max(_SHORTEST, _STEP * self.usual), _LONGEST) - now)
+        pause = min(max(self._shortest, soonest), self._longest)
+        return max(pause, crowd.looked + min(max(self._shortest, _STEP * self.usual), self._longest) - now)
 
     def _learn(self, seconds: float) -> None:
         """Remember how long it took; what was there at the first look came sooner than anybody knows."""

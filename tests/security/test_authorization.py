@@ -16,6 +16,7 @@ from shared.settings import Settings
 from tests.integration.web.conftest import Caller
 from tests.security import matrix
 from tests.security.matrix import Route
+from web.api import event_stream
 from web.app import create_app
 from web.services import Services
 
@@ -31,6 +32,28 @@ def test_every_route_answers_every_caller_as_the_table_says(
 ) -> None:
     faults = matrix.run(app, owner_db, worker_db, tenant, everything)
     assert not faults, "\n".join(faults)
+
+
+def test_the_feed_as_a_stream_answers_every_caller_as_its_row_says(
+    app: Flask, owner_db: Database, worker_db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.1)
+    who, row = matrix.credentials(app, owner_db, tenant), matrix.table()[Route("/v1/events", "GET")]
+    world = matrix.World(app, owner_db, worker_db, tenant)
+    world.fill(is_open=False)
+    found, told = {}, {}
+    for name in matrix.CALLERS:
+        headers = {"Accept": "text/event-stream"} | ({"Authorization": token} if (token := who[name]) else {})
+        answer = app.test_client().get("/v1/events", headers=headers, buffered=False)
+        found[name] = answer.status_code
+        if answer.status_code == 200:
+            pieces = answer.iter_encoded()
+            told[name] = next(pieces) + next(pieces)
+        answer.close()
+    assert found == row
+    assert told.pop("stranger") == b": research use only\nretry: 2000\n\n: still here\n\n"
+    assert told == dict.fromkeys(("jobs:read", "all"), told["all"])
+    assert b"\nevent: job.accepted\n" in told["all"]
 
 
 @pytest.fixture

@@ -1,24 +1,49 @@
 """``/v1/events``: everything that happened, numbered without a gap, to read instead of webhooks or after them."""
 
+import re
 from typing import Annotated, Any, Final
 
 from flask import Blueprint, Response, request
 from pydantic import Field
 
 from shared import event_body, events
+from shared.accounts import KeyUnknown
 from shared.webhooks import Recorded
+from web.api.event_stream import MEDIA_TYPE, Stream
+from web.api.streaming import in_place
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import Strict, preferred_wait, read_query
 from web.auth import caller
-from web.openapi import LINK, PREFER_WAIT, Answer, operation
-from web.problems import NOT_ACCEPTABLE, Problem
+from web.news import Reader
+from web.openapi import LAST_EVENT_ID, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
+from web.problems import BAD_REQUEST, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS, Problem, retry_after
 from web.services import services
 from web.wire import Shape, next_link, respond
 
 api = Blueprint("events", __name__)
 
 _LARGEST_SEQUENCE: Final = 2**63 - 1
-_NO_STREAM: Final = "The feed comes as application/json alone; `Prefer: wait=N` answers as soon as something happens."
+_NUMBER: Final = re.compile(r"[0-9]{1,19}")
+_JSON: Final = "application/json"
+_FORMATS: Final = f"The feed comes as {_JSON}, with `Prefer: wait=N` as soon as something happens, or as {MEDIA_TYPE}."
+# A stream that found no place goes on for an hour when it finds one: who comes back need not hurry.
+_COME_BACK: Final = (10, 30)
+_EXAMPLE: Final = """: research use only
+retry: 2000
+
+id: 41
+event: job.completed
+data: {"type":"job.completed","timestamp":"2026-11-23T09:51:05.000000Z","data":{"id":"evt_019abc","sequence":41}}
+
+: still here
+
+"""
+_STREAM: Final = {
+    "type": "string",
+    "description": "Server-sent events: `id` is the sequence, `event` the type, `data` the event as in the JSON; a "
+    "comment about every 15 s while nothing happens.",
+    "examples": [_EXAMPLE],
+}
 
 
 class EventBody(Shape):
@@ -40,39 +65,82 @@ class EventsQuery(Strict):
     """Which events."""
 
     after: Annotated[int, Field(ge=0, le=_LARGEST_SEQUENCE)] = 0
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=100, description="Events of one page; no stream's")
 
 
 @api.get("/v1/events")
 @operation(
     "Read the feed",
-    {200: Answer("Events after the given number.", {"application/json": EventList}, (LINK, PREFERENCE_APPLIED))},
+    {
+        200: Answer(
+            "Events after the given number.",
+            {_JSON: EventList, MEDIA_TYPE: _STREAM},
+            (LINK, PREFERENCE_APPLIED, RETRY_AFTER),
+        )
+    },
     tag="events",
     scope="jobs:read",
-    description="Unfiltered, and without a gap: who has seen a number has seen every smaller one.",
+    description="Unfiltered, and without a gap: who has seen a number has seen every smaller one. With `Accept: "
+    "text/event-stream` it goes on as server-sent events (WHATWG HTML, section 9.2) until the time that `/v1/limits` "
+    "tells; then the client comes back with `Last-Event-ID`, as browsers do by themselves. Who asked to wait where too "
+    "many do is answered at once, with `Retry-After`.",
     query=EventsQuery,
-    headers=(PREFER_WAIT,),
-    problems=(NOT_ACCEPTABLE,),
+    headers=(PREFER_WAIT, LAST_EVENT_ID),
+    problems=(BAD_REQUEST, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS),
 )
 def feed() -> Response:
-    """Return what happened since; with ``Prefer: wait=N`` wait for something to happen."""
+    """Return what happened since; with ``Prefer: wait=N`` wait for something to happen, or tell it as a stream."""
     query = read_query(EventsQuery)
-    if request.accept_mimetypes and not request.accept_mimetypes.best_match(["application/json"]):
-        raise Problem(NOT_ACCEPTABLE, _NO_STREAM, headers={"Vary": "Accept"})
-    tenant, database = caller().tenant_id, services().database
+    accepted = request.accept_mimetypes
+    best = accepted.best_match([_JSON, MEDIA_TYPE]) if accepted else _JSON
+    if best is None:
+        raise Problem(NOT_ACCEPTABLE, _FORMATS, headers={"Vary": "Accept"})
+    answer = _stream(_resumed(query.after)) if best == MEDIA_TYPE else _page(query)
+    answer.headers["Vary"] = "Accept"
+    return answer
 
-    def look() -> list[Recorded]:
-        with database.transaction(tenant) as session:
-            return events.since(session, query.after, query.limit)
 
-    seconds = preferred_wait(LONGEST_WAIT) or 0
-    found, waited = wait(look(), look, lambda seen: bool(seen) or not seconds, seconds)
-    url = services().settings.public_url
+def _page(query: EventsQuery) -> Response:
+    here, asking, url = services(), caller(), services().settings.public_url
+    with here.database.transaction(asking.tenant_id) as session:
+        found = events.since(session, query.after, query.limit)
+    headers: dict[str, str] = {}
+    if not found and (seconds := preferred_wait(LONGEST_WAIT)):
+        news = wait(here.feed, Reader(query.after, asking.key_id), seconds, headers)
+        if news and news.is_refused:
+            raise KeyUnknown("the API key was revoked, or expired, meanwhile")
+        found = list(news.events[: query.limit]) if news else []
     last = found[-1].seq if found else query.after
-    headers = {"Link": next_link(url + request.path, after=last, limit=query.limit)}
-    if waited:
-        headers["Preference-Applied"] = f"wait={seconds}"
+    headers["Link"] = next_link(url + request.path, after=last, limit=query.limit)
     return respond(EventList(events=[_body(event, url) for event in found], next=last), headers=headers)
+
+
+def _stream(after: int) -> Response:
+    here, asking, url = services(), caller(), services().settings.public_url
+    place = here.event_streams.enter(asking.tenant_id, 0)
+    if place is None:
+        raise Problem(
+            TOO_MANY_EVENT_STREAMS,
+            "Every place for a stream of events is taken, or every one of yours.",
+            headers={**retry_after(*_COME_BACK), "Vary": "Accept"},
+        )
+    stream = Stream(
+        here, asking.tenant_id, Reader(after, asking.key_id), lambda event: _body(event, url).model_dump_json()
+    )
+    answer = in_place(here.event_streams, place, stream, f"{MEDIA_TYPE}; charset=utf-8")
+    # Otherwise nginx would collect a stream until it is worth sending.
+    answer.headers["X-Accel-Buffering"] = "no"
+    return answer
+
+
+def _resumed(after: int) -> int:
+    """Return where a stream begins: behind the last event the client saw of the one before, if it tells."""
+    given = request.headers.get("Last-Event-ID", "").strip()
+    if not given:
+        return after
+    if not _NUMBER.fullmatch(given) or int(given) > _LARGEST_SEQUENCE:
+        raise Problem(BAD_REQUEST, "Last-Event-ID must be the `id` of an event of this feed: a number.")
+    return int(given)
 
 
 def _body(event: Recorded, url: str) -> EventBody:

@@ -17,8 +17,9 @@ from web.api.job_view import told
 from web.asking import NoQuery, read_query
 from web.auth import caller
 from web.intake import fingerprint
+from web.intake.pressure import admit
 from web.openapi import IDEMPOTENCY_KEY, REPLAYED, Answer, operation
-from web.problems import CONFLICT, GONE, NOT_FOUND, STORAGE_AWAY
+from web.problems import CONFLICT, GONE, NOT_FOUND, SERVICE_FULL, STORAGE_AWAY, TENANT_FULL
 from web.replay import perform
 from web.services import services
 from web.wire import JobBody
@@ -59,10 +60,11 @@ def cancel(job: str) -> Response:
     scope="jobs:write",
     description="Only for a closed job with failed photos whose originals are still kept; every other photo keeps its "
     "answer. It closes again with another event and with a receipt that names the one before. A deadline that has "
-    "passed, and the failure rate of a job that was stopped by it, do not hold for the new round.",
+    "passed, and the failure rate of a job that was stopped by it, do not hold for the new round. It is turned "
+    "away while too much waits, as a new job is.",
     query=NoQuery,
     headers=(IDEMPOTENCY_KEY,),
-    problems=(NOT_FOUND, GONE, CONFLICT, STORAGE_AWAY),
+    problems=(NOT_FOUND, GONE, CONFLICT, STORAGE_AWAY, TENANT_FULL, SERVICE_FULL),
 )
 def retry(job: str) -> Response:
     """Try the failed photos of a closed job again."""
@@ -74,9 +76,11 @@ def retry(job: str) -> Response:
 
     def look() -> None:
         with services().database.transaction(tenant) as session:
-            history.job(session, job_id)
+            view = history.job(session, job_id)
             failed = failed_photos(session, job_id)
-        if failed:
+        if failed and view.is_closed:
+            # What is tried again waits with everything else.
+            admit(services(), caller(), view.lane)
             kept.update(item.key for item in services().storage.list(originals_of(job_id)))
 
     def act(session: Session) -> JobBody:

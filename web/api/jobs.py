@@ -2,8 +2,6 @@
 
 import base64
 import binascii
-import hashlib
-import json
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -11,12 +9,13 @@ from flask import Blueprint, Response, request
 from pydantic import Field, StringConstraints
 
 from shared import ids, job_search
-from shared.views import JobView
+from web import news
 from web.api.job_view import load, told, told_of_all
 from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
 from web.asking import PLAIN, NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.intake.options import Instant, ModelId
+from web.news import AsKnown
 from web.openapi import ETAG, IF_NONE_MATCH, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
 from web.problems import GONE, NOT_FOUND
 from web.services import services
@@ -96,7 +95,7 @@ def index() -> Response:
     "Read a job",
     {
         200: Answer("The job as it is now.", {"application/json": JobBody}, (ETAG, RETRY_AFTER, PREFERENCE_APPLIED)),
-        304: Answer("Neither state nor counts have changed.", {}, (ETAG, RETRY_AFTER)),
+        304: Answer("Neither state nor counts have changed.", {}, (ETAG, RETRY_AFTER, PREFERENCE_APPLIED)),
     },
     tag="jobs",
     scope="jobs:read",
@@ -110,28 +109,22 @@ def read(job: str) -> Response:
     job_id = ids.parse("job", job)
     view = load(job_id)
     seconds = preferred_wait(LONGEST_WAIT)
-    known = set(request.if_none_match.as_set(include_weak=True)) or {_etag(view)}
-    waited = False
-    if seconds:
-        view, waited = wait(
-            view, lambda: load(job_id), lambda seen: seen.is_closed or _etag(seen) not in known, seconds
-        )
-    headers = {"ETag": f'W/"{_etag(view)}"', "Content-Location": job_url(services().settings.public_url, view)}
-    if not view.is_closed:
-        headers["Retry-After"] = "0" if waited else str(_POLL_AFTER)
-    if waited:
-        headers["Preference-Applied"] = f"wait={seconds}"
-    if request.if_none_match.contains_weak(_etag(view)):
+    known = frozenset(request.if_none_match.as_set(include_weak=True)) or frozenset({news.mark(view)})
+    headers: dict[str, str] = {}
+    if seconds and not news.is_news(view, known):
+        changed = wait(services().changes, AsKnown(job_id, known), seconds, headers)
+        view = load(job_id) if changed else view
+    etag = news.mark(view)
+    headers |= {"ETag": f'W/"{etag}"', "Content-Location": job_url(services().settings.public_url, view)}
+    if view.is_closed:
+        headers.pop("Retry-After", None)
+    else:
+        headers.setdefault("Retry-After", "0" if "Preference-Applied" in headers else str(_POLL_AFTER))
+    if request.if_none_match.contains_weak(etag):
         return Response(status=304, headers=headers)
     with services().database.transaction(caller().tenant_id) as session:
         body = told(session, view)
     return respond(body, headers=headers)
-
-
-def _etag(view: JobView) -> str:
-    """Return what names the state and the counts, and nothing that moves by itself."""
-    seen = [view.id.hex, view.state, view.round, view.total, *sorted(view.counts.items())]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
 
 
 def _cursor(job_id: UUID) -> str:

@@ -7,8 +7,8 @@ from flask import Blueprint, Response, request
 
 from shared import ids
 from shared.errors import DatabaseAway
-from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, answer
-from web.asking import preferred_wait
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, answer, applied
+from web.asking import preferred_wait, prefers_async
 from web.auth import caller
 from web.intake.options import JobList, JobOptions, QueryOptions
 from web.intake.pressure import entrance
@@ -66,7 +66,7 @@ _MULTIPART: Final = {
         202: Answer(
             "The job is taken in: its photos are stored and accounted for.",
             {"application/json": JobBody},
-            (LOCATION, CONTENT_LOCATION, REPLAYED),
+            (LOCATION, CONTENT_LOCATION, REPLAYED, PREFERENCE_APPLIED),
         ),
     },
     tag="jobs",
@@ -110,20 +110,25 @@ def create() -> Response:
     headers = {"Location": here, "Content-Location": here}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
+    done = ["respond-async"] if prefers_async() else []
     seconds = preferred_wait(LONGEST_WAIT)
     if seconds and accepted.job.total == 1 and "jobs:read" in caller().scopes:
-        body = _answer_in_time(ids.parse("job", accepted.job.id), seconds, is_new=not accepted.replayed)
+        body, waited = _answer_in_time(ids.parse("job", accepted.job.id), seconds, is_new=not accepted.replayed)
         if body is not None:
-            headers |= {"Preference-Applied": f"wait={seconds}"}
+            headers |= {"Preference-Applied": applied(seconds)}
             headers["Content-Location"] = f"{services().settings.public_url}/v1/images/{body.image}"
             return respond(body, 200, headers)
+        if waited:
+            done.append(applied(seconds))
+    if done:
+        headers["Preference-Applied"] = ", ".join(done)
     return respond(accepted.job, 202, headers)
 
 
-def _answer_in_time(job_id: UUID, seconds: int, *, is_new: bool) -> ResultBody | None:
-    """Return the answer of a job of one photo if it comes within these seconds."""
+def _answer_in_time(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultBody | None, bool]:
+    """Return the answer of a job of one photo if it comes within these seconds, and whether it was waited for."""
     try:
-        found = answer(job_id, seconds, is_new=is_new)
+        found, waited = answer(job_id, seconds, is_new=is_new)
     except DatabaseAway:
-        return None  # the job is taken in all the same, and 202 says where to look
-    return None if found is None else result_body(found, services().settings.public_url)
+        return None, False  # the job is taken in all the same, and 202 says where to look
+    return None if found is None else result_body(found, services().settings.public_url), waited

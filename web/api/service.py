@@ -30,6 +30,8 @@ class Limits(Shape):
     idempotency_kept: int
     max_expanded_bytes: int = Field(description="What an archive may hold in all, unpacked")
     max_waiting_clients: int = Field(description="Of a web process; further clients get the answer of now")
+    max_event_streams: int = Field(description="Of a web process; one tenant has half of them, further ones get 503")
+    event_stream_seconds: float = Field(description="After which a stream of events ends, to be resumed")
     tenant_backlog_seconds: float = Field(description="Where more waits before a tenant's new job: 429")
     backlog_seconds: float = Field(description="Where more waits for everybody: 503")
     tenant_backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 429")
@@ -56,6 +58,8 @@ def limits() -> Response:
             idempotency_kept=int(KEPT.total_seconds()),
             max_expanded_bytes=settings.max_expanded_bytes,
             max_waiting_clients=settings.max_waiting_clients,
+            max_event_streams=settings.max_event_streams,
+            event_stream_seconds=settings.event_stream_seconds,
             tenant_backlog_seconds=settings.tenant_backlog_seconds,
             backlog_seconds=settings.backlog_seconds,
             tenant_backlog_photos=settings.tenant_backlog_photos,

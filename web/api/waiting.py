@@ -1,7 +1,7 @@
 """Answering late on purpose: ``Prefer: wait=N`` (RFC 7240), within the places there are for clients that wait."""
 
-import time
-from collections.abc import Callable
+import math
+import random
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -9,45 +9,50 @@ from shared.views import ResultView
 from web.auth import caller
 from web.openapi import Header
 from web.services import services
+from web.watch import Watch, Wish
 
 LONGEST_WAIT: Final = 60
-PREFERENCE_APPLIED: Final = Header("Preference-Applied", "`wait=N` where the answer was waited for.")
-# Seconds between looks: soon at first, for a photo that is answered at once, then with patience.
-_FIRST_LOOK: Final = 0.02
-_LATER_LOOKS: Final = 0.25
-_PATIENCE: Final = 1.5
+PREFERENCE_APPLIED: Final = Header(
+    "Preference-Applied",
+    "What was done of `Prefer`: `wait=N` where the answer was waited for, `respond-async` in a 202.",
+)
+# Who finds no place and comes back asks no more often than if it had waited, but does not rest for ever.
+_LONGEST_REST: Final = 30
 
 Seen = TypeVar("Seen")
 
 
-def wait(seen: Seen, look: Callable[[], Seen], is_enough: Callable[[Seen], bool], seconds: int) -> tuple[Seen, bool]:
-    """Look again until what is seen is enough; ``look`` must hold no connection when it returns.
+def wait(watch: Watch[Wish, Seen], wish: Wish, seconds: int, headers: dict[str, str]) -> Seen | None:
+    """Return what comes of the wish within these seconds, and add to the headers what tells of that.
 
-    Returns what was seen last and whether anybody waited: where too many clients wait already, nobody does.
+    Where too many clients wait already, nobody waits, and the headers tell when to come back.
     """
     seats = services().waiting
-    if is_enough(seen) or not seats.take():
-        return seen, False
+    if not seats.take():
+        rest = min(seconds, _LONGEST_REST) * random.uniform(0.5, 1)  # noqa: S311  # spreads load, guards nothing
+        headers["Retry-After"] = str(max(1, math.ceil(rest)))
+        return None
+    headers["Preference-Applied"] = applied(seconds)
     try:
-        end, pause = time.monotonic() + seconds, _FIRST_LOOK
-        while not is_enough(seen) and (left := end - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
-            pause = min(pause * _PATIENCE, _LATER_LOOKS)
-            seen = look()
-        return seen, True
+        return watch.wait(caller().tenant_id, wish, seconds, is_new=False)
     finally:
         seats.leave()
 
 
-def answer(job_id: UUID, seconds: int, *, is_new: bool) -> ResultView | None:
-    """Return the answer of a job of the caller's one photo if it comes within these seconds.
+def answer(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultView | None, bool]:
+    """Return the answer of a job of the caller's one photo if it comes within these seconds, and whether we waited.
 
     Where too many clients wait already, nobody waits.
     """
     seats = services().waiting
     if not seats.take():
-        return None
+        return None, False
     try:
-        return services().watch.wait(caller().tenant_id, job_id, seconds, is_new=is_new)
+        return services().watch.wait(caller().tenant_id, job_id, seconds, is_new=is_new), True
     finally:
         seats.leave()
+
+
+def applied(seconds: int) -> str:
+    """Return how ``Preference-Applied`` tells of a wait."""
+    return f"wait={seconds}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -152,6 +153,7 @@ class Server:
     port: int
     log: Path
     key: str
+    process: psutil.Process
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -194,7 +196,7 @@ def server(environment: dict[str, str], owner_db: Database, tenant: UUID, tmp_pa
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    served = Server(port, log, make_key(owner_db, tenant))
+    served = Server(port, log, make_key(owner_db, tenant), psutil.Process(process.pid))
     end = time.monotonic() + 90
     while True:
         try:

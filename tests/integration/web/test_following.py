@@ -188,9 +188,28 @@ def test_a_single_photo_may_be_waited_for_where_it_is_sent(
     )
 
 
-def test_a_single_photo_that_takes_longer_is_a_job(clinic: Caller) -> None:
-    answer = clinic.post("/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=1")
-    assert (answer.status_code, "Preference-Applied" in answer.headers) == (202, False)
+@pytest.mark.parametrize(
+    ("preferred", "applied"),
+    [
+        ("wait=1", "wait=1"),
+        ("respond-async, wait=1", "respond-async, wait=1"),
+        ("Respond-Async", "respond-async"),
+        ("wait=0, respond-async; foo=bar", "respond-async"),
+        ("respond-asynchronously", None),
+        (None, None),
+    ],
+)
+def test_a_single_photo_that_takes_longer_is_a_job_and_says_what_was_done_of_the_preference(
+    preferred: str | None, applied: str | None, clinic: Caller
+) -> None:
+    headers = {"Prefer": preferred} if preferred else {}
+    answer = clinic.post("/v1/jobs", data=b"1", content_type="image/jpeg", **headers)
+    assert (answer.status_code, answer.headers.get("Preference-Applied")) == (202, applied)
+
+
+def test_several_photos_are_never_waited_for(clinic: Caller) -> None:
+    answer = clinic.send(PHOTOS, Prefer="respond-async, wait=60")
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "respond-async")
 
 
 def test_the_feed_has_every_event_once_and_waits_for_the_next(clinic: Caller, worker_db: Database) -> None:
@@ -212,15 +231,16 @@ def test_the_feed_has_every_event_once_and_waits_for_the_next(clinic: Caller, wo
     assert clinic.get(f"/v1/events?after={everything['next']}").json == {"events": [], "next": everything["next"]}
 
 
-@pytest.mark.parametrize("accept", ["text/event-stream", "text/html, text/*"])
-def test_the_feed_says_that_it_is_no_stream(accept: str, clinic: Caller) -> None:
-    answer = clinic.get("/v1/events", Accept=accept)
+def test_the_feed_comes_in_two_formats_and_no_other(clinic: Caller) -> None:
+    answer = clinic.get("/v1/events", Accept="text/html, image/*")
     assert (answer.status_code, answer.mimetype) == (406, "application/problem+json")
     assert answer.json is not None
     assert "application/json" in answer.json["detail"]
-    assert "Prefer: wait=" in answer.json["detail"]
-    for taken in ("*/*", "application/json", "text/event-stream, application/json;q=0.1"):
-        assert clinic.get("/v1/events", Accept=taken).status_code == 200
+    assert "text/event-stream" in answer.json["detail"]
+    for taken in ("*/*", "application/json", "application/json, text/event-stream;q=0.9"):
+        answer = clinic.get("/v1/events", Accept=taken)
+        assert (answer.status_code, answer.mimetype) == (200, "application/json"), taken
+        assert answer.headers["Vary"] == "Accept"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from shared.ledger import backlog
 from shared.settings import Settings
 from tests.integration.ledger.factories import change, finish, submit_job, take
 from tests.integration.ledger.test_backlog import a_worker
+from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, Caller
 from web.app import create_app
 from web.services import Gauge, Services
@@ -105,6 +106,24 @@ def test_a_single_photo_gets_in_while_the_tenants_own_bulk_waits(
     assert clinic.post("/v1/jobs", data=JPEG, content_type="image/jpeg").status_code == 202
     small = clinic.send([(f"{n}.jpg", JPEG) for n in range(101)])  # a small body, but bulk
     assert (small.status_code, kind(small)) == (429, "too-much-waiting")
+
+
+def test_photos_are_not_tried_again_while_too_much_waits(
+    clinic: Caller, owner_db: Database, app_db: Database, worker_db: Database
+) -> None:
+    job = told(clinic.send(ONE, {"priority": "bulk"}))["id"]
+    answer_all(worker_db, ("failed",))
+    a_worker(owner_db, rate=RATE)
+    before = submit_job(app_db, clinic.tenant, 3_000)
+    recount(worker_db)
+    refused = clinic.post(f"/v1/jobs/{job}/retry", Idempotency_Key="again")
+    assert (refused.status_code, kind(refused)) == (429, "too-much-waiting")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert told(clinic.get(f"/v1/jobs/{job}"))["round"] == 0
+    assert clinic.post(f"/v1/jobs/job_{before.id.hex}/retry").status_code == 409  # open: waiting would not help it
+    clinic.post(f"/v1/jobs/job_{before.id.hex}/cancel")
+    recount(worker_db)
+    assert clinic.post(f"/v1/jobs/{job}/retry", Idempotency_Key="again").status_code == 200
 
 
 def test_another_tenant_gets_in_until_the_whole_is_over_its_bound(
