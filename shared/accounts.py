@@ -9,7 +9,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -35,6 +35,14 @@ class ScopeUnknown(Refused):
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What somebody showed: a key, and which of its two secrets, as its SHA-256."""
+
+    key_id: UUID
+    secret_hash: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who sends a request, and what the key allows."""
 
@@ -43,6 +51,7 @@ class Caller:
     scopes: frozenset[str]
     weight: float
     keep_originals: bool
+    proof: Proof = field(compare=False)
 
 
 def create_tenant(session: Session, name: str, *, keep_originals: bool = False) -> Tenant:
@@ -89,10 +98,19 @@ def keys(session: Session, tenant_id: UUID) -> list[ApiKey]:
     return list(session.scalars(sa.select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id)))
 
 
-def holding(session: Session, key_ids: Collection[UUID]) -> set[UUID]:
-    """Return those of these keys of the session's tenant that are neither expired nor revoked."""
-    holds = sa.and_(ApiKey.revoked_at.is_(None), sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > sa.func.now()))
-    return set(session.scalars(sa.select(ApiKey.id).where(ApiKey.id.in_(key_ids), holds)))
+def holding(session: Session, proofs: Collection[Proof]) -> set[Proof]:
+    """Return those of these proofs, of the session's tenant, whose key and secret are still good."""
+    now = sa.func.now()
+    previous = sa.case((ApiKey.previous_until > now, ApiKey.previous_hash))
+    found = session.execute(
+        sa.select(ApiKey.id, ApiKey.secret_hash, previous.label("previous_hash")).where(
+            ApiKey.id.in_({proof.key_id for proof in proofs}),
+            ApiKey.revoked_at.is_(None),
+            sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
+        )
+    )
+    good = {(row.id, bytes(secret)) for row in found for secret in (row.secret_hash, row.previous_hash) if secret}
+    return {proof for proof in proofs if (proof.key_id, proof.secret_hash) in good}
 
 
 def revoke_key(session: Session, tenant_id: UUID, key_id: UUID) -> None:
@@ -165,7 +183,7 @@ def authenticate(session: Session, token: str) -> Caller:
     if not (is_present or is_previous) or row is None:
         raise KeyUnknown(_UNKNOWN)
     session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
-    return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals)
+    return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals, Proof(key_id, given))
 
 
 def _parse(token: str) -> tuple[UUID, str]:

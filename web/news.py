@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from shared import accounts, events, history
+from shared.accounts import Proof
 from shared.database import Database
 from shared.views import JobView
 from shared.webhooks import Recorded
@@ -22,10 +23,10 @@ PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Somebody who has heard of all events up to a number, and the key it reads with."""
+    """Somebody who has heard of all events up to a number, and what it showed to be let in."""
 
     after: int
-    key: UUID
+    proof: Proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ def for_readers(database: Database, tenant: UUID, readers: Collection[Reader]) -
     Who is far behind comes first: the others hear theirs at the next look.
     """
     with database.transaction(tenant) as session:
-        holding = accounts.holding(session, {reader.key for reader in readers})
+        holding = accounts.holding(session, {reader.proof for reader in readers})
         found = events.since(session, min(reader.after for reader in readers), PAGE)
     numbers = [event.seq for event in found]
     told = {}
     for reader in readers:
-        if reader.key not in holding:
+        if reader.proof not in holding:
             told[reader] = News(is_refused=True)
         elif ahead := found[bisect_right(numbers, reader.after) :]:
             told[reader] = News(ahead)

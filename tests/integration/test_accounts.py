@@ -1,5 +1,6 @@
 """Keys: their form, who they let in, and that every way to be wrong looks the same."""
 
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from shared import accounts
-from shared.accounts import SCOPES, Caller, KeyUnknown, ScopeUnknown
+from shared.accounts import SCOPES, Caller, KeyUnknown, Proof, ScopeUnknown
 from shared.database import Database, new_id
 from shared.errors import Conflict, NotFound, Refused
 from tests.conftest import make_tenant
@@ -45,7 +46,11 @@ def test_of_the_secret_only_a_hash_is_kept(owner_db: Database, tenant: UUID) -> 
 def test_the_right_token_says_who_calls(owner_db: Database, app_db: Database, tenant: UUID) -> None:
     token = make_key(owner_db, tenant)
     change(owner_db, "UPDATE tenant SET weight = 2.5, keep_originals = true")
-    assert caller(app_db, token) == Caller(tenant, key_id(token), frozenset({"jobs:read", "jobs:write"}), 2.5, True)
+    found = caller(app_db, token)
+    proof = Proof(key_id(token), hashlib.sha256(token.rpartition("_")[2].encode()).digest())
+    assert found == Caller(tenant, key_id(token), frozenset({"jobs:read", "jobs:write"}), 2.5, True, proof)
+    assert found.proof == proof
+    assert proof.secret_hash.hex() not in repr(found)
 
 
 @pytest.mark.parametrize(

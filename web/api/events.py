@@ -106,7 +106,7 @@ def _page(query: EventsQuery) -> Response:
         found = events.since(session, query.after, query.limit)
     headers: dict[str, str] = {}
     if not found and (seconds := preferred_wait(LONGEST_WAIT)):
-        news = wait(here.feed, Reader(query.after, asking.key_id), seconds, headers)
+        news = wait(here.feed, Reader(query.after, asking.proof), seconds, headers)
         if news and news.is_refused:
             raise KeyUnknown("the API key was revoked, or expired, meanwhile")
         found = list(news.events[: query.limit]) if news else []
@@ -125,7 +125,7 @@ def _stream(after: int) -> Response:
             headers={**retry_after(*_COME_BACK), "Vary": "Accept"},
         )
     stream = Stream(
-        here, asking.tenant_id, Reader(after, asking.key_id), lambda event: _body(event, url).model_dump_json()
+        here, asking.tenant_id, Reader(after, asking.proof), lambda event: _body(event, url).model_dump_json()
     )
     answer = in_place(here.event_streams, place, stream, f"{MEDIA_TYPE}; charset=utf-8")
     # Otherwise nginx would collect a stream until it is worth sending.

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -167,15 +168,20 @@ def test_a_stream_tells_more_than_a_page_at_once_and_in_order(
     assert [line for line in body.split(b"\n") if line.startswith(b"id: ")] == [b"id: %d" % n for n in range(1, 6)]
 
 
-@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest.mark.parametrize("how", ["revoked", "expired", "rotated"])
 def test_a_key_that_ends_ends_its_streams_and_no_other(
     how: str, brief: Callable[..., Flask], clinic: Caller, owner_db: Database
 ) -> None:
     app, ending = brief(), make_key(owner_db, clinic.tenant, ["jobs:read"])
     told, lasting = (iter(streaming(app, key).iter_encoded()) for key in (ending, clinic.key))
     next(told), next(lasting)
+    with owner_db.transaction(clinic.tenant) as session:  # a secret that is good for a while longer ends nothing
+        accounts.rotate_key(session, clinic.tenant, key_of(clinic.key), timedelta(hours=1))
     if how == "revoked":
         assert clinic.open(f"/v1/keys/{ids.text('key', key_of(ending))}", "DELETE").status_code == 204
+    elif how == "rotated":
+        with owner_db.transaction(clinic.tenant) as session:
+            accounts.rotate_key(session, clinic.tenant, key_of(ending), timedelta(0))
     else:
         with owner_db.transaction() as session:
             session.execute(sa.text("UPDATE api_key SET expires_at = now() WHERE id = :id"), {"id": key_of(ending)})
