@@ -23,6 +23,7 @@ from shared.tables import ApiKey, Tenant
 SCOPES = ("jobs:read", "jobs:write", "webhooks", "models", "admin")
 
 _TOKEN = re.compile(r"pxv_([0-9a-f]{32})_([0-9a-f]{48})")
+_LOOK_UP = sa.text("SELECT * FROM lookup_api_key(:key)")
 _UNKNOWN = "the API key is unknown, expired or revoked"
 
 
@@ -175,7 +176,7 @@ def key_of(session: Session, tenant_id: UUID, key_id: UUID) -> ApiKey:
 def authenticate(session: Session, token: str) -> Caller:
     """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong."""
     key_id, secret = _parse(token)
-    row = session.execute(sa.text("SELECT * FROM lookup_api_key(:key)"), {"key": key_id}).one_or_none()
+    row = session.execute(_LOOK_UP, {"key": key_id}).one_or_none()
     # What is missing is compared too, so that time does not tell which ids exist, nor which were rotated.
     given = _hash(secret)
     is_present = hmac.compare_digest(bytes(row.secret_hash) if row else bytes(32), given)
@@ -184,6 +185,17 @@ def authenticate(session: Session, token: str) -> Caller:
         raise KeyUnknown(_UNKNOWN)
     session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
     return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals, Proof(key_id, given))
+
+
+def holder(session: Session, key_id: UUID) -> Caller:
+    """Return whom a key stands for while it is good, whoever asks; raises ``KeyUnknown``.
+
+    For what was given out in its name, and ends with it: this shows nothing of who is asking.
+    """
+    row = session.execute(_LOOK_UP, {"key": key_id}).one_or_none()
+    if row is None:
+        raise KeyUnknown(_UNKNOWN)
+    return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals)
 
 
 def _parse(token: str) -> tuple[UUID, str]:

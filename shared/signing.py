@@ -46,6 +46,7 @@ class Keyring:
     def __init__(self, secret: bytes) -> None:
         self._private = Ed25519PrivateKey.from_private_bytes(_derive(secret, b"poxvisio receipts ed25519 1"))
         self._fernet = Fernet(base64.urlsafe_b64encode(_derive(secret, b"poxvisio sealing fernet 1")))
+        self._links = _derive(secret, b"poxvisio links hmac 1")
         self._public = _base64url(self._private.public_key().public_bytes_raw())
         self.kid = thumbprint(self._public)
 
@@ -62,6 +63,10 @@ class Keyring:
         """Return the JWK set (RFC 7517) that receipts are verified with."""
         key = {"kty": "OKP", "crv": "Ed25519", "x": self._public, "kid": self.kid, "use": "sig", "alg": "EdDSA"}
         return {"keys": [key]}
+
+    def link_code(self, data: bytes) -> bytes:
+        """Return the 32 bytes of HMAC-SHA256 that let an address in without a key."""
+        return hmac.digest(self._links, data, "sha256")
 
     def seal(self, data: bytes) -> bytes:
         """Encrypt and authenticate a value for the database."""

@@ -61,6 +61,12 @@ MISSING_SCOPE = _kind(
     "The API key may not do this",
     "The key is valid but lacks the scope that the answer names. Use a key with that scope.",
 )
+BAD_LINK = _kind(
+    "bad-link",
+    403,
+    "This link is not one of ours",
+    "A link to a picture holds only as it was given out: whole and unaltered. Ask for a new one with `links=SECONDS`.",
+)
 NOT_FOUND = _kind(
     "not-found",
     404,
@@ -90,6 +96,13 @@ GONE = _kind(
     410,
     "The job was deleted",
     "Its photos and answers are gone for good; `tombstone` says what it was. Do not ask again.",
+)
+LINK_ENDED = _kind(
+    "link-ended",
+    410,
+    "This link has ended",
+    "Links to pictures are good for minutes, and no longer than the API key that asked for them. Ask for a new one "
+    "with `links=SECONDS`.",
 )
 IN_FLIGHT = _kind(
     "request-in-flight",

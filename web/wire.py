@@ -1,9 +1,10 @@
 """What goes out on the wire: jobs and results as JSON, in the shapes and words of the published API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
+from uuid import UUID
 
 from flask import Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,9 @@ from shared.views import Tombstone as Remains
 ResearchUse = Literal["research-only"]
 USE: ResearchUse = "research-only"
 State = Literal["receiving", "queued", "running", "completed", "stopped", "cancelled", "expired"]
+Picture = Literal["photo", "heatmap"]
+# The absolute address of a picture of an image.
+Address = Callable[[Picture, UUID], str]
 Outcome = Literal["classified", "abstained", "rejected", "failed", "cancelled", "expired"]
 
 
@@ -119,8 +123,10 @@ class ResultBody(Shape):
     quality: dict[str, float] | None
     in_distribution: bool | None
     evidence: list[float] | None = Field(description="49 numbers, 7 x 7, rows first")
-    photo_url: str | None
-    heatmap_url: str | None
+    photo_url: str | None = Field(description="The working copy; needs the key, unless `links` was asked for")
+    heatmap_url: str | None = Field(
+        description="The layer of its evidence; needs the key, unless `links` was asked for"
+    )
     duplicate_of: str | None
     model: Model | None
     attempts: int
@@ -183,10 +189,14 @@ def job_url(url: str, view: JobView) -> str:
     return f"{url}/v1/jobs/{ids.text('job', view.id)}"
 
 
-def result_body(view: ResultView, url: str) -> ResultBody:
-    """Return a photo with its outcome as it goes out."""
+def result_body(view: ResultView, url: str, address: Address | None = None) -> ResultBody:
+    """Return a photo with its outcome as it goes out; ``address`` says where its pictures are, else behind a key."""
     answer: Mapping[str, Any] = view.answer or {}
     image = ids.text("image", view.image_id)
+
+    def picture(kind: Picture) -> str:
+        return address(kind, view.image_id) if address else f"{url}/v1/images/{image}/{kind}"
+
     return ResultBody(
         image=image,
         job=ids.text("job", view.job_id),
@@ -204,8 +214,8 @@ def result_body(view: ResultView, url: str) -> ResultBody:
         quality=answer.get("quality"),
         in_distribution=answer.get("in_distribution"),
         evidence=answer.get("evidence"),
-        photo_url=f"{url}/v1/images/{image}/photo" if view.has_copy else None,
-        heatmap_url=f"{url}/v1/images/{image}/heatmap" if answer.get("evidence") else None,
+        photo_url=picture("photo") if view.has_copy else None,
+        heatmap_url=picture("heatmap") if answer.get("evidence") else None,
         duplicate_of=ids.text("image", view.duplicate_of) if view.duplicate_of else None,
         model=Model(id=view.model_id, digest=view.model_digest or "") if view.model_id else None,
         attempts=view.attempts,

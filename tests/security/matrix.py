@@ -26,6 +26,7 @@ from tests.conftest import make_tenant
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conformance import assert_documented
 from tests.integration.web.conftest import JPEG, Caller, make_key
+from web.api.links import Link
 from web.openapi import described_rules, template
 from web.services import Services
 
@@ -35,8 +36,9 @@ CALLERS: Final = (*OUTSIDERS, *SCOPES, "all", "stranger")
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 MARK: Final = "of-the-owner-alone"
 _KINDS: Final = {"job": "job", "image": "image", "webhook": "endpoint", "delivery": "delivery", "key": "key"}
-# What belongs to no tenant: names of files, and what is said of the models that serve all.
-COMMON: Final = frozenset({"name", "model", "change"})
+# What belongs to no tenant: names of files, and what is said of the models that serve all. A link to a picture is its
+# own permission; the one asked for here has ended.
+COMMON: Final = frozenset({"name", "model", "change", "link"})
 # Names that are in no database, and so nobody's.
 _PUBLIC: Final = {"/static/{name}": "app.css", "/problems/{name}": "not-found"}
 # Only a waiting job can be cancelled, only a closed one tried again: each is made anew for every caller who may.
@@ -126,6 +128,8 @@ class World:
         sent = _json(self.owner.post(f"/v1/webhooks/{hook['id']}/test"))
         here = self.app.extensions["poxvisio"]
         self.ids |= {"model": here.model.bundle().id, "change": "mch_" + "0" * 32}
+        ended = Link("photo", new_id(), new_id(), expires=1)
+        self.ids["link"] = ended.text(here.keyring)
         key_made = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["admin"]}))
         self.ids |= {"job": job["id"], "webhook": hook["id"], "delivery": sent["id"], "key": key_made["id"]}
         self.seen |= {value.partition("_")[2] for name, value in self.ids.items() if name not in COMMON}

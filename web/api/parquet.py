@@ -14,7 +14,7 @@ from shared.bundle import RESEARCH_USE
 from shared.errors import DatabaseAway
 from shared.logs import logger
 from shared.views import JobDeleted, ResultView
-from web.wire import USE, result_body
+from web.wire import USE, Address, result_body
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ def schema() -> "pa.Schema":
     return pa.schema(fields, notes)
 
 
-def pieces(rows: Iterable[ResultView], url: str) -> Iterator[bytes]:
+def pieces(rows: Iterable[ResultView], url: str, address: Address | None = None) -> Iterator[bytes]:
     """Yield the file; where the rows break off, it ends without its table of contents."""
     import pyarrow as pa  # noqa: PLC0415 - as above
     from pyarrow import parquet  # noqa: PLC0415
@@ -64,7 +64,7 @@ def pieces(rows: Iterable[ResultView], url: str) -> Iterator[bytes]:
     # Not in a with statement: that would give the file its end whatever happened.
     writer = parquet.ParquetWriter(out, shape, compression="zstd")
     try:
-        while group := [_row(row, url) for row in islice(left, _GROUP)]:
+        while group := [_row(row, url, address) for row in islice(left, _GROUP)]:
             writer.write_table(pa.Table.from_pylist(group, shape))
             yield out.take()
     except (DatabaseAway, JobDeleted) as error:
@@ -74,8 +74,8 @@ def pieces(rows: Iterable[ResultView], url: str) -> Iterator[bytes]:
     yield out.take()
 
 
-def _row(view: ResultView, url: str) -> dict[str, Any]:
-    body = result_body(view, url)
+def _row(view: ResultView, url: str, address: Address | None) -> dict[str, Any]:
+    body = result_body(view, url, address)
     kept = body.model_dump(exclude={"quality", "times", "model"})
     quality, times = body.quality or {}, body.times
     probabilities = body.probabilities or {}

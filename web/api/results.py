@@ -18,6 +18,7 @@ from shared.errors import DatabaseAway
 from shared.logs import logger
 from shared.views import JobDeleted, JobView, Page, ResultView
 from web.api import parquet
+from web.api.links import LINKS, LinkSeconds, link_addresses
 from web.api.streaming import streamed
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
@@ -33,7 +34,7 @@ from web.problems import (
     Problem,
 )
 from web.services import services
-from web.wire import USE, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
+from web.wire import USE, Address, ResearchUse, ResultBody, Shape, State, next_link, respond, result_body
 
 api = Blueprint("results", __name__)
 
@@ -78,6 +79,7 @@ class ResultsQuery(Strict):
     format: Literal["json", "ndjson", "csv", "parquet"] | None = Field(
         default=None, description="Goes before the Accept header"
     )
+    links: LinkSeconds | None = Field(default=None, description=LINKS)
 
 
 @api.get("/v1/jobs/<job>/results")
@@ -111,22 +113,24 @@ def results(job: str) -> Response:
         return _page(job_id, query)
     if "limit" in query.model_fields_set:
         raise wrong("limit", f"is for JSON pages; {form} holds every result there is")
+    if form == "csv" and query.links is not None:
+        raise wrong("links", "is for the other formats; CSV holds no addresses")
     with services().database.transaction(caller().tenant_id) as session:
         view = history.job(session, job_id)
     rows = _all_rows(services().database, caller().tenant_id, view, query.cursor)
-    answer = _stream(form, rows)
+    answer = _stream(form, rows, link_addresses(query.links))
     answer.headers["Content-Disposition"] = f'attachment; filename="{job}.{form}"'
     answer.vary.add("Accept")
     return answer
 
 
-def _stream(form: str, rows: Iterator[ResultView]) -> Response:
+def _stream(form: str, rows: Iterator[ResultView], address: Address | None) -> Response:
     url = services().settings.public_url
     if form == "parquet":
-        return streamed(parquet.pieces(rows, url), parquet.MEDIA_TYPE)
+        return streamed(parquet.pieces(rows, url, address), parquet.MEDIA_TYPE)
     if form == "csv":
         return streamed(_csv(rows), "text/csv; charset=utf-8; header=present")
-    return streamed(_ndjson(rows, url), "application/x-ndjson")
+    return streamed(_ndjson(rows, url, address), "application/x-ndjson")
 
 
 def _accepted() -> str:
@@ -144,13 +148,15 @@ def _page(job_id: UUID, query: ResultsQuery) -> Response:
     with services().database.transaction(caller().tenant_id) as session:
         view = history.job(session, job_id)
         page = history.results(session, view, after=query.cursor, limit=query.limit)
+    address = link_addresses(query.links)
     body = ResultList(
         job=ids.text("job", view.id),
         state=view.state,  # type: ignore[arg-type]  # the database holds no other
-        results=[result_body(row, url) for row in page.rows],
+        results=[result_body(row, url, address) for row in page.rows],
         next=page.next,
     )
-    headers = {"Link": next_link(url + request.path, limit=query.limit, cursor=page.next)} if page.next else {}
+    asked = {"limit": query.limit, "links": query.links, "cursor": page.next}
+    headers = {"Link": next_link(url + request.path, **asked)} if page.next else {}
     return respond(body, headers={**headers, "Vary": "Accept"})
 
 
@@ -180,10 +186,10 @@ def _patiently(database: Database, tenant: UUID, view: JobView, after: str | Non
     raise AssertionError("the last try returns or raises")
 
 
-def _ndjson(rows: Iterable[ResultView], url: str) -> Iterator[str]:
+def _ndjson(rows: Iterable[ResultView], url: str, address: Address | None) -> Iterator[str]:
     try:
         for row in rows:
-            yield result_body(row, url).model_dump_json() + "\n"
+            yield result_body(row, url, address).model_dump_json() + "\n"
     except DatabaseAway:
         # Servers end a broken stream like a whole one, so its last line says that it is not.
         log.warning("results_cut_off")

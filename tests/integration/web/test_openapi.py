@@ -53,6 +53,7 @@ def test_only_what_must_be_open_needs_no_key(app: Flask) -> None:
         "/readyz",
         "/static/<name>",
         "/v1/limits",
+        "/v1/links/<link>",
     }
 
 
