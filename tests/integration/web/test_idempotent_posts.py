@@ -33,6 +33,7 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "/v1/keys": ({"name": "a", "scopes": ["admin"]}, {"name": "b", "scopes": ["admin"]}),
     "/v1/keys/{key}/rotate": ({"grace_seconds": 60}, {"grace_seconds": 61}),
     "/v1/models/{model}/canary": ({"share": 0.5}, {"share": 0.25}),
+    "/v1/models/{model}/shadow": ({"share": 0.5}, {"share": 0.25}),
     "/v1/webhooks": ({"url": "https://example.org/a"}, {"url": "https://example.org/b"}),
     "/v1/webhooks/{webhook}/recover": (_SINCE, {**_SINCE, "preview": True}),
     "/v1/webhooks/{webhook}/replay": (_SINCE, {**_SINCE, "preview": True}),
