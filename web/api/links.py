@@ -99,10 +99,10 @@ def show(link: str) -> Response:
     permitted = read(services().keyring, link)
     try:
         with services().database.transaction() as session:
-            named = accounts.holder(session, permitted.key)
+            tenant = accounts.tenant_of(session, permitted.key)
     except KeyUnknown:
         raise Problem(LINK_ENDED, "The API key that asked for this link is good no more.") from None
-    with services().database.transaction(named.tenant_id) as session:
+    with services().database.transaction(tenant) as session:
         view = history.image(session, permitted.image)
     answer = photo_of(view) if permitted.kind == "photo" else heatmap_of(view, query)
     # Who holds the link may show it in a page of another origin; everything else about it stays forbidden.
