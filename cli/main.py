@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "up": ("cli.up", "up_command", "Run everything on this machine until Ctrl-C."),
     "classify": ("cli.classify", "classify", "Send photos and wait for what became of each."),
     "jobs": ("cli.jobs", "jobs", "List, show, wait for and cancel jobs."),
+    "events": ("cli.events", "events", "Print what happened, and follow what happens."),
     "verify": ("cli.verify", "verify", "Hold a folder against a receipt; offline, given the public keys as a file."),
     "train": ("cli.train", "train", "Train networks on a data set, and write the bundle."),
     "evaluate": ("cli.evaluate", "evaluate", "Write the report of a training run."),

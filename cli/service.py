@@ -21,6 +21,7 @@ import httpx
 
 from cli.archives import ArchiveBody
 from cli.bundle_form import BundleForm
+from cli.event_stream import messages
 from cli.multipart import PhotoForm
 from cli.progress import tell
 from shared.errors import Refused, Unavailable
@@ -31,6 +32,10 @@ _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _TRIES_UNREACHED: Final = 2
 _TOLD_FROM: Final = 2.0
 _HOLD_SECONDS: Final = 20
+_READ_SECONDS: Final = 120.0
+# A stream of events says something every 15 s.
+_SILENCE: Final = 50.0
+_PAGE: Final = 500
 # What stands behind a Parquet file's table of contents, which the service writes last.
 _PARQUET_END: Final = b"PAR1"
 
@@ -44,7 +49,11 @@ class ServiceRefused(Refused):
 
 
 class ServiceAway(Unavailable):
-    """The service is out of reach, or has no capacity, and stayed so."""
+    """The service is out of reach, or has no capacity, and stayed so; ``after`` is how many seconds it asked for."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class WaitedTooLong(Unavailable):
@@ -66,7 +75,7 @@ class Service:
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # Reading may take as long as the service is allowed to hold a poll, and then some.
-            timeout=httpx.Timeout(30, connect=5, read=120),
+            timeout=httpx.Timeout(30, connect=5, read=_READ_SECONDS),
             # A proxy of the environment must not come between us and this machine.
             trust_env=not _is_loopback(self.url),
         )
@@ -179,6 +188,26 @@ class Service:
         if end != _PARQUET_END:
             raise ServiceAway("the service broke off in the middle of the results")
 
+    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield what happened behind this number, in order, to the end of the feed as it is now."""
+        while True:
+            page = self._json("GET", "/v1/events", params={"after": after, "limit": _PAGE})
+            yield from page["events"]
+            if len(page["events"]) < _PAGE:
+                return
+            after = page["next"]
+
+    @contextmanager
+    def event_stream(self, after: int) -> Iterator[Iterator[dict[str, Any]]]:
+        """Open a stream of what happened behind this number and of what happens from now on (SSE).
+
+        Raises ``ServiceAway`` where it breaks off, or nothing is heard for longer than the service is ever silent.
+        """
+        with self._stream("/v1/events", "text/event-stream", {"Last-Event-ID": str(after)}, _SILENCE) as answer:
+            if answer.headers.get("Content-Type", "").partition(";")[0] != "text/event-stream":
+                raise ServiceRefused(answer.status_code, "the answer is no event stream: is this a PoxVisio service?")
+            yield (json.loads(message.data) for message in messages(_lines(answer)))
+
     def models(self) -> list[dict[str, Any]]:
         """Return the models there are."""
         return list(self._json("GET", "/v1/models")["models"])
@@ -241,9 +270,12 @@ class Service:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _stream(self, path: str, kind: str) -> Iterator[httpx.Response]:
+    def _stream(
+        self, path: str, kind: str, headers: Mapping[str, str] | None = None, read: float = _READ_SECONDS
+    ) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(30, connect=5, read=read)
         try:
-            with self._http.stream("GET", path, headers={"Accept": kind}) as answer:
+            with self._http.stream("GET", path, headers={"Accept": kind, **(headers or {})}, timeout=timeout) as answer:
                 if answer.is_error:
                     answer.read()
                 yield _unless_refused(answer, self.url)
@@ -255,7 +287,7 @@ def _unless_refused(answer: httpx.Response, url: str) -> httpx.Response:
     if answer.status_code == HTTPStatus.NOT_MODIFIED or answer.is_success:
         return answer
     if answer.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        raise ServiceAway(_message(answer))
+        raise ServiceAway(_message(answer), _pause_asked_for(answer))
     if answer.is_redirect:
         raise ServiceRefused(answer.status_code, f"{url} answers with a redirect: is it a PoxVisio service?")
     raise ServiceRefused(answer.status_code, _message(answer))

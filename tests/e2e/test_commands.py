@@ -5,10 +5,12 @@ import csv
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -16,7 +18,7 @@ import sqlalchemy as sa
 
 from cli.demo import PHOTOS
 from cli.photos import find_photos
-from tests.e2e.conftest import ROOT, Running, until
+from tests.e2e.conftest import COMMAND, ROOT, Running, environment, until
 
 COUNT = len(find_photos([str(PHOTOS)]))
 
@@ -64,6 +66,30 @@ def test_a_pattern_names_photos_and_their_names_can_be_their_custom_ids(running:
     told = json.loads(found.stdout)
     assert [result["custom_id"] for result in told["results"]] == ["photo-01.jpg", "photo-02.jpg"]
     assert {result["use"] for result in told["results"]} == {"research-only"}
+
+
+def test_the_feed_is_printed_and_followed(running: Running, receipt: Path) -> None:
+    job = json.loads(receipt.read_text())["payload"]["job"]
+    past = [json.loads(line) for line in running.run("events", "--json").stdout.splitlines()]
+    assert [event["data"]["sequence"] for event in past] == list(range(1, len(past) + 1))
+    assert [event["type"] for event in past if event["data"].get("job") == job][-1] == "job.completed"
+    following = subprocess.Popen(
+        [*COMMAND, "events", "--follow", "--json", "--after", str(len(past))],
+        env=environment(POXVISIO_URL=running.url, POXVISIO_KEY=running.key),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout is not None
+    sent = running.run("classify", str(PHOTOS / "photo-03.jpg"), "--no-wait").stdout.strip()
+    told: list[dict[str, Any]] = []
+    while not told or told[-1]["type"] != "job.completed":
+        told.append(json.loads(following.stdout.readline()))
+    following.send_signal(signal.SIGINT)
+    following.stdout.close()
+    assert following.wait(30) == 130
+    assert [event["data"]["sequence"] for event in told] == [len(past) + n + 1 for n in range(len(told))]
+    assert {event["data"]["job"] for event in told} == {sent}
 
 
 def test_a_wrong_key_is_refused_in_one_line(running: Running) -> None:
