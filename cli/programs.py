@@ -27,9 +27,10 @@ WORKER = (
 )  # fmt: skip
 DELIVERER = ("worker.delivery",)
 SWEEP = ("worker.upkeep",)
+METRICS = ("worker.metrics",)
 
-# Seconds to end in after SIGTERM: a request, a micro-batch and what it completes, one webhook attempt, one sweep.
-PATIENCE = {"web": 25.0, "worker": 35.0, "deliverer": 20.0, "sweep": 10.0}
+# Seconds to end in after SIGTERM: a request, a micro-batch and what it completes, a webhook attempt, a sweep, a scrape.
+PATIENCE = {"web": 25.0, "worker": 35.0, "deliverer": 20.0, "sweep": 10.0, "metrics": 5.0}
 KINDS = tuple(PATIENCE)  # in the order in which they drain
 
 
@@ -45,7 +46,10 @@ class Program:
 
 
 def programs(environments: Mapping[str, Mapping[str, str]], host: str, port: int, workers: int) -> list[Program]:
-    """Return what runs on one machine; ``environments`` has the whole environment of each kind."""
+    """Return what runs on one machine; ``environments`` has the whole environment of each kind.
+
+    Metrics are what nothing else needs: they run where there is an environment for them.
+    """
 
     def program(kind: str, command: tuple[str, ...], name: str) -> Program:
         filled = (sys.executable, "-m", *(word.format(host=host, port=port, name=name) for word in command))
@@ -56,4 +60,5 @@ def programs(environments: Mapping[str, Mapping[str, str]], host: str, port: int
         *(program("worker", WORKER, f"worker{number}") for number in range(1, workers + 1)),
         program("deliverer", DELIVERER, "deliverer"),
         program("sweep", SWEEP, "sweep"),
+        *([program("metrics", METRICS, "metrics")] if "metrics" in environments else []),
     ]

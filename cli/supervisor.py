@@ -110,7 +110,7 @@ class Supervisor:
 
         1. web stops accepting and finishes its requests;
         2. workers finish their batch and give the rest back;
-        3. the deliverer, then the sweep finish what they are at;
+        3. the deliverer, the sweep, then metrics finish what they are at;
         4. Valkey, then PostgreSQL shut down.
 
         Each child has its bound of patience and is killed after it. A second SIGINT ends all patience.

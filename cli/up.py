@@ -28,6 +28,7 @@ from worker.holder import release_dead
 _READY_SECONDS = 300.0
 _HOPELESS = 5  # deaths in a row before anything was ready
 _OWN = ("DATABASE_URL", "REDIS_URL", "BROKER_URL", "STORAGE_URL", "SECRET_KEY", "PUBLIC_URL", "MODEL")
+_LOGINS = {"web": "poxvisio_web_login", "metrics": "poxvisio_reader_login"}
 # For what is known only once the servers run.
 _NOT_YET = {
     "DATABASE_URL": "postgresql://",
@@ -63,7 +64,7 @@ def up(
 
     1. Read the settings as the processes will, so that a wrong one is told before anything runs.
     2. Take the data directory; start PostgreSQL and Valkey; migrate; make the administrator's key.
-    3. Start web, workers, deliverer and sweep; wait until web is ready and every worker has reported.
+    3. Start web, workers, deliverer, sweep and metrics; wait until web is ready and every worker has reported.
     4. Write ``ready_file``, and again whenever a process is replaced; it is removed when the end begins.
 
     Raises ``InvalidSetting``, ``Refused`` and ``Unavailable`` with what is wrong and where the log is.
@@ -73,10 +74,16 @@ def up(
     overrides = {**(settings or {}), **({"MODEL": str(model.resolve())} if model else {})}
     asked = Settings.load({**inherited(without=_OWN), **overrides, **_NOT_YET})
     instance = Instance(data_dir)
-    with StopRequests() as requests, instance.lock(say) as lock, _hold_port(port, say) as held:
+    with (
+        StopRequests() as requests,
+        instance.lock(say) as lock,
+        _hold_port(port, say) as held,
+        _hold_port(asked.metrics_port, say, "metrics: ") as held_for_metrics,
+    ):
         run = _Run(instance, requests, lock, ready_file, say, longest_delay=asked.restart_seconds)
         try:
-            run.start(held.getsockname()[1], workers, overrides)
+            metrics = {"POXVISIO_METRICS_HOST": HOST, "POXVISIO_METRICS_PORT": str(held_for_metrics.getsockname()[1])}
+            run.start(held.getsockname()[1], workers, {**overrides, **metrics})
             run.supervisor.run()
         except Stopping:
             pass
@@ -139,6 +146,7 @@ class _Run:
             "data_dir": str(instance.folder),
             "database_url": database_url,
             "broker_url": broker_url,
+            "metrics_url": f"http://{HOST}:{settings['POXVISIO_METRICS_PORT']}/metrics",
         }
         self._write_ready(self.supervisor.pids())
         self._say(f"PoxVisio is ready at {url}")
@@ -211,7 +219,7 @@ def _environments(
         "PUBLIC_URL": url,
         "PYTHONUNBUFFERED": "1",
     }
-    logins = {kind: "poxvisio_web_login" if kind == "web" else "poxvisio_worker_login" for kind in KINDS}
+    logins = {kind: _LOGINS.get(kind, "poxvisio_worker_login") for kind in KINDS}
     return {
         kind: {
             **common,
@@ -223,14 +231,14 @@ def _environments(
     }
 
 
-def _hold_port(port: int, say: Say) -> socket.socket:
+def _hold_port(port: int, say: Say, what: str = "") -> socket.socket:
     """Hold the wanted port, or a free one, as long as the service runs: the web process shares its port unasked."""
     if held := hold_port(port):
         return held
     other = hold_port(0)
     if other is None:
         raise Unavailable(f"{HOST} has no free port left")
-    say(f"port {port} is taken; using {other.getsockname()[1]}")
+    say(f"{what}port {port} is taken; using {other.getsockname()[1]}")
     return other
 
 
@@ -256,7 +264,7 @@ def _hold_port(port: int, say: Say) -> socket.socket:
     help="Folder of the bundle to serve.  [default: the demo bundle]",
 )
 def up_command(data_dir: Path | None, port: int, workers: int, ready_file: Path | None, model: Path | None) -> None:
-    """Run everything on this machine: PostgreSQL, Valkey, web, workers, deliverer and sweep.
+    """Run everything on this machine: PostgreSQL, Valkey, web, workers, deliverer, sweep and metrics.
 
     Nothing needs to be installed or running. The first start makes an administrator's key and keeps it in
     DIR/admin.key. Ctrl-C drains and stops everything; a second one hurries. Settings named POXVISIO_* are passed on.

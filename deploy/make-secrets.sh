@@ -26,6 +26,7 @@ at=db:5432/poxvisio
 keep owner_url "postgresql://postgres:$(cat "$folder/postgres_password")@$at"
 keep web_url "postgresql://poxvisio_web_login:$(cat "$folder/web_password")@$at"
 keep worker_url "postgresql://poxvisio_worker_login:$(cat "$folder/worker_password")@$at"
+keep reader_url "postgresql://poxvisio_reader_login:$(cat "$folder/reader_password")@$at"
 keep broker_url "redis://:$(cat "$folder/valkey_password")@valkey:6379/0"
 
 echo "secrets in $folder"

@@ -313,6 +313,19 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_WEBHOOK_SCHEDULE",
         description="Seconds before each further attempt of a webhook, separated by commas",
     )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        validation_alias="POXVISIO_METRICS_HOST",
+        description="Address that metrics are served at, to whoever reaches it: loopback, or a network of your own",
+    )
+    metrics_port: int = Field(
+        default=9464,
+        ge=1,
+        le=65535,
+        validation_alias="POXVISIO_METRICS_PORT",
+        description="Port that metrics are served at; `poxvisio up` takes another one where it is taken, and says so",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias="POXVISIO_LOG_LEVEL", description="What is logged"
     )

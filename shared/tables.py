@@ -467,6 +467,7 @@ class Delivery(Base):
         sa.Index("ix_delivery_due", "endpoint_id", "next_at", "id", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_delivery_next", "next_at", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_delivery_leased", "endpoint_id", postgresql_where=sa.text("state = 'leased'")),
+        sa.Index("ix_delivery_dead", "endpoint_id", postgresql_where=sa.text("state = 'dead'")),
         sa.CheckConstraint("state IN ('waiting', 'leased', 'delivered', 'dead')", name="state"),
     )
 

@@ -43,7 +43,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_job_is_answered_by_the_processes_of_the_procfile(
     owner_url: str, broker_url: str, bucket: str, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
     variables = environment(
         DATABASE_URL=owner_url,
@@ -53,6 +53,7 @@ def test_a_job_is_answered_by_the_processes_of_the_procfile(
         SECRET_KEY="a-secret-of-the-tests-32-characters-long",
         PUBLIC_URL=url,
         PORT=str(port),
+        POXVISIO_METRICS_PORT=str(metrics_port),
         MODEL=str(ROOT / "models" / "demo"),
         POXVISIO_CACHE_DIR=str(tmp_path / "cache"),
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -72,7 +73,7 @@ def test_a_job_is_answered_by_the_processes_of_the_procfile(
     headers = {"Authorization": f"Bearer {json.loads(made)['key']}"}
     log = (tmp_path / "honcho.log").open("wb")
     honcho = subprocess.Popen(
-        [sys.executable, "-m", "honcho", "start", "web", "worker", "deliverer", "sweep"],
+        [sys.executable, "-m", "honcho", "start", "web", "worker", "deliverer", "sweep", "metrics"],
         env=variables, cwd=ROOT, stdout=log, stderr=log,
     )  # fmt: skip
     try:
@@ -83,6 +84,8 @@ def test_a_job_is_answered_by_the_processes_of_the_procfile(
             until(lambda: bool(client.get(f"/v1/jobs/{job['id']}").json()["closed_at"]), "the job closes", SECONDS)
             results = client.get(f"/v1/jobs/{job['id']}/results").json()["results"]
             assert len(results) == 4
+            told = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").raise_for_status().text
+            assert "poxvisio_database_up 1.0" in told
             answered = next(result for result in results if result["photo_url"])
             assert client.get(answered["photo_url"]).content[:2] == b"\xff\xd8"
     except AssertionError:

@@ -137,7 +137,7 @@ def test_every_replacement_is_told_with_the_new_pids(build: Build, tmp_path: Pat
 def test_draining_goes_web_worker_deliverer_sweep(build: Build, tmp_path: Path) -> None:
     supervisor = build(*(program(tmp_path, kind) for kind in reversed(KINDS)))
     supervisor.drain()
-    assert lines(tmp_path / "finished") == ["web", "worker", "deliverer", "sweep"]
+    assert lines(tmp_path / "finished") == ["web", "worker", "deliverer", "sweep", "metrics"]
     assert supervisor.pids() == {kind: [] for kind in KINDS}
 
 

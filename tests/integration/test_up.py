@@ -8,6 +8,8 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,13 +98,24 @@ def life(folder: Path, port: int) -> Iterator[Life]:
     life.process.wait(120)
 
 
+def metrics(url: str) -> str:
+    """Return what is served there, nothing while nobody listens: the service does not wait for its metrics."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as told:
+            text: str = told.read().decode()
+            return text
+    except urllib.error.URLError:
+        return ""
+
+
 def test_the_ready_file_says_where_everything_is_and_who_runs_it(life: Life, port: int) -> None:
     facts = life.facts()
     assert facts["url"] == f"http://127.0.0.1:{port}"
     assert facts["data_dir"] == str(life.folder / "data")
     assert {kind: len(pids) for kind, pids in facts["pids"].items()} == dict.fromkeys(
-        ("postgres", "valkey", "web", "worker", "deliverer", "sweep"), 1
+        ("postgres", "valkey", "web", "worker", "deliverer", "sweep", "metrics"), 1
     )
+    assert wait_until(lambda: "poxvisio_database_up 1.0" in metrics(facts["metrics_url"]), 30)
     assert not any(map(gone, life.everybody()))
     assert (life.folder / "data/admin.key").read_text().strip() == facts["api_key"]
     for secret in (life.ready_file, life.folder / "data/admin.key", life.folder / "data/secrets.json"):

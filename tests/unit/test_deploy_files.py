@@ -21,7 +21,7 @@ from shared.vocabulary import LANES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-OURS = ("migrate", "web", "worker", "worker-gpu", "deliverer", "sweep", "admin")
+OURS = ("migrate", "web", "worker", "worker-gpu", "deliverer", "sweep", "metrics", "admin")
 # Read by other programs than ours, or by `poxvisio migrate`.
 S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
 OTHERS = {"POXVISIO_WEB_PASSWORD", "POXVISIO_WORKER_PASSWORD", "POXVISIO_READER_PASSWORD", *S3}
@@ -118,8 +118,8 @@ def test_hadolint_finds_a_planted_error(tmp_path: Path, right: str, wrong: str) 
 def test_honcho_finds_every_process_in_the_procfile(procfile: dict[str, str]) -> None:
     checked = run(tool("honcho"), "check", "--procfile", "Procfile")
     assert checked.returncode == 0, checked.stderr
-    assert "(release, web, worker, deliverer, sweep)" in checked.stdout + checked.stderr
-    assert list(procfile) == ["release", "web", "worker", "deliverer", "sweep"]
+    assert "(release, web, worker, deliverer, sweep, metrics)" in checked.stdout + checked.stderr
+    assert list(procfile) == ["release", *programs.KINDS]
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("sweep: ", "web: "), ("sweep: ", "sweep ")])
@@ -135,6 +135,7 @@ def test_the_procfile_starts_what_the_supervisor_starts(procfile: dict[str, str]
     assert in_shell(procfile["worker"]) == expected(programs.WORKER, name="worker")
     assert in_shell(procfile["deliverer"]) == ["python", "-m", *programs.DELIVERER]
     assert in_shell(procfile["sweep"]) == ["python", "-m", *programs.SWEEP]
+    assert in_shell(procfile["metrics"]) == ["python", "-m", *programs.METRICS]
     assert procfile["release"] == "poxvisio migrate"
 
 
@@ -144,6 +145,7 @@ def test_compose_starts_what_the_supervisor_starts(services: dict[str, Any]) -> 
         assert services[worker]["command"] == expected(programs.WORKER, name="worker")
     assert services["deliverer"]["command"] == ["python", "-m", *programs.DELIVERER]
     assert services["sweep"]["command"] == ["python", "-m", *programs.SWEEP]
+    assert services["metrics"]["command"] == ["python", "-m", *programs.METRICS]
 
 
 def test_every_worker_listens_to_every_lane(services: dict[str, Any], procfile: dict[str, str]) -> None:
@@ -222,6 +224,12 @@ def test_the_databases_cannot_reach_out_nor_be_reached(services: dict[str, Any])
         assert list(services[name]["networks"]) == ["inside"]
         assert "ports" not in services[name]
     assert [port["host_ip"] for port in services["web"]["ports"]] == ["127.0.0.1"]
+
+
+def test_metrics_are_reached_from_inside_alone_with_no_secret_but_the_reader_s(services: dict[str, Any]) -> None:
+    assert list(services["metrics"]["networks"]) == ["inside"]
+    assert "ports" not in services["metrics"]
+    assert [secret["source"] for secret in services["metrics"]["secrets"]] == ["reader_url"]
 
 
 def test_secrets_are_made_once_and_fit_together(tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ def test_the_web_loads_neither_the_worker_nor_an_engine() -> None:
     assert loaded_by("import web.app", *ENGINES, "worker", "training", "cli", "web.app") == ["web.app"]
 
 
-def test_the_sweep_and_the_deliverer_load_no_engine() -> None:
-    assert loaded_by("import worker.upkeep, worker.delivery", *ENGINES, "worker.upkeep") == ["worker.upkeep"]
+def test_the_sweep_the_deliverer_and_metrics_load_no_engine() -> None:
+    assert loaded_by("import worker.upkeep, worker.delivery, worker.metrics", *ENGINES, "worker.upkeep") == [
+        "worker.upkeep"
+    ]
 
 
 def test_the_one_task_is_the_one_that_the_broker_names() -> None:
