@@ -4,13 +4,15 @@ The tenant is set when a transaction begins, so that no call can forget it; with
 all (row-level security, forced).
 """
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session, SessionTransaction
 from uuid_utils import compat
@@ -48,7 +50,6 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
-            pool_pre_ping=True,
             executemany_mode="values_plus_batch",
             # An error's text goes into logs, and parameters are file names, metadata and addresses of webhooks.
             hide_parameters=True,
@@ -63,6 +64,7 @@ class Database:
                 "tcp_user_timeout": 15_000,
             },
         )
+        event.listen(self._engine, "checkout", _refuse_closed)
 
     @classmethod
     def open(cls, settings: Settings, role: str) -> "Database":
@@ -102,4 +104,16 @@ class Database:
 def _set_tenant(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
     tenant = session.info.get("tenant")
     if tenant is not None:
-        connection.execute(sa.text("SELECT set_config('app.tenant', :tenant, true)"), {"tenant": str(tenant)})
+        connection.exec_driver_sql("SELECT set_config('app.tenant', %s, true)", (str(tenant),))
+
+
+def _refuse_closed(connection: "psycopg2.extensions.connection", _: object, __: object) -> None:
+    """Let the pool connect anew where the server has closed a pooled connection (killed, restarted, terminated).
+
+    Between two uses a server says nothing but its farewell. To look for that costs next to nothing; a question, as
+    ``pool_pre_ping`` asks one, cost 0.3 ms of CPU here and 0.2 ms there, of every transaction.
+    """
+    watched = select.poll()
+    watched.register(connection, select.POLLIN | select.POLLRDHUP)
+    if watched.poll(0):
+        raise InvalidatePoolError

@@ -1,5 +1,6 @@
 """Transactions: what counts as the database being away, and what a stuck neighbour can do."""
 
+import contextlib
 import threading
 
 import psycopg2
@@ -67,3 +68,19 @@ def test_an_error_does_not_tell_what_was_to_be_written(worker_db: Database) -> N
         session.execute(sa.text("INSERT INTO worker_node (name, state) VALUES (:name, NULL)"), {"name": name})
     assert name not in str(refused.value).partition("DETAIL")[0]
     assert "[parameters" not in str(refused.value)
+
+
+def test_connections_that_the_server_closed_are_replaced_before_they_are_used(
+    worker_db: Database, owner_url: str
+) -> None:
+    own = sa.text("SELECT pg_backend_pid()")
+    with worker_db.transaction() as one, worker_db.transaction() as other:
+        killed = [session.execute(own).scalar_one() for session in (one, other)]
+    server = psycopg2.connect(owner_url)
+    server.autocommit = True
+    with contextlib.closing(server), server.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid, 10000) FROM unnest(%s) pid", (killed,))
+        assert cursor.fetchall() == [(True,), (True,)]
+    for _ in killed:
+        with worker_db.transaction() as session:
+            assert session.execute(own).scalar_one() not in killed
