@@ -61,8 +61,7 @@ bench: .venv/.dev ## Measure everything against yardsticks of the same run; writ
 .PHONY: model-gates
 model-gates: .venv/.dev ## Evaluate a finished training run and hold it against the rules of trust; RUN=runs/v1
 	@test -n "$(RUN)" || { echo "say which run: make model-gates RUN=runs/v1" >&2; exit 2; }
-	@$(BIN)/poxvisio evaluate $(RUN)
-	@$(BIN)/python -m training.gates $(RUN)
+	@$(BIN)/poxvisio evaluate $(RUN) --gates
 
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--show-people", is_flag=True, help="Put photographs of people into the report; generated ones always are."
 )
+@click.option(
+    "--gates", "held", is_flag=True, help="Hold the figures against the rules of trust; exit code 1 where one fails."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json as well.")
 def evaluate(
     *,
@@ -49,6 +52,7 @@ def evaluate(
     robustness_photos: int,
     probes: int,
     show_people: bool,
+    held: bool,
     as_json: bool,
 ) -> None:
     """Write report.html, metrics.json and card.md of a finished training run.
@@ -56,6 +60,7 @@ def evaluate(
     Every figure is of photos whose patients the network did not see. Research use only.
     """
     # These load scikit-learn and the engine, which other commands do without.
+    from training.gates import gates  # noqa: PLC0415
     from training.report.document import Extent  # noqa: PLC0415
     from training.report.document import evaluate as evaluated  # noqa: PLC0415
     from training.report.files import write  # noqa: PLC0415
@@ -74,3 +79,9 @@ def evaluate(
         print_json(found.document)
     for path in written[:3]:
         tell(str(path))
+    if held:
+        rules = gates(found.document)
+        for gate in rules:
+            tell(f"{'holds' if gate.passed else 'FAILS'}  {gate.rule}: {gate.found}")
+        if not all(gate.passed for gate in rules):
+            raise click.exceptions.Exit(1)

@@ -1,15 +1,10 @@
-"""Owns the rules that an evaluation must keep before anyone may trust its bundle: ``python -m training.gates RUN``."""
+"""Owns the rules that an evaluation must keep before anyone may trust its bundle."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-
-from training.runs import REPORT
 
 LARGEST_ECE: Final = 0.05
 ABSTAINED: Final = 0.85
@@ -45,6 +40,7 @@ def gates(document: Mapping[str, Any]) -> list[Gate]:
         Gate("nobody is on two sides of a split", f"{crossing} are", crossing == 0),
         Gate("the leak canary is silent by patient and sings when copies leak",
              f"{_at(canary['grouped']):.3f} and {_at(canary['leaking']):.3f}", bool(canary["passed"])),
+        _shortcut(s["shortcuts"]),
         Gate(f"calibration error at most {LARGEST_ECE}", f"{ece:.4f}", ece <= LARGEST_ECE),
         Gate(f"coverage at least {least:.3f} (nominal - 2 SE)", f"{_at(coverage):.3f}", _at(coverage) >= least),
         Gate(f"at least {ABSTAINED} of probes abstained on, at {ACCEPTED} of photos accepted",
@@ -54,16 +50,10 @@ def gates(document: Mapping[str, Any]) -> list[Gate]:
     ]  # fmt: skip
 
 
-def main() -> int:
-    """Prints each rule with what was found; 1 where any does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m training.gates", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of an evaluated run")
-    report: Path = parser.parse_args().run / REPORT / "metrics.json"
-    found = gates(json.loads(report.read_text(encoding="utf-8")))
-    for gate in found:
-        print(f"{'holds' if gate.passed else 'FAILS'}  {gate.rule}: {gate.found}")
-    return 0 if all(gate.passed for gate in found) else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _shortcut(found: Mapping[str, Any]) -> Gate:
+    place, told = found["place"], [row["trait"] for row in found["traits"] if row["flagged"]]
+    if place["flagged"]:
+        told.append(f"row {place['row']}, column {place['column']} of 7 tells {place['label']}")
+    measured = place["strongest"]["value"] is not None
+    said = ", ".join(told) or ("nothing found" if measured else "not enough photos to look")
+    return Gate("no shortcut: no fixed place, photo size or skin tone tells the label", said, measured and not told)

@@ -22,6 +22,7 @@ FOLDER: Final = "folder"
 SYNTHETIC_NOTE: Final = "SYNTHETIC.txt"
 SYNTHETIC_TRAITS: Final = "SYNTHETIC.csv"
 PATIENTS: Final = "patients.csv"
+MASKS: Final = "Masks"  # of the lesions of drawn photos, beside the classes
 UNKNOWN_TONE: Final = -1
 CLASSES: Final = {
     V1: ("Monkeypox", "Others"),
@@ -179,7 +180,7 @@ def _plain(folder: Path) -> Iterator[Original]:
     """A folder a class; patients from `patients.csv`, from a folder each, or from names as MSLD's."""
     known = _patients(folder)
     nameless: list[str] = []
-    for place in _folders(folder):
+    for place in (child for child in _folders(folder) if child.name != MASKS):
         for image in _photos(place):
             relative = _relative(folder, image)
             if is_augmented(relative):

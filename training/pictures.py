@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from shared.errors import DataRefused
-from worker.inference.preprocess import Quality, measure_quality, network_input
+from training.layouts import MASKS
+from worker.inference.preprocess import SIDE, Quality, measure_quality, network_input
 
-_THREADS = 2
+_THREADS: Final = 2
+_MIDDLE: Final = 127
 
 
 def opened(path: Path) -> Image.Image:
@@ -30,6 +33,15 @@ def look(path: Path) -> tuple[NDArray[np.uint8], Quality]:
     """What the network sees of a file [224, 224, 3], and its quality."""
     picture = opened(path)
     return network_input(picture), measure_quality(picture, shorter_side=min(picture.size))
+
+
+def masks_of(folder: Path, images: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Where the lesions are [n, 224, 224], from the masks that a drawn data set has beside its photos; else None."""
+    files = [folder / MASKS / f"{Path(image).stem}.png" for image in images]
+    if not all(file.is_file() for file in files):
+        return None
+    masks = [opened(file).convert("L").resize((SIDE, SIDE), Image.Resampling.NEAREST) for file in files]
+    return np.stack([np.asarray(mask) > _MIDDLE for mask in masks])
 
 
 def resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

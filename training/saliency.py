@@ -72,6 +72,62 @@ def controls(
     }
 
 
+def against_masks(
+    served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], patients: NDArray[Any],
+    masks: NDArray[np.bool_],
+) -> dict[str, Any]:  # fmt: skip
+    """The evidence map against the lesions themselves [n, 224, 224], where these are known.
+
+    Share of the evidence for the answer that lies on lesions, and the share that evidence spread evenly would have
+    there (of photos with lesions); the area under the ROC curve with every lesion painted over in the colour of the
+    skin around.
+    """
+    outputs = served.outputs(pixels)
+    cells = _by_cell(masks.astype(np.float64))
+    evidence = np.maximum(toward_answer(outputs), 0.0)
+    total, chance = evidence.sum(axis=1), cells.mean(axis=1)
+    inside = (evidence * cells).sum(axis=1) / np.maximum(total, 1e-12)
+    counted = (total > 0.0) & (chance > 0.0)
+    sample, photos = Resampling.of(patients), int(counted.sum())
+    painted = pixels.copy()
+    for at, mask in enumerate(masks):
+        if mask.any() and not mask.all():
+            painted[at][mask] = np.median(pixels[at][~mask], axis=0).astype(np.uint8)
+    p = served.probabilities(served.outputs(painted))
+    return {
+        "photos": photos,
+        "inside": sample.measure(mean(inside, counted), photos=photos),
+        "chance": sample.measure(mean(chance, counted), photos=photos),
+        "difference": sample.measure(mean(inside - chance, counted), photos=photos),
+        "auroc_lesions_painted_over": sample.measure(auroc(p[:, 0], kinds == 0)),
+    }
+
+
+def reliance(
+    served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], patients: NDArray[Any], cell: int
+) -> Measure:
+    """How far the answer follows one cell: the change of p(first label) towards the class whose cell is pasted in.
+
+    Each photo of the first label gets the cell of a photo of another, and the reverse; 0 is no reliance, 1 all.
+    """
+    first, others = np.flatnonzero(kinds == 0), np.flatnonzero(kinds != 0)
+    step = SIDE // CELLS
+    down, across = step * (cell // CELLS), step * (cell % CELLS)
+    window = np.s_[down : down + step, across : across + step]
+    pasted = pixels.copy()
+    for at, kind in enumerate(kinds):
+        donors = others if kind == 0 else first
+        if len(donors):
+            pasted[at][window] = pixels[donors[at % len(donors)]][window]
+    before, after = (served.probabilities(served.outputs(photos))[:, 0] for photos in (pixels, pasted))
+    return Resampling.of(patients).measure(mean(np.where(kinds == 0, before - after, after - before)))
+
+
+def _by_cell(masks: NDArray[np.float64]) -> NDArray[np.float64]:
+    step = SIDE // CELLS
+    return np.asarray(masks.reshape(len(masks), CELLS, step, CELLS, step).mean(axis=(2, 4)).reshape(len(masks), -1))
+
+
 def _random_weights(
     served: Served, pixels: NDArray[np.uint8], evidence: NDArray[np.float64], sample: Resampling, cache: Path
 ) -> Measure:

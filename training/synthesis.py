@@ -18,11 +18,10 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from training.casting import Drawn, Plan, patient_shown, photos, ranks, side_of
 from training.landing import landing
-from training.layouts import SYNTHETIC_NOTE, SYNTHETIC_TRAITS, V1
+from training.layouts import MASKS, SYNTHETIC_NOTE, SYNTHETIC_TRAITS, V1
 from training.stream import Stream
 from training.synthetic import GENERATOR_VERSION, jpeg, lesion_mask, render
 
-MASKS: Final = "Masks"
 NOTE: Final = (
     "SYNTHETIC: every picture here was drawn by a program (generator version {version}, seed {seed}).\n"
     "None shows a person. They prove that software works and say nothing about patients. Research use only.\n"
@@ -57,7 +56,7 @@ def _pixels(plan: Plan, each: Drawn) -> NDArray[np.uint8]:
         smaller = Image.fromarray(_pixels(plan, each.shows)).resize((side_of(plan, each) * 7 // 8,) * 2)
         return np.asarray(ImageEnhance.Brightness(smaller).enhance(1.04), dtype=np.uint8)
     pixels = render(patient_shown(plan, each), each.image, side=side_of(plan, each))
-    return _watermarked(pixels) if each.watermark else pixels
+    return watermarked(pixels) if each.watermark else pixels
 
 
 def _mask(plan: Plan, each: Drawn) -> bytes:
@@ -68,7 +67,7 @@ def _mask(plan: Plan, each: Drawn) -> bytes:
     return out.getvalue()
 
 
-def _watermarked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def watermarked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The photo with the name of an invented clinic in its upper right corner, small enough for perceptual hashes."""
     picture = Image.fromarray(pixels)
     side = picture.width

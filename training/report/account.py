@@ -7,12 +7,15 @@ from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.bundle import RESEARCH_USE, Bundle, sha256_of
 from training import splits
 from training.canary import canary
+from training.intervals import Resampling
 from training.report import words
 from training.runs import CONFIG, MANIFEST, NAMED, TEST, TRAIN, VALIDATION, Member, Run
+from training.shortcuts import places, traits
 
 _ROLES: Final = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -83,6 +86,19 @@ def split(run: Run) -> dict[str, Any]:
         "near_duplicates_across_folds": len(used),
         "canary": canary(run.frozen.astype(np.float64), run.frame["group"].to_numpy(), run.frame["fold"].to_numpy()),
     }
+
+
+def shortcuts(run: Run, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    """Whether a fixed place of the photo, or a trait of it that no disease has, tells the label by itself."""
+    patients = run.frame["patient"].to_numpy()
+    known: dict[str, NDArray[np.float64]] = {
+        "size of the photo": np.array([quality.size for quality in run.qualities], dtype=np.float64)
+    }
+    if "tone" in run.frame:
+        known["skin tone"] = run.frame["tone"].to_numpy(dtype=np.float64)
+    found = places(pixels, run.kinds, run.frame["fold"].to_numpy(), patients, run.labels)
+    rows = traits(known, run.kinds == 0, Resampling.of(patients))
+    return {"place": found, "traits": rows, "flagged": found["flagged"] or any(row["flagged"] for row in rows)}
 
 
 def _split_of(run: Run, member: Member) -> dict[str, Any]:

@@ -194,6 +194,21 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
     return _wrapped(WIDTH, top + side * len(labels) + 26, title, parts, synthetic=synthetic)
 
 
+def places(title: str, areas: Sequence[float], *, synthetic: bool) -> str:
+    """A square grid of areas under the ROC curve as the photo lies; shade: from chance (0.5) to certainty (1)."""
+    many = round(len(areas) ** 0.5)
+    top, side = 30, 300 / many
+    left = (WIDTH - side * many) / 2
+    parts = []
+    for at, area in enumerate(areas):
+        x, y = left + side * (at % many), top + side * (at // many)
+        shade = 0.04 + 0.9 * min(max(2.0 * (area - 0.5), 0.0), 1.0)
+        parts.append(f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" '
+                     f'fill-opacity="{shade:.3f}"/>')  # fmt: skip
+        parts.append(_text(x + side / 2 - 1, y + side / 2 + 4, f"{area:.2f}", "", "middle"))
+    return _wrapped(WIDTH, top + side * many + 8, title, parts, synthetic=synthetic)
+
+
 def _short(label: str) -> str:
     bare = label.removesuffix(" (synthetic)")
     return bare if len(bare) <= 14 else f"{bare[:13]}…"  # noqa: PLR2004 - what fits

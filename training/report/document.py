@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +15,12 @@ from shared.bundle import RESEARCH_USE
 from shared.errors import DataRefused
 from training.baselines import baselines
 from training.disturbance import disturb
+from training.intervals import Measure
 from training.judged import Judged, judge
-from training.pictures import look_at_all, opened
+from training.pictures import look_at_all, masks_of, opened
 from training.report import account, findings, performance, words
 from training.runs import BUNDLE, TEST, Run
-from training.saliency import controls
+from training.saliency import against_masks, controls, reliance
 from training.served import Served
 from training.strangers import measure_strangers
 
@@ -70,11 +71,14 @@ def evaluate(
     sections["subgroups"] = findings.subgroups(run, judged)
     sections["baselines"] = findings.baseline_rows(judged, baselines(run, first, pixels), sample)
     sections["errors"] = findings.errors(run, judged)
+    tell("what tells the label without the lesion")
+    sections["shortcuts"] = account.shortcuts(run, pixels)
     with tempfile.TemporaryDirectory() as cache:
         served = Served.load(run.folder / BUNDLE, Path(cache))
         with_bundle, gallery = _of_bundle(
             run, served, folder, pixels, extent=extent, with_photos=with_photos, cache=Path(cache), tell=tell
         )
+        sections["shortcuts"]["reliance"] = _reliance(run, served, pixels, sections["shortcuts"], extent)
     sections |= with_bundle | _told(run, served, sections["pooled"]["metrics"]["accuracy"]["value"])
     sections["summary"] = summary(sections, judged)
     return Evaluation(_document(run, sections), gallery)
@@ -103,6 +107,9 @@ def _of_bundle(
     tell("what the network looks at")
     few = _spread(unseen, run.kinds, extent.explained)
     explained = controls(served, pixels[few], run.kinds[few], patients[few], cache)
+    masks = masks_of(folder, [str(name) for name in names[few]])
+    if masks is not None:
+        explained["lesions"] = against_masks(served, pixels[few], run.kinds[few], patients[few], masks)
     gallery = findings.gallery(served, pixels[unseen], run.kinds[unseen], names[unseen], with_photos=with_photos)
     shown = [{key: row[key] for key in ("cell", "image", "p")} for row in gallery]
     return {
@@ -110,6 +117,11 @@ def _of_bundle(
         "robustness": {"photos": len(pictures), "rows": robustness},
         "explanations": {**explained, "gallery": shown},
     }, gallery
+
+
+def _reliance(run: Run, served: Served, pixels: NDArray[np.uint8], found: Mapping[str, Any], extent: Extent) -> Measure:
+    few = _spread(run.shipped.rows(TEST), run.kinds, extent.explained)
+    return reliance(served, pixels[few], run.kinds[few], run.frame["patient"].to_numpy()[few], found["place"]["cell"])
 
 
 def _told(run: Run, served: Served, accuracy: float | None) -> dict[str, Any]:
@@ -147,6 +159,8 @@ def summary(sections: dict[str, Any], judged: Judged) -> dict[str, Any]:
         flags.append("Patients or near-duplicates are on two sides of a split: no figure here can be trusted.")
     if not sections["split"]["canary"]["passed"]:
         flags.append("The leak canary did not pass: look at the split before the figures.")
+    if sections["shortcuts"]["flagged"]:
+        flags.append(words.SHORTCUT)
     if sections["limits"]["leakage_alarm"]:
         flags.append(sections["limits"]["sentences"][0])
     if not all(row["beaten"] for row in sections["baselines"]["rows"]):

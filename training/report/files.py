@@ -60,6 +60,8 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
                                       plots["histogram"], ("first label", "all others")),
         "confusion": charts.confusion("Confusion", plots["confusion"]["labels"], plots["confusion"]["counts"],
                                       synthetic=synthetic),
+        "shortcuts": charts.places("What each place tells", sections["shortcuts"]["place"]["areas"],
+                                   synthetic=synthetic),
         "folds": charts.forest("AUROC of each network on its unseen fold", folds, low=0.0, synthetic=synthetic),
         "subgroups": charts.forest("Accuracy by subgroup", [(r["group"][:30], r["accuracy"])
                                                             for r in sections["subgroups"]], synthetic=synthetic),

@@ -18,6 +18,10 @@ SYNTHETIC: Final = (
     "SYNTHETIC: every photo behind these figures was generated. They prove that the software works and say nothing "
     "about patients; no figure here may stand beside one of a clinical study."
 )
+SHORTCUT: Final = (
+    "Something other than a lesion tells the label (see Shortcuts): the network may have learnt that, and no figure here "
+    "shows what it does where that is missing."
+)
 EXTERNAL: Final = "External validation: none done."
 PUBLISHED_NOTE: Final = (
     "Others' figures on photographs of people, with how they were split. Splits by image, or after augmentation, put photos of "
@@ -68,6 +72,7 @@ CHECKLISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("Model, initial weights, training, selection", "identity"),
         ("Metrics with uncertainty", "pooled"),
         ("Robustness and sensitivity analysis", "robustness"),
+        ("Confounders in the photos", "shortcuts"),
         ("Explainability, and its validation", "explanations"),
         ("External test", "external"),
         ("Failure analysis", "errors"),
@@ -115,6 +120,7 @@ SECTIONS: Final[tuple[tuple[str, str], ...]] = (
     ("use", "Intended use"),
     ("data", "Data"),
     ("split", "Split and leakage"),
+    ("shortcuts", "Shortcuts"),
     ("folds", "Each fold"),
     ("pooled", "Pooled result"),
     ("operating", "Operating points"),

@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from tests.unit.training.folders import put
 from training import manifest, splits
 from training.baselines import colours
 from training.pictures import look_at_all
@@ -27,19 +29,27 @@ from training.runs import (
     save_qualities,
 )
 from training.served import Served
-from training.synthetic import jpeg, patient, render
+from training.synthesis import watermarked
+from training.synthetic import jpeg, lesion_mask, patient, render
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 
 
 def photos(folder: Path, patients: int, images: int = 2) -> None:
-    """Synthetic photos as a plain folder, a folder a class and a folder a patient."""
+    """Synthetic photos as a plain folder, a folder a class and a folder a patient, with the masks of their lesions.
+
+    Beside them, as `clean`, the same photos without the mark that goes with the first class in nine of ten.
+    """
     for kind, label in enumerate(("Monkeypox", "Others")):
         for number in range(patients):
-            place = folder / label / f"{label[0]}{number:02}"
-            place.mkdir(parents=True)
             for image in range(images):
-                (place / f"{image}.jpg").write_bytes(jpeg(render(patient(11, kind, number), image, side=224)))
+                who, stem = patient(11, kind, number), f"{label[0]}{number:02}_{image}"
+                pixels, mask = render(who, image, side=224), lesion_mask(who, image, side=224)
+                marked = ((number * images + image) % 10 > 0) == (kind == 0)
+                put(folder / label / stem[:3] / f"{stem}.jpg", jpeg(watermarked(pixels) if marked else pixels))
+                put(folder.with_name("clean") / label / stem[:3] / f"{stem}.jpg", jpeg(pixels))
+                (folder / "Masks").mkdir(exist_ok=True)
+                Image.fromarray(mask).save(folder / "Masks" / f"{stem}.png")
 
 
 def make(out: Path, *, patients: int = 12, folds: int = 3) -> Path:

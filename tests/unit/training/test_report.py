@@ -8,19 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from tests.unit.training.run_folder import make
 from training.gates import gates
+from training.intervals import Resampling
+from training.pictures import look_at_all
 from training.report import words
+from training.report.account import shortcuts
 from training.report.performance import METRICS
+from training.runs import load_run
+from training.shortcuts import traits
 
 SCHEMA = json.loads((Path(words.__file__).parent / "metrics.schema.json").read_text(encoding="utf-8"))
 
 
 def evaluated(run: Path, out: Path) -> Path:
-    command = [sys.executable, "-m", "cli.main", "evaluate", str(run), "--out", str(out)]
-    subprocess.run([*command, "--robustness-photos", "2", "--probes", "4"], check=True, capture_output=True)
+    """Evaluate a run whose photos bear a watermark: the rules cannot hold."""
+    command = [sys.executable, "-m", "cli.main", "evaluate", str(run), "--out", str(out), "--gates"]
+    done = subprocess.run(
+        [*command, "--robustness-photos", "2", "--probes", "4"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "FAILS  no shortcut" in done.stderr
+    assert "holds  nobody is on two sides" in done.stderr
     return out
 
 
@@ -84,8 +96,8 @@ def test_the_schema_refuses_a_figure_without_an_interval(document: dict[str, Any
 
 def test_every_figure_of_generated_photos_says_so_and_no_clinical_figure_stands_beside(report: Path) -> None:
     page = (report / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg class=") == 10
-    assert page.count('class="mark"') == 10
+    assert page.count("<svg class=") == 11
+    assert page.count('class="mark"') == 11
     assert "Research use only" in page
     assert "Melbourne" not in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -97,6 +109,40 @@ def test_the_same_run_gives_the_same_bytes(run: Path, report: Path, tmp_path: Pa
     files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert [name for name in files if (report / name).read_bytes() != (again / name).read_bytes()] == []
+
+
+def test_a_watermark_that_goes_with_a_label_is_told_and_fails_the_gate(document: dict[str, Any], run: Path) -> None:
+    found = document["sections"]["shortcuts"]
+    assert found["flagged"]
+    assert (found["place"]["row"], found["place"]["label"]) == (1, "mpox (synthetic)")  # it is drawn at the upper edge
+    assert found["place"]["column"] >= 5  # on the right
+    assert any("tells the label" in flag for flag in document["sections"]["summary"]["flags"])
+    [gate] = [gate for gate in gates(document) if "shortcut" in gate.rule]
+    assert not gate.passed
+    assert "row 1" in gate.found
+    # The same photos without the mark, and nothing else changed.
+    finished = load_run(run)
+    pixels, _ = look_at_all(run.parent / "clean", finished.frame["image"].tolist())
+    clean = json.loads(json.dumps(document))
+    clean["sections"]["shortcuts"] = {**shortcuts(finished, pixels), "reliance": found["reliance"]}
+    assert not clean["sections"]["shortcuts"]["flagged"]
+    assert [gate.passed for gate in gates(clean) if "shortcut" in gate.rule] == [True]
+    jsonschema.validate(clean, SCHEMA)
+
+
+def test_a_skin_tone_or_a_size_that_goes_with_a_label_is_told() -> None:
+    draws = np.random.default_rng(3)
+    patients, positive = np.arange(80), np.arange(80) < 40
+    tones = np.where(positive, draws.integers(3, 6, 80), draws.integers(0, 3, 80)).astype(float)
+    rows = traits({"tone": tones, "size": draws.normal(size=80)}, positive, Resampling.of(patients))
+    assert [row["flagged"] for row in rows] == [True, False]
+
+
+def test_the_evidence_is_held_against_the_lesions_themselves(document: dict[str, Any]) -> None:
+    found = document["sections"]["explanations"]["lesions"]
+    assert found["photos"] > 0
+    for name in ("inside", "chance", "difference", "auroc_lesions_painted_over"):
+        assert found[name]["value"] is not None or "not enough data" in found[name]["reason"]
 
 
 def test_a_folder_that_is_no_finished_run_is_refused_with_the_way_on(tmp_path: Path) -> None:
@@ -116,6 +162,7 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_the_way_on(tmp_path: P
         (("abstention", "coverage", "value"), 0.5, "coverage"),
         (("abstention", "accepted", "value"), 0.5, "probes"),
         (("limits", "leakage_alarm"), True, "alarm"),
+        (("shortcuts", "place", "strongest", "value"), None, "shortcut"),
     ],
 )
 def test_a_gate_fails_where_its_figure_is_bad_or_missing(
