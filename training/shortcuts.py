@@ -62,7 +62,7 @@ def places(
     best = ahead.reshape(-1, DRAWINGS + 1).max(axis=0)
     cell, at = (int(i) for i in np.unravel_index(int(ahead[..., 0].argmax()), areas.shape[:2]))
     column = at * (DRAWINGS + 1)
-    strongest = Resampling.of(patients).measure(auroc(scores[:, cell, column], kinds == at))
+    strongest = Resampling.of(patients).measure(auroc(scores[:, cell, column].astype(np.float64), kinds == at))
     typical = float(np.median(areas[:, at, 0]))
     p = float((1 + (best[1:] >= best[0]).sum()) / (DRAWINGS + 1))
     return {
