@@ -133,13 +133,12 @@ def tenant(owner_db: Database) -> UUID:
     return make_tenant(owner_db)
 
 
-@pytest.fixture
-def environment(web_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]:
-    """Return the variables of a web process in front of the test services, with an empty storage folder."""
+def variables_of(web_url: str, broker_url: str, photos_folder: Path) -> dict[str, str]:
+    """Return the variables of a web process in front of the test services."""
     return {
         "DATABASE_URL": web_url,
         "REDIS_URL": broker_url,
-        "STORAGE_URL": f"file://{tmp_path / 'photos'}",
+        "STORAGE_URL": f"file://{photos_folder}",
         "SECRET_KEY": "a-secret-of-the-tests-32-characters-long",
         "PUBLIC_URL": "http://127.0.0.1:8000",
         "MODEL": str(Path(__file__).parent.parent / "models" / "demo"),
@@ -151,6 +150,18 @@ def environment(web_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]
         "POXVISIO_TENANT_RATE": "100000",
         "POXVISIO_REFUSED_KEYS": "100000",
     }
+
+
+@pytest.fixture
+def photos_folder(tmp_path: Path) -> Path:
+    """Return the folder of the photo storage; it is empty."""
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def environment(web_url: str, broker_url: str, photos_folder: Path) -> dict[str, str]:
+    """Return the variables of a web process in front of the test services, with an empty storage folder."""
+    return variables_of(web_url, broker_url, photos_folder)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.web.conftest import app, clinic, nothing_half_done, objects, rows, server, stranger
-from tests.integration.worker.conftest import classifier, make_receiver, make_worker, storage
+from tests.integration.web.conftest import app, clinic, nothing_half_done, objects, rows, server, serving, stranger
+from tests.integration.worker.conftest import classifier, make_receiver, make_worker, network, storage
 
 __all__ = [
     "app",
@@ -14,10 +14,12 @@ __all__ = [
     "clinic",
     "make_receiver",
     "make_worker",
+    "network",
     "nothing_half_done",
     "objects",
     "rows",
     "server",
+    "serving",
     "storage",
     "stranger",
 ]

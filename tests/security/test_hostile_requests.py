@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -29,17 +28,11 @@ from tests.security.hostile_clients import Hostile
 from web.peers import allow_open_files
 
 
-@dataclass
-class Served(Server):
-    """The server as ``poxvisio up`` starts it."""
-
-    process: psutil.Process
-
-
 @pytest.fixture
 def served(
-    environment: dict[str, str], owner_db: Database, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Served]:
+    environment: dict[str, str], owner_db: Database, photos_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """Return the server as ``poxvisio up`` starts it."""
     port = free_port()
     log = tmp_path / "web.log"
     command = [word.format(host="127.0.0.1", port=port) for word in WEB]
@@ -53,7 +46,7 @@ def served(
             stderr=subprocess.STDOUT,
         )
     key = make_key(owner_db, make_tenant(owner_db, "honest clinic"))
-    server = Served(port, log, key, psutil.Process(process.pid))
+    server = Server(port, log, photos_folder, psutil.Process(process.pid), key)
     end = time.monotonic() + 90
     while True:
         try:
@@ -68,7 +61,7 @@ def served(
     process.wait(60)
 
 
-def honest_round(server: Served, number: int) -> str:
+def honest_round(server: Server, number: int) -> str:
     """Do what an honest client does; return the id of its job."""
     status, _, body = server.ask("POST", "/v1/jobs", JPEG + b"%d" % number, Content_Type="image/jpeg")
     assert status == 202, body
@@ -80,7 +73,7 @@ def honest_round(server: Served, number: int) -> str:
 
 
 def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
-    served: Served,
+    served: Server,
     owner_db: Database,
     worker_db: Database,
     rows: Callable[[str], int],
@@ -124,7 +117,7 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
 
 @pytest.mark.parametrize("served", [{"POXVISIO_MAX_STREAMS": "4"}], indirect=True)
 def test_readers_that_take_nothing_hold_up_nobody_and_give_their_places_back(
-    served: Served, owner_db: Database, app_db: Database, worker_db: Database, extent: Extent
+    served: Server, owner_db: Database, app_db: Database, worker_db: Database, extent: Extent
 ) -> None:
     """More of them than the server has threads; what they ask for is more than the kernel holds for them.
 
@@ -159,7 +152,7 @@ def test_readers_that_take_nothing_hold_up_nobody_and_give_their_places_back(
 
 
 def nothing_else_is_left(
-    served: Served, jobs: list[str], rows: Callable[[str], int], objects: Callable[[], list[Path]]
+    served: Server, jobs: list[str], rows: Callable[[str], int], objects: Callable[[], list[Path]]
 ) -> None:
     """Assert that there is what the honest jobs brought and nothing besides; broken requests may take a moment."""
     end = time.monotonic() + 30
@@ -170,7 +163,7 @@ def nothing_else_is_left(
 
 
 def test_a_request_that_contradicts_itself_becomes_nothing(
-    served: Served, rows: Callable[[str], int], objects: Callable[[], list[Path]], extent: Extent
+    served: Server, rows: Callable[[str], int], objects: Callable[[], list[Path]], extent: Extent
 ) -> None:
     hostile = Hostile(served.port, served.key, extent.seed)
     for what, data in hostile_clients.malformed(hostile).items():
@@ -183,7 +176,7 @@ def test_a_request_that_contradicts_itself_becomes_nothing(
 
 
 def test_of_two_lengths_that_differ_the_one_that_ends_the_message_is_obeyed(
-    served: Served, rows: Callable[[str], int]
+    served: Server, rows: Callable[[str], int]
 ) -> None:
     """A length beside chunks smuggles requests past a front that obeys the length (RFC 9112, section 6.3)."""
     hostile = Hostile(served.port, served.key, 1)
@@ -193,14 +186,14 @@ def test_of_two_lengths_that_differ_the_one_that_ends_the_message_is_obeyed(
     assert rows("job") == 0
 
 
-def test_requests_sent_at_once_are_answered_in_order(served: Served, extent: Extent) -> None:
+def test_requests_sent_at_once_are_answered_in_order(served: Server, extent: Extent) -> None:
     hostile = Hostile(served.port, served.key, extent.seed)
     count = 5000 if extent.is_long else 200
     assert hostile_clients.pipelined(hostile, count) == count
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
-def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Served) -> None:
+def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Server) -> None:
     hostile = Hostile(served.port, served.key, 1)
     with hostile.connected() as connection:
         ours, theirs = f":{served.port:04X}", f":{connection.getsockname()[1]:04X}"
@@ -215,7 +208,7 @@ def test_the_kernel_asks_silent_clients_whether_they_are_still_there(served: Ser
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
-def test_the_server_may_open_as_many_files_as_it_takes_connections(served: Served) -> None:
+def test_the_server_may_open_as_many_files_as_it_takes_connections(served: Server) -> None:
     connections = int(WEB[WEB.index("--backpressure") + 1])
     permitted = min(served.process.rlimit(psutil.RLIMIT_NOFILE)[1], 10_240)
     limits = [each.rlimit(psutil.RLIMIT_NOFILE)[0] for each in served.process.children(recursive=True)]
@@ -233,7 +226,7 @@ def most_memory(process: psutil.Process) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
 @pytest.mark.parametrize("media", ["application/zip", "multipart/form-data; boundary=xxBOUNDARYxx"])
-def test_a_large_upload_takes_no_memory(served: Served, media: str, extent: Extent) -> None:
+def test_a_large_upload_takes_no_memory(served: Server, media: str, extent: Extent) -> None:
     honest_round(served, 0)
     size, piece = (2 << 30 if extent.is_long else 100 << 20), os.urandom(1 << 20)
     parts = [piece] * (size >> 20)

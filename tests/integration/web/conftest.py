@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -28,7 +29,7 @@ from shared import accounts
 from shared.accounts import SCOPES
 from shared.database import Database
 from shared.settings import Settings
-from tests.conftest import make_tenant
+from tests.conftest import make_tenant, variables_of
 from tests.integration.web.conformance import assert_documented
 from web.app import create_app
 from web.services import Services
@@ -125,13 +126,13 @@ def rows(owner_db: Database) -> Callable[[str], int]:
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Callable[[], list[Path]]:
+def objects(photos_folder: Path) -> Callable[[], list[Path]]:
     """Return every file in the photo storage, finished or not."""
+    return lambda: files_below(photos_folder)
 
-    def found() -> list[Path]:
-        return sorted(path for path in (tmp_path / "photos").rglob("*") if path.is_file())
 
-    return found
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -148,12 +149,13 @@ def nothing_half_done(rows: Callable[[str], int], objects: Callable[[], list[Pat
 
 @dataclass
 class Server:
-    """A running granian, and its log."""
+    """A running granian, its log, the folder of its photo storage and its process."""
 
     port: int
     log: Path
-    key: str
+    photos: Path
     process: psutil.Process
+    key: str = ""
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -183,20 +185,22 @@ class Server:
             return bytes(received)
 
 
-@pytest.fixture
-def server(environment: dict[str, str], owner_db: Database, tenant: UUID, tmp_path: Path) -> Iterator[Server]:
-    port = free_port()
-    log = tmp_path / "web.log"
+@contextmanager
+def serve(variables: Mapping[str, str], folder: Path) -> Iterator[Server]:
+    """Run a server with these variables, its log and its photo storage in the folder."""
+    port, log, photos = free_port(), folder / "web.log", folder / "photos"
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--host", "127.0.0.1"]
-    with log.open("wb") as out:
+    more = {"STORAGE_URL": f"file://{photos}", "POXVISIO_MAX_REQUEST_BYTES": str(8 * 1024 * 1024)}
+    # It appends, so that a test can empty the log.
+    with log.open("ab") as out:
         process = subprocess.Popen(
             [*command, "--blocking-threads", "4", "web.wsgi:app"],
             cwd=ROOT,
-            env={**environment, "PATH": os.environ["PATH"], "POXVISIO_MAX_REQUEST_BYTES": str(8 * 1024 * 1024)},
+            env={**variables, **more, "PATH": os.environ["PATH"]},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    served = Server(port, log, make_key(owner_db, tenant), psutil.Process(process.pid))
+    served = Server(port, log, photos, psutil.Process(process.pid))
     end = time.monotonic() + 90
     while True:
         try:
@@ -209,3 +213,27 @@ def server(environment: dict[str, str], owner_db: Database, tenant: UUID, tmp_pa
     yield served
     process.send_signal(signal.SIGTERM)
     process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def serving(web_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that all tests of a file ask: starting one costs more than most of them."""
+    folder = tmp_path_factory.mktemp("serving")
+    with serve(variables_of(web_url, broker_url, folder), folder) as served:
+        yield served
+
+
+@pytest.fixture
+def server(serving: Server, owner_db: Database, tenant: UUID) -> Server:
+    """Return the server with a key of this test, its log and its storage empty."""
+    serving.log.write_bytes(b"")
+    for file in files_below(serving.photos):
+        file.unlink()
+    return replace(serving, key=make_key(owner_db, tenant))
+
+
+@pytest.fixture
+def own_server(environment: dict[str, str], owner_db: Database, tenant: UUID, tmp_path: Path) -> Iterator[Server]:
+    """Return a server of this test alone, which may end it or leave requests behind."""
+    with serve(environment, tmp_path) as served:
+        yield replace(served, key=make_key(owner_db, tenant))

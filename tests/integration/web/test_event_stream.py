@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -37,10 +38,10 @@ def key_of(token: str) -> UUID:
     return UUID(hex=token.split("_")[1])
 
 
-def test_a_stream_tells_every_event_and_goes_on_where_it_broke_off(server: Server, worker_db: Database) -> None:
+def test_a_stream_tells_every_event_and_goes_on_where_it_broke_off(own_server: Server, worker_db: Database) -> None:
     for n in range(3):
-        assert server.ask("POST", "/v1/jobs", JPEG + b"%d" % n, Content_Type="image/jpeg")[0] == 202
-    source = EventSource(server.port, server.key)
+        assert own_server.ask("POST", "/v1/jobs", JPEG + b"%d" % n, Content_Type="image/jpeg")[0] == 202
+    source = EventSource(own_server.port, own_server.key)
     assert source.answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert source.answer.headers["Cache-Control"] == "private, no-store"
     told = iter(source)
@@ -48,35 +49,35 @@ def test_a_stream_tells_every_event_and_goes_on_where_it_broke_off(server: Serve
     answer_all(worker_db)  # told while the stream waits
     before += [next(told) for _ in range(3)]
     source.close()
-    resumed = EventSource(server.port, server.key, last="2")
+    resumed = EventSource(own_server.port, own_server.key, last="2")
     told = iter(resumed)
     after = [next(told) for _ in range(4)]
     resumed.close()
     assert (source.retry, source.comments) == (2000, 1)
     assert [message.id for message in before] == ["1", "2", "3", "4", "5", "6"]
     assert after == before[2:]
-    feed = json.loads(server.ask("GET", "/v1/events")[2])["events"][:6]
+    feed = json.loads(own_server.ask("GET", "/v1/events")[2])["events"][:6]
     assert [(message.event, json.loads(message.data)) for message in before] == [
         (event["type"], event) for event in feed
     ]
 
 
-def test_a_last_event_id_outdoes_the_address_and_must_be_a_number(server: Server) -> None:
+def test_a_last_event_id_outdoes_the_address_and_must_be_a_number(own_server: Server) -> None:
     for n in range(3):
-        server.ask("POST", "/v1/jobs", JPEG + b"%d" % n, Content_Type="image/jpeg")
+        own_server.ask("POST", "/v1/jobs", JPEG + b"%d" % n, Content_Type="image/jpeg")
     for last, first in (("2", "3"), ("", "2"), ("0", "1")):
-        source = EventSource(server.port, server.key, last=last, path="/v1/events?after=1")
+        source = EventSource(own_server.port, own_server.key, last=last, path="/v1/events?after=1")
         assert next(iter(source)).id == first
         source.close()
     for wrong in ("evt_1", "-1", "1.5", "9" * 30, "9" * 19):
-        refused = EventSource(server.port, server.key, last=wrong)
+        refused = EventSource(own_server.port, own_server.key, last=wrong)
         assert refused.answer.status == 400
         assert json.loads(refused.answer.read())["type"].endswith("/problems/bad-request")
         refused.close()
 
 
 def test_a_server_that_is_to_end_ends_its_streams_and_answers_whoever_waits(
-    server: Server, owner_db: Database, tenant: UUID
+    own_server: Server, owner_db: Database, tenant: UUID
 ) -> None:
     """A stream goes on for an hour and a poll for a minute: the server would wait for both."""
 
@@ -86,29 +87,29 @@ def test_a_server_that_is_to_end_ends_its_streams_and_answers_whoever_waits(
             return used is not None
 
     key = make_key(owner_db, tenant)
-    source = EventSource(server.port, server.key)
-    poller = Server(server.port, server.log, key, server.process)
+    source = EventSource(own_server.port, own_server.key)
+    poller = replace(own_server, key=key)
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(poller.ask, "GET", "/v1/events", Prefer="wait=60")
         until(is_asking, "the poll has come")
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait(30)
+        own_server.process.send_signal(signal.SIGTERM)
+        own_server.process.wait(30)
         assert poll.result(30)[0] == 200
     assert list(source) == []
     assert source.is_whole
     source.close()
 
 
-def test_a_client_that_hangs_up_gives_its_place_back(server: Server) -> None:
+def test_a_client_that_hangs_up_gives_its_place_back(own_server: Server) -> None:
     """With four threads in all: were those of the gone not free again, nobody would be answered."""
     for _ in range(3):
-        source = EventSource(server.port, server.key)
+        source = EventSource(own_server.port, own_server.key)
         assert source.answer.status == 200
         source.close()
-    server.ask("POST", "/v1/jobs", JPEG, Content_Type="image/jpeg")  # news is what a gone client is noticed by
-    server.ask("POST", "/v1/jobs", JPEG + b"2", Content_Type="image/jpeg")
+    own_server.ask("POST", "/v1/jobs", JPEG, Content_Type="image/jpeg")  # news is what a gone client is noticed by
+    own_server.ask("POST", "/v1/jobs", JPEG + b"2", Content_Type="image/jpeg")
     for _ in range(3):
-        source = EventSource(server.port, server.key)
+        source = EventSource(own_server.port, own_server.key)
         assert next(iter(source)).id == "1"
         source.close()
 

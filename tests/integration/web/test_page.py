@@ -56,7 +56,7 @@ def test_photos_are_sent_followed_and_shown(tab: Tab, server: Server, worker_db:
     tab.until("document.getElementById('model').textContent.includes('synthetic')")
     tab.choose_files("#files", files)
     tab.until("document.getElementById('job-status').textContent.startsWith('0 of 3 done')")
-    store_copies(worker_db, tmp_path / "photos")
+    store_copies(worker_db, server.photos)
     answer_all(worker_db, ("classified", "rejected", "abstained"))
     tab.until("document.getElementById('job-status').textContent.startsWith('3 of 3 accounted for')")
     tab.until("document.querySelectorAll('.card').length === 3")

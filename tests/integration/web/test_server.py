@@ -20,6 +20,12 @@ END = f"\r\n--{BOUNDARY}--\r\n".encode()
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
 
+@pytest.fixture
+def photos_folder(serving: Server) -> Path:
+    """Return where the server of this file stores photos."""
+    return serving.photos
+
+
 def test_photos_go_in_and_answers_come_out(server: Server, worker_db: Database) -> None:
     photos = b"".join((b"\r\n" if n else b"") + HEAD + b"%d" % n + os.urandom(200_000) for n in range(20))
     status, headers, body = server.ask("POST", "/v1/jobs", photos + END, Content_Type=TYPE)

@@ -21,7 +21,7 @@ from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
 from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
-from tests.integration.worker.conftest import Submit, Worker, photo
+from tests.integration.worker.conftest import Remembering, Submit, Worker, photo
 from worker import classification
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
@@ -58,7 +58,7 @@ def test_photos_that_cannot_be_fetched_wait_longer_each_time(attempt: int, chanc
 def test_every_photo_gets_its_one_answer_and_bad_ones_are_rejected_alone(
     submit_photos: Submit, make_worker: Worker, app_db: Database, storage: Storage, tenant: UUID
 ) -> None:
-    photos = [photo(seed) for seed in range(40)]
+    photos = [photo(seed % 12) for seed in range(40)]
     photos[3], photos[17] = b"no photo at all", b""
     job = submit_photos(photos)
 
@@ -82,10 +82,10 @@ def test_every_photo_gets_its_one_answer_and_bad_ones_are_rejected_alone(
 
 
 def test_the_same_photo_gets_the_same_answer_alone_and_among_others(
-    submit_photos: Submit, make_worker: Worker, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
 ) -> None:
     alone, among = submit_photos([photo(1)]), submit_photos([photo(seed) for seed in (5, 1, 6)])
-    make_worker().drain()
+    make_worker(network=classifier).drain()
     [first] = results_of(app_db, tenant, alone)[1]
     second = results_of(app_db, tenant, among)[1][1]
     assert first.answer == second.answer
@@ -94,24 +94,24 @@ def test_the_same_photo_gets_the_same_answer_alone_and_among_others(
 class Brittle:
     """A network that fails whenever the photo it cannot bear is in the batch."""
 
-    def __init__(self, classifier: Classifier, unbearable: Callable[[NDArray[np.uint8]], bool]) -> None:
-        self.bundle = classifier.bundle
-        self._classifier = classifier
+    def __init__(self, network: Remembering, unbearable: Callable[[NDArray[np.uint8]], bool]) -> None:
+        self.bundle = network.bundle
+        self._network = network
         self._unbearable = unbearable
 
     def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
         if any(self._unbearable(one) for one in pixels):
             raise RuntimeError("the engine gave up")
-        return self._classifier.classify(pixels, quality)
+        return self._network.classify(pixels, quality)
 
 
 def test_a_batch_that_fails_is_halved_until_the_photo_that_breaks_it_stands_alone(
-    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
 ) -> None:
     photos = [photo(seed) for seed in range(11)]
     white = photos[6] = photo_of(255)
     job = submit_photos(photos)
-    brittle = Brittle(classifier, lambda one: bool(one.min() > 250))
+    brittle = Brittle(network, lambda one: bool(one.min() > 250))
 
     make_worker(network=brittle).drain()
 
@@ -249,24 +249,24 @@ def test_a_photo_that_is_gone_fails_at_once(
 class Slow:
     """A network that waits to be let go, once it has been reached."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.bundle = classifier.bundle
+    def __init__(self, network: Remembering) -> None:
+        self.bundle = network.bundle
         self.reached = threading.Event()
         self.go = threading.Event()
-        self._classifier = classifier
+        self._network = network
 
     def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
         self.reached.set()
         assert self.go.wait(30)
-        return self._classifier.classify(pixels, quality)
+        return self._network.classify(pixels, quality)
 
 
 def test_a_worker_asked_to_stop_gives_back_what_it_has_not_finished(
-    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, owner_db: Database,
+    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, owner_db: Database,
     tenant: UUID,
 ) -> None:  # fmt: skip
-    job = submit_photos([photo(seed) for seed in range(70)])
-    slow = Slow(classifier)
+    job = submit_photos([photo(seed % 8) for seed in range(70)])
+    slow = Slow(network)
     worker = make_worker(network=slow)
     thread = threading.Thread(target=worker.drain)
     thread.start()
@@ -287,11 +287,11 @@ def test_a_worker_asked_to_stop_gives_back_what_it_has_not_finished(
 
 
 def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
-    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, worker_db: Database,
+    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, worker_db: Database,
     owner_db: Database, tenant: UUID,
 ) -> None:  # fmt: skip
     job = submit_photos([photo(1)])
-    slow = Slow(classifier)
+    slow = Slow(network)
     frozen = make_worker("host/1/1", network=slow)
     thread = threading.Thread(target=frozen.drain)
     thread.start()
@@ -311,27 +311,32 @@ def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
 
 
 class Watching:
-    """A network that notes what it sees and, at its second batch, does something once."""
+    """A network that notes what it sees and, at its second batch, does something once.
 
-    def __init__(self, classifier: Classifier, then: Callable[[], object]) -> None:
-        self.bundle = classifier.bundle
+    ``seconds`` a photo is the time it takes, which batches are cut by.
+    """
+
+    def __init__(self, network: Remembering, then: Callable[[], object], seconds: float = 0.0) -> None:
+        self.bundle = network.bundle
         self.batches: list[NDArray[np.uint8]] = []
-        self._classifier = classifier
+        self._network = network
         self._then = then
+        self._seconds = seconds
 
     def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
         self.batches.append(pixels)
         if len(self.batches) == 2:
             self._then()
-        return self._classifier.classify(pixels, quality)
+        time.sleep(self._seconds * len(pixels))
+        return self._network.classify(pixels, quality)
 
 
 def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
-    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
 ) -> None:
-    submit_photos([photo(seed) for seed in range(96)])
+    submit_photos([photo(seed % 8) for seed in range(96)])
     urgent: list[UUID] = []
-    watching = Watching(classifier, lambda: urgent.append(submit_photos([photo_of(255)], "interactive")))
+    watching = Watching(network, lambda: urgent.append(submit_photos([photo_of(255)], "interactive")), 0.03)
 
     make_worker(network=watching).drain()
 
@@ -343,11 +348,11 @@ def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
 
 
 def test_a_job_of_many_in_the_interactive_lane_passes_nobody(
-    submit_photos: Submit, make_worker: Worker, classifier: Classifier, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
 ) -> None:
-    first = submit_photos([photo(seed) for seed in range(40)])
+    first = submit_photos([photo(seed % 8) for seed in range(40)])
     many: list[UUID] = []
-    watching = Watching(classifier, lambda: many.append(submit_photos([photo_of(255)] * 96, "interactive")))
+    watching = Watching(network, lambda: many.append(submit_photos([photo_of(255)] * 96, "interactive")))
 
     make_worker(network=watching).drain()
 
