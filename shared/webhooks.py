@@ -24,6 +24,7 @@ from shared.tables import Delivery, Endpoint
 KINDS: Final = (
     "job.accepted",
     "job.started",
+    "job.progress",
     "job.completed",
     "job.stopped",
     "job.cancelled",

@@ -5,6 +5,7 @@ This comes last in a transaction: it locks job rows in the order of their ids, t
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,6 +13,9 @@ from sqlalchemy.orm import Session
 
 from shared import events
 from shared.vocabulary import OUTCOMES
+
+# Jobs of fewer photos are over before anybody could ask how far they are.
+_MANY: Final = 100
 
 # Results inserted before hold their job by its key already, as foreign keys do; the stronger FOR UPDATE would make two
 # transactions that both have results of a job wait for each other.
@@ -70,17 +74,22 @@ def count(
         },
     ).all()
     closed = [row for row in rows if row.remaining == 0 and row.state != "receiving"]
-    events.record(
-        session,
-        [
-            events.NewEvent(
-                row.tenant_id,
-                f"job.{row.state}",
-                row.id,
-                row.round,
-                {"total": row.total, "counts": {outcome: getattr(row, outcome) for outcome in OUTCOMES}},
-            )
-            for row in closed
-        ],
-    )
+    far = [row for row in rows if row.remaining and _passes_a_quarter(row, sum(tally[row.id].values()))]
+    told = [_event(row, f"job.{row.state}") for row in closed] + [_event(row, "job.progress") for row in far]
+    events.record(session, told)
     return [row.id for row in closed]
+
+
+def _passes_a_quarter(job: sa.Row[Any], written: int) -> bool:
+    """Tell whether these results took a job of many photos past a quarter, a half or three quarters of them."""
+    if job.total < _MANY or job.state == "receiving":
+        return False
+    done = job.total - job.remaining
+    return bool(4 * done // job.total > 4 * (done - written) // job.total)
+
+
+def _event(job: sa.Row[Any], kind: str) -> events.NewEvent:
+    body: dict[str, Any] = {"total": job.total, "counts": {outcome: getattr(job, outcome) for outcome in OUTCOMES}}
+    if kind == "job.progress":
+        body["progress"] = round((job.total - job.remaining) / job.total, 4)
+    return events.NewEvent(job.tenant_id, kind, job.id, job.round, body)

@@ -50,7 +50,7 @@ _UNCOVERED = """
       AND EXISTS (SELECT FROM unit k WHERE k.job_id = i.job_id AND k.kind = 'intake'))
 """
 _TOLD_TWICE = """
-    SELECT job_id, kind, round, count(*) FROM event WHERE job_id IS NOT NULL
+    SELECT job_id, kind, round, count(*) FROM event WHERE job_id IS NOT NULL AND kind <> 'job.progress'
     GROUP BY job_id, kind, round HAVING count(*) <> 1
 """
 _UNTOLD = """

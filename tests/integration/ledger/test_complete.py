@@ -369,3 +369,26 @@ def test_giving_back_counts_neither_an_attempt_nor_a_crash(
     assert finish(worker_db, [first]).written == 0
     assert finish(worker_db, [again, second]).closed == (job.id,)
     check_invariants(owner_db)
+
+
+def test_a_large_job_tells_each_quarter_once(
+    app_db: Database, worker_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    job = submit_job(app_db, tenant, 128)
+    while units := take(worker_db, 1):
+        finish(worker_db, units)
+    told = rows(
+        owner_db, "SELECT body FROM event WHERE job_id = :job AND kind = 'job.progress' ORDER BY seq", job=job.id
+    )
+    progress = [row.body["progress"] for row in told]
+    assert [int(4 * share) for share in progress] == [1, 2, 3]
+    assert [sum(row.body["counts"].values()) for row in told] == [round(128 * share) for share in progress]
+
+
+def test_a_small_job_tells_its_end_alone(
+    app_db: Database, worker_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    job = submit_job(app_db, tenant, 99)
+    while units := take(worker_db, 1):
+        finish(worker_db, units)
+    assert kinds(owner_db, job.id) == ["job.accepted", "job.started", "job.completed"]

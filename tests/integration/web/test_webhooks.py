@@ -39,7 +39,7 @@ def test_the_secret_is_shown_once(clinic: Caller, hook: dict[str, Any]) -> None:
         ({"url": "https://localhost/"}, "#/url"),
         ({"url": "https://2130706433/"}, "#/url"),
         ({"url": URL, "events": ["job.vanished"]}, "#/events/0"),
-        ({"url": URL, "events": ["job.completed", "job.progress"]}, "#/events/1"),
+        ({"url": URL, "events": ["job.completed", "image.completed"]}, "#/events/1"),
         ({"url": URL, "secret": "whsec_short"}, "#/secret"),
         ({"url": URL, "urls": []}, "#/urls"),
         ({}, "#/url"),
