@@ -26,6 +26,7 @@ from tests.chaos.report import Report
 from tests.chaos.running import ROOT, Service, Up, running
 from tests.chaos.samples import JPEGS, SAMPLES
 from tests.chaos.senders import Senders
+from tests.chaos.telling import Telling, subscribe
 from tests.chaos.victims import Draw, schedule
 
 DRAIN_SECONDS = 240.0
@@ -64,8 +65,11 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) 
         with running(folder, settings=settings) as service:
             reference = undisturbed(service)
             for behaviour in _HOOKS:
-                endpoint(service, receivers.url(behaviour))
-            with Sampler(lambda: str(service.facts["database_url"])) as sampler:
+                subscribe(service, receivers.url(behaviour))
+            with (
+                Sampler(lambda: str(service.facts["database_url"])) as sampler,
+                Telling(service, receivers) as telling,
+            ):
                 started = time.monotonic()
                 with Load(service, SAMPLES, seed, lambda: sampler.results, senders=senders) as load:
                     killer = _kill(
@@ -78,6 +82,8 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) 
                 promise.await_closed(service, load.jobs, DRAIN_SECONDS)
                 drained = time.monotonic()
                 missing, owed = _await_messages(service, receivers)
+                telling.await_all(DRAIN_SECONDS)
+            missing += telling.differences(DRAIN_SECONDS)
             broken = [*sampler.broken, *load.broken, *missing, *found(service, load, reference)]
             return Report(
                 seed=seed,
@@ -99,14 +105,6 @@ def chaos(folder: Path, *, seed: int, kills: int, pause: float, minutes: float) 
                 broken=broken,
                 **_counts(service, load),
             )
-
-
-def endpoint(service: Service, url: str) -> str:
-    """Make a webhook endpoint that hears of everything, and return its id."""
-    with service.client() as client:
-        answer = client.post("/v1/webhooks", json={"url": url})
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
 
 
 def found(service: Service, load: Load, reference: Reference) -> list[str]:

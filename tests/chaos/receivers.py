@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Final
@@ -68,6 +68,12 @@ def fails(_: "Receivers", request: BaseHTTPRequestHandler, __: int) -> None:
     _answer(request, 500)
 
 
+def told(_: "Receivers", request: BaseHTTPRequestHandler, time_: int) -> None:
+    """Fail a quarter of the messages once, by their id, so that they come again; else be good."""
+    is_tried_again = request.headers["webhook-id"][-1] in "048c"
+    _answer(request, 503 if is_tried_again and time_ == 1 else 200)
+
+
 def recovers(_: "Receivers", request: BaseHTTPRequestHandler, time_: int) -> None:
     """Fail with 503 twice, then be good."""
     _answer(request, 200 if time_ >= 3 else 503)
@@ -92,22 +98,26 @@ REFUSING: Final[Mapping[str, Behaviour]] = {
     "fails": fails,
 }
 OTHERS: Final[Mapping[str, Behaviour]] = {"floods": floods, "gone": gone}
-_ALL: Final = {**TAKING, **REFUSING, **OTHERS}
+_ALL: Final = {**TAKING, **REFUSING, **OTHERS, "told": told}
 
 
 class Receivers(Listening):
-    """Receivers on one port; ``came`` counts the messages by path and id."""
+    """Receivers on one port; ``came`` counts the messages by path and id, ``bodies`` has what they said."""
 
     def __init__(self) -> None:
         self.came: Counter[tuple[str, str]] = Counter()
+        self._bodies: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
         self._lock = threading.Lock()
         receivers = self
 
         class Receiving(Handler):
             def do_POST(self) -> None:  # noqa: N802 - http.server's name
-                self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(int(self.headers["content-length"]))
                 path = self.path.strip("/")
                 with receivers._lock:
+                    bodies = receivers._bodies[path, self.headers["webhook-id"]]
+                    if body not in bodies:
+                        bodies.append(body)
                     receivers.came[path, self.headers["webhook-id"]] += 1
                     times = receivers.came[path, self.headers["webhook-id"]]
                 _ALL[path](receivers, self, times)
@@ -122,6 +132,11 @@ class Receivers(Listening):
         """Return how often each message came there."""
         with self._lock:
             return Counter({name: times for (path, name), times in self.came.items() if path == behaviour})
+
+    def bodies(self, behaviour: str) -> dict[str, list[bytes]]:
+        """Return every different body that came there, by the id of its message."""
+        with self._lock:
+            return {name: list(said) for (path, name), said in self._bodies.items() if path == behaviour}
 
     def await_ids(self, behaviour: str, wanted: set[str], seconds: float) -> set[str]:
         """Wait for messages, and return those that did not come."""

@@ -23,8 +23,12 @@ class EventSource:
         self.is_whole = False
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
-        self._connection.request("GET", path, headers=headers | ({"Last-Event-ID": last} if last else {}))
-        self.answer = self._connection.getresponse()
+        try:
+            self._connection.request("GET", path, headers=headers | ({"Last-Event-ID": last} if last else {}))
+            self.answer = self._connection.getresponse()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __iter__(self) -> Iterator[Message]:
         """Yield each message until the stream ends, which ``is_whole`` says afterwards, or breaks off."""
