@@ -186,7 +186,7 @@ class Server:
 
 
 @contextmanager
-def serve(variables: Mapping[str, str], folder: Path) -> Iterator[Server]:
+def serve(variables: Mapping[str, str], folder: Path, threads: int = 4) -> Iterator[Server]:
     """Run a server with these variables, its log and its photo storage in the folder."""
     port, log, photos = free_port(), folder / "web.log", folder / "photos"
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--host", "127.0.0.1"]
@@ -194,7 +194,7 @@ def serve(variables: Mapping[str, str], folder: Path) -> Iterator[Server]:
     # It appends, so that a test can empty the log.
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*command, "--blocking-threads", "4", "web.wsgi:app"],
+            [*command, "--blocking-threads", str(threads), "web.wsgi:app"],
             cwd=ROOT,
             env={**variables, **more, "PATH": os.environ["PATH"]},
             stdout=out,
