@@ -47,25 +47,25 @@ BROKEN_BODY = _kind(
     "broken-body",
     400,
     "The body is broken",
-    "The body ended early, is empty, or does not follow its Content-Type. Nothing was kept; send it again.",
+    "The body ended early, is empty, or does not follow its Content-Type. Nothing was kept.",
 )
 UNAUTHORIZED = _kind(
     "unauthorized",
     401,
     "A valid API key is needed",
-    "Send `Authorization: Bearer pxv_...` with a key that is neither expired nor revoked.",
+    "There was no `Authorization: Bearer pxv_...`, or its key is unknown, expired or revoked.",
 )
 MISSING_SCOPE = _kind(
     "missing-scope",
     403,
     "The API key may not do this",
-    "The key is valid but lacks the scope that the answer names. Use a key with that scope.",
+    "The key is valid but lacks the scope that the answer names.",
 )
 BAD_LINK = _kind(
     "bad-link",
     403,
     "This link is not one of ours",
-    "A link to a picture holds only as it was given out: whole and unaltered. Ask for a new one with `links=SECONDS`.",
+    "A link to a picture holds only as it was given out: whole and unaltered. This one is not.",
 )
 NOT_FOUND = _kind(
     "not-found",
@@ -80,35 +80,37 @@ NOT_YET = _kind(
     "The photo is known, but it has no working copy or no evidence: it still waits, or its outcome has none.",
 )
 METHOD_NOT_ALLOWED = _kind(
-    "method-not-allowed", 405, "This method is not offered here", "The Allow header lists the methods that are."
+    "method-not-allowed",
+    405,
+    "This method is not offered here",
+    "There is something at this address, but not by this method.",
 )
 NOT_ACCEPTABLE = _kind(
     "not-acceptable",
     406,
     "No such format",
-    "The answer says which formats there are; choose one with the Accept header.",
+    "The Accept header names no format that this answer comes in; the detail lists those there are.",
 )
 CONFLICT = _kind(
-    "conflict", 409, "The present state does not allow this", "It has moved on since you last looked: read it again."
+    "conflict", 409, "The present state does not allow this", "It has moved on since you last looked, or not yet."
 )
 GONE = _kind(
     "gone",
     410,
     "The job was deleted",
-    "Its photos and answers are gone for good; `tombstone` says what it was. Do not ask again.",
+    "Its photos and answers are gone for good; `tombstone` says what it was.",
 )
 LINK_ENDED = _kind(
     "link-ended",
     410,
     "This link has ended",
-    "Links to pictures are good for minutes, and no longer than the API key that asked for them. Ask for a new one "
-    "with `links=SECONDS`.",
+    "Links to pictures are good for minutes, and no longer than the API key that asked for them.",
 )
 IN_FLIGHT = _kind(
     "request-in-flight",
     409,
     "A request with this Idempotency-Key is still running",
-    "Wait as long as Retry-After says, then send the same request again: it is answered or taken over.",
+    "The first request with this key has no answer yet. It ends soon, or it is taken over by who asks again.",
 )
 LENGTH_REQUIRED = _kind(
     "length-required",
@@ -118,10 +120,10 @@ LENGTH_REQUIRED = _kind(
     "multipart/form-data, which says itself where it ends.",
 )
 TOO_LARGE = _kind(
-    "request-too-large", 413, "The request is too large", "`/v1/limits` says how large it may be. Send several jobs."
+    "request-too-large", 413, "The request is too large", "It has more bytes than the service takes at once."
 )
 TOO_MANY_PHOTOS = _kind(
-    "too-many-photos", 413, "Too many photos for one job", "`/v1/limits` says how many it may have. Send several jobs."
+    "too-many-photos", 413, "Too many photos for one job", "It has more photos than a job may have."
 )
 UNSUPPORTED_TYPE = _kind(
     "unsupported-type",
@@ -137,14 +139,18 @@ INVALID_OPTIONS = _kind(
     "`errors` names each one: `pointer` (a JSON pointer) in a JSON document, `parameter` in the query.",
 )
 REFUSED = _kind("refused", 422, "This cannot be done", "It is well-formed, but asks for what cannot be.")
-NO_PHOTOS = _kind("no-photos", 422, "The job has no photos", "Send at least one part named `photos`.")
+NO_PHOTOS = _kind(
+    "no-photos", 422, "The job has no photos", "A form came without a part named `photos`, or a list without an image."
+)
 DUPLICATE_CUSTOM_ID = _kind(
     "duplicate-custom-id",
     422,
     "A custom_id occurs twice",
     "Within a job each custom_id must be unique; `errors` points at the second one.",
 )
-UNKNOWN_MODEL = _kind("unknown-model", 422, "There is no such model", "`/v1/models` lists the models that are served.")
+UNKNOWN_MODEL = _kind(
+    "unknown-model", 422, "There is no such model", "The job asks for a model that is not served here."
+)
 MODEL_REFUSED = _kind(
     "model-refused",
     422,
@@ -155,7 +161,7 @@ KEY_REUSED = _kind(
     "idempotency-key-reused",
     422,
     "This Idempotency-Key was used for another request",
-    "A key stands for one request. Make a new key for a new request.",
+    "A key stands for one request, and this one was used for a request with another body or other options.",
 )
 TENANT_FULL = _kind(
     "too-much-waiting",
@@ -185,12 +191,8 @@ INTERNAL = _kind(
     "Something went wrong on our side",
     "Nothing half done was kept. Tell us the answer's `request_id`.",
 )
-DATABASE_AWAY = _kind(
-    "database-away", 503, "The database is out of reach", "Nothing was lost. Try again when Retry-After has passed."
-)
-STORAGE_AWAY = _kind(
-    "storage-away", 503, "The photo storage is out of reach", "Nothing was kept. Try again after Retry-After."
-)
+DATABASE_AWAY = _kind("database-away", 503, "The database is out of reach", "Nothing was lost.")
+STORAGE_AWAY = _kind("storage-away", 503, "The photo storage is out of reach", "It is away or full. Nothing was kept.")
 MODEL_AWAY = _kind(
     "model-away",
     503,
@@ -230,7 +232,12 @@ TOO_SLOW = _kind(
     "The body comes in too slowly",
     "Less came than a mobile telephone sends on a bad line. Nothing was kept. Send it again where the line is better.",
 )
-UNAVAILABLE = _kind("unavailable", 503, "A part we need is out of reach", "Try again when Retry-After has passed.")
+UNAVAILABLE = _kind(
+    "unavailable",
+    503,
+    "A part we need is out of reach",
+    "The service cannot work without it. Nothing half done was kept.",
+)
 
 
 _NOTHING: Final = "There is no such thing here."

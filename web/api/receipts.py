@@ -27,11 +27,19 @@ _DOCUMENT: Final[dict[str, Any]] = {
             "properties": {"alg": {"const": "EdDSA"}, "kid": {"type": "string"}, "value": {"type": "string"}},
         },
     },
+    "examples": [
+        {
+            "payload": {"stage": "closed", "job": "job_0192f0c1e5a07bd2a3c4d5e6f708192a", "total": 3},
+            "signature": {"alg": "EdDSA", "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "value": "base64url"},
+        }
+    ],
 }
 _JWKS: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["keys"],
     "properties": {"keys": {"type": "array", "items": {"type": "object"}}},
+    # The public key of RFC 8037, appendix A.
+    "examples": [{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}],
 }
 
 

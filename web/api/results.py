@@ -59,6 +59,11 @@ _COLUMNS: Final = (
     "prediction_set", "reasons", "in_distribution", "blur", "exposure", "size", "flat", "duplicate_of",
     "model_id", "model_digest", "attempts", "finished_at", "use",
 )  # fmt: skip
+_CSV: Final = (
+    ",".join(_COLUMNS) + "\r\n0,img_0192f0c1e5a07bd2a3c4d5e6f708192a,patient-7/photo-1,IMG_2041.jpg,9f86d0...,2481152,"
+    "classified,mpox,0.93,mpox=0.93;other=0.07,mpox,,True,120.5,0.5,900,30.0,,demo-synthetic,9f86d0...,1,"
+    "2027-01-31T12:00:00Z,research-only\r\n"
+)
 
 
 class ResultList(Shape):
@@ -91,7 +96,7 @@ class ResultsQuery(Strict):
             {
                 "application/json": ResultList,
                 "application/x-ndjson": ResultBody,
-                "text/csv": {"type": "string", "description": ", ".join(_COLUMNS)},
+                "text/csv": {"type": "string", "description": ", ".join(_COLUMNS), "examples": [_CSV]},
                 parquet.MEDIA_TYPE: {"type": "string", "format": "binary", "description": parquet.DESCRIPTION},
             },
             (LINK,),

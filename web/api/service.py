@@ -1,20 +1,21 @@
 """What the service says about itself: its limits and its own description."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response, current_app, json
 from pydantic import Field
 
 from shared.ledger.idempotency import KEPT
-from shared.webhooks import KINDS
 from web.api.waiting import LONGEST_WAIT
-from web.openapi import Answer, document, operation
+from web.description import described
+from web.openapi import Answer, operation
 from web.services import services
 from web.wire import Shape, respond
 
 api = Blueprint("service", __name__)
 
 _TAG: Final = "service"
+_DOCUMENT: Final = {"type": "object", "examples": [{"openapi": "3.1.0", "info": {"title": "PoxVisio"}, "paths": {}}]}
 _PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 
 
@@ -75,55 +76,12 @@ def limits() -> Response:
 @api.get("/openapi.json")
 @operation(
     "Read this document",
-    {200: Answer("OpenAPI 3.1.", {"application/json": {"type": "object"}})},
+    {200: Answer("OpenAPI 3.1.", {"application/json": _DOCUMENT})},
     tag=_TAG,
 )
 def openapi() -> Response:
     """Return the description of every route, made from the routes."""
-    described = document(current_app, services().settings.public_url, _webhooks())
-    answer = Response(json.dumps(described, ensure_ascii=False) + "\n", mimetype="application/json")
+    told = described(current_app, services().settings.public_url)
+    answer = Response(json.dumps(told, ensure_ascii=False) + "\n", mimetype="application/json")
     answer.headers["Cache-Control"] = "public, max-age=300"
     return answer
-
-
-def _webhooks() -> dict[str, Any]:
-    """Return what we send to others: one path item a kind of event (Standard Webhooks 1.0.0)."""
-    return {kind: {"post": _webhook(kind)} for kind in KINDS}
-
-
-def _webhook(kind: str) -> dict[str, Any]:
-    headers = {
-        "webhook-id": "The event's id, the same on every attempt.",
-        "webhook-timestamp": "Unix seconds of this attempt.",
-        "webhook-signature": "`v1,` and HMAC-SHA256 in base64; a space between several.",
-    }
-    body = {
-        "type": "object",
-        "required": ["type", "timestamp", "data"],
-        "properties": {
-            "type": {"const": kind},
-            "timestamp": {"type": "string", "format": "date-time"},
-            "data": {
-                "type": "object",
-                "required": ["id", "sequence", "previous_id"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "sequence": {"type": "integer"},
-                    "previous_id": {"type": ["string", "null"]},
-                },
-            },
-        },
-    }
-    return {
-        "summary": f"`{kind}` happened",
-        "security": [],
-        "parameters": [
-            {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
-            for name, text in headers.items()
-        ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {
-            "2XX": {"description": "Received."},
-            "410": {"description": "Never again: disables the endpoint."},
-        },
-    }

@@ -4,13 +4,18 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, current_app, render_template, request
+from markupsafe import Markup
+from pydantic import Field
 
 from shared.bundle import RESEARCH_USE
 from web.access import PAGE_POLICY
+from web.advice import advice_of, example_of_problem
+from web.description import described
 from web.openapi import Answer, operation
+from web.pages.reference import breakable, inline, pretty, reference, used_by
 from web.problems import KINDS, NOT_FOUND, not_found
 from web.services import services
 from web.wire import Shape, respond
@@ -22,6 +27,7 @@ _MEDIA: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/sv
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _HTML: Final = {"type": "string"}
 _TAG: Final = "pages"
+_DOCS: Final = "poxvisio.docs"
 
 
 class KindBody(Shape):
@@ -31,13 +37,16 @@ class KindBody(Shape):
     status: int
     title: str
     meaning: str
+    do: str = Field(description="What to do about it")
+    is_temporary: bool = Field(description="Whether the same request may work later")
+    example: dict[str, Any] = Field(description="An answer of this type")
 
 
 @pages.get("/")
 @operation("The page people work with", {200: Answer("A page.", {"text/html": _HTML})}, tag=_TAG)
 def home() -> Response:
     """Show the page; it holds no data, which it fetches with the reader's key."""
-    return _page(render_template("home.html", notice=RESEARCH_USE, asset=asset))
+    return _page(_rendered("home.html"))
 
 
 @pages.get("/problems/<name>")
@@ -52,13 +61,41 @@ def problem(name: str) -> Response:
     kind = KINDS.get(name)
     if kind is None:
         raise not_found()
+    url, advice = services().settings.public_url, advice_of(kind)
+    example = example_of_problem(kind, url)
     if request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json":
-        address = f"{services().settings.public_url}/problems/{name}"
-        told = KindBody(type=address, status=kind.status, title=kind.title, meaning=kind.meaning)
+        address = f"{url}/problems/{name}"
+        told = KindBody(
+            type=address,
+            status=kind.status,
+            title=kind.title,
+            meaning=kind.meaning,
+            do=advice.do,
+            is_temporary=advice.again,
+            example=example,
+        )
         return respond(told, headers={"Vary": "Accept"})
-    page = _page(render_template("problem.html", kind=kind, kinds=KINDS.values(), notice=RESEARCH_USE, asset=asset))
+    routes = used_by(described(current_app, url), kind)
+    page = _page(_rendered("problem.html", kind=kind, advice=advice, example=example, used_by=routes))
     page.vary.add("Accept")
     return page
+
+
+@pages.get("/docs")
+@operation(
+    "The reference of this API",
+    {200: Answer("What `/openapi.json` says, for people; it loads nothing from elsewhere.", {"text/html": _HTML})},
+    tag=_TAG,
+)
+def docs() -> Response:
+    """Show the description of every route."""
+    kept: str | None = current_app.extensions.get(_DOCS)
+    if kept is None:
+        told = reference(described(current_app, services().settings.public_url))
+        kept = current_app.extensions[_DOCS] = _rendered("docs.html", **told)
+    answer = _page(kept)
+    answer.headers["Cache-Control"] = "public, max-age=300"
+    return answer
 
 
 @pages.get("/static/<name>")
@@ -71,6 +108,25 @@ def static(name: str) -> Response:
     answer = Response(file.data, mimetype=file.media)
     answer.headers["Cache-Control"] = _FOR_EVER if request.args.get("v") == file.mark else "no-cache"
     return answer
+
+
+def _rendered(template: str, **shown: Any) -> str:
+    return render_template(template, notice=RESEARCH_USE, asset=asset, **shown)
+
+
+@pages.app_template_filter("inline")
+def _inline(text: str) -> Markup:
+    return inline(text)
+
+
+@pages.app_template_filter("breakable")
+def _breakable(path: str) -> Markup:
+    return breakable(path)
+
+
+@pages.app_template_filter("pretty")
+def _pretty(value: Any) -> str:
+    return pretty(value)
 
 
 def asset(name: str) -> str:

@@ -1,13 +1,20 @@
 """``/openapi.json`` is valid, and says of the running server neither more nor less than is true."""
 
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from flask import Flask
+from jsonschema import Draft202012Validator, FormatChecker
+from markupsafe import escape
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from shared.webhooks import KINDS
 from tests.integration.web.conftest import Caller
-from web.openapi import described_rules
+from web.advice import ADVICE
+from web.description import described
+from web.openapi import described_rules, is_opaque, template
 from web.problems import KINDS as PROBLEMS
 
 METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE"}
@@ -47,6 +54,7 @@ def test_only_what_must_be_open_needs_no_key(app: Flask) -> None:
     assert open_routes == {
         "/",
         "/.well-known/poxvisio-keys.json",
+        "/docs",
         "/livez",
         "/openapi.json",
         "/problems/<name>",
@@ -64,12 +72,78 @@ def test_operation_ids_are_unique(clinic: Caller) -> None:
     assert len(names) == len(set(names))
 
 
+def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield every body of a request or an answer: where it stands, its media type, and what is said of it."""
+    items = [*document["paths"].items(), *document["webhooks"].items()]
+    for path, item in items:
+        for method, operation in item.items():
+            contents = {"request": operation.get("requestBody", {}), **operation["responses"]}
+            for part, said in contents.items():
+                for media, body in said.get("content", {}).items():
+                    yield f"{method} {path} {part}", media, body
+
+
+def test_every_body_has_an_example_that_fits_its_schema(clinic: Caller) -> None:
+    document = clinic.client.get("/openapi.json").json
+    assert document is not None
+    seen = 0
+    for place, media, body in bodies(document):
+        if is_opaque(media, body["schema"]):
+            continue
+        examples = [entry["value"] for entry in body.get("examples", {}).values()] or [body["example"]]
+        schema = {**body["schema"], "components": document["components"]}
+        for example in examples:
+            Draft202012Validator(schema, format_checker=FormatChecker()).validate(example)
+            assert example not in ({}, [], "text"), f"{place} shows nothing as {media}"
+            seen += 1
+    assert seen >= 300
+
+
+def test_every_example_of_a_request_is_one_that_the_server_takes(app: Flask) -> None:
+    document = described(app, "http://127.0.0.1:8000")
+    tried = 0
+    for rule, operation in described_rules(app):
+        for media, model in (operation.body or {}).items():
+            if isinstance(model, type):
+                content = document["paths"][template(rule)]["post" if "POST" in (rule.methods or ()) else "patch"]
+                example = content["requestBody"]["content"][media]["example"]
+                model.model_validate_json(json.dumps(example))
+                tried += 1
+    assert tried >= 10
+
+
+def test_every_operation_and_every_header_and_parameter_is_described(app: Flask) -> None:
+    document = described(app, "http://127.0.0.1:8000")
+    undescribed = [
+        f"{method} {path} {parameter['name']}"
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        for parameter in operation["parameters"]
+        if not parameter.get("description")
+    ]
+    assert undescribed == []
+    assert all(tag["description"] for tag in document["tags"])
+
+
 def test_every_kind_of_problem_has_its_page(clinic: Caller) -> None:
+    assert set(ADVICE) == set(PROBLEMS)
     for name, kind in PROBLEMS.items():
         page = clinic.client.get(f"/problems/{name}")
         assert page.status_code == 200
-        assert kind.title in page.text
+        for heading in (escape(kind.title), "What happened", "What to do", "Example"):
+            assert heading in page.text, name
+        assert escape(ADVICE[name].detail) in page.text, name
         told = clinic.client.get(f"/problems/{name}", headers={"Accept": "application/json"}).json
         assert told is not None
         assert (told["status"], told["title"]) == (kind.status, kind.title)
+        assert told["example"]["type"] == told["type"]
     assert clinic.client.get("/problems/no-such").status_code == 404
+
+
+def test_the_type_of_an_answer_leads_to_its_page(clinic: Caller) -> None:
+    for path in ("/v1/jobs/job_1", "/v1/jobs?limit=x", "/nowhere", "/v1/links/x"):
+        problem = clinic.get(path).json
+        assert problem is not None
+        page = clinic.client.get(problem["type"].removeprefix("http://127.0.0.1:8000"))
+        assert (page.status_code, page.mimetype) == (200, "text/html")
+        assert escape(problem["title"]) in page.text
