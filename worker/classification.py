@@ -1,32 +1,28 @@
 """The worker's main work: claimed photos in, answers out, with decoding, the network and the ledger overlapping.
 
 One photo's way: ``_claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
-``Network`` has two micro-batches under way, and a finisher thread stores working copies and completes units
+``Network`` has two micro-batches under way, and ``Finisher`` stores working copies and completes units
 whose photos all have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo
 that breaks it is found; a photo that cannot be fetched now waits and is tried again.
 """
 
-import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from shared.crash_points import passing
 from shared.database import Database
-from shared.errors import DatabaseAway, StorageAway
+from shared.errors import DatabaseAway
 from shared.ledger.claim import MANY, Lease, claim
-from shared.ledger.complete import complete
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage
-from shared.storage.keys import copy_key
+from worker.finishing import Finisher
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
@@ -38,7 +34,6 @@ from worker.work import Work
 
 log = logger(__name__)
 
-_UNFINISHED = 2
 _FIRST_GUESS = 20.0
 _BATCH_SECONDS = 0.1
 _WAITING_PEOPLE = 8
@@ -78,13 +73,11 @@ class Classification:
     ) -> None:
         self._settings = settings
         self._database = database
-        self._storage = storage
         self._models = models
         self._photos = photos
         self._holder = holder
         self._keeper = LeaseKeeper(database, settings.lease_floor)
-        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
-        self._unfinished: deque[Future[None]] = deque()
+        self._finisher = Finisher(database, storage, self._keeper)
         self._network = Network()
         self._shadow = Shadow(database, models)
         self._ended = 0.0
@@ -95,7 +88,6 @@ class Classification:
         self._looked_at = 0.0
         self._claimed = 0
         self._seconds_each = 1 / _FIRST_GUESS
-        self.answered = 0
 
     def stop(self) -> None:
         """Ask for a stop after the present micro-batch; what is unfinished then goes back to the ledger."""
@@ -105,7 +97,7 @@ class Classification:
         """Release threads and decoding children."""
         self._stopping.set()
         self._network.close()
-        self._finisher.shutdown()
+        self._finisher.close()
         self._keeper.close()
         self._photos.close()
 
@@ -114,7 +106,7 @@ class Classification:
 
         Faults of the database end the drain; what was claimed goes back, or is reaped. Photos wait, none is lost.
         """
-        before = self.answered
+        before = self._finisher.answered
         try:
             while (self._work_through() or self._parked or self._look_in_shadow()) and not self._stopping.is_set():
                 if self._parked:
@@ -128,7 +120,7 @@ class Classification:
             raise
         else:
             self._let_go(give_back)
-        return self.answered - before
+        return self._finisher.answered - before
 
     def _work_through(self) -> bool:
         """Claim and work until no more is to be had beside what is claimed; return whether there was anything."""
@@ -139,12 +131,17 @@ class Classification:
             if self._stopping.is_set():
                 break
         self._settle_all()
-        self._wait_for_finisher(0)
+        self._finisher.finish()
         return self._claimed > before
 
     def _look_in_shadow(self) -> bool:
         """Use a tenth of a second in which nothing waits; return whether there was a photo to look at."""
         return self._shadow.look(self._batch_size)
+
+    @property
+    def answered(self) -> int:
+        """How many photos this process has answered."""
+        return self._finisher.answered
 
     @property
     def images_per_second(self) -> float:
@@ -272,67 +269,12 @@ class Classification:
         for work in whole:
             del self._open[work.unit.id]
         if whole:
-            self._unfinished.append(self._finisher.submit(self._finish, whole))
-            self._wait_for_finisher(_UNFINISHED)
-
-    def _finish(self, works: Sequence[Work]) -> None:
-        """Store working copies, then complete the units that are still ours; runs in the finisher's thread."""
-        ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit)]
-        try:
-            self._store_copies(ours)
-        except StorageAway as error:
-            log.warning("copies_not_stored", error=str(error))
-            self._drop_copies(ours)
-            ours = [work.without_copies() for work in ours]
-        passing("worker.copied")
-        self._complete(ours)
-        self._keeper.drop(work.unit for work in works)
-
-    def _store_copies(self, works: Sequence[Work]) -> None:
-        keys = []
-        for work in works:
-            for image_id, copy in work.copies.items():
-                key = copy_key(work.unit.job_id, image_id)
-                with self._storage.create(key, limit=len(copy)) as upload:
-                    upload.write(copy)
-                    upload.finish()
-                keys.append(key)
-        self._storage.settle(keys)
-
-    def _drop_copies(self, works: Sequence[Work]) -> None:
-        """Forget copies that may be there or under way: their photos are looked at again, or stand without."""
-        with contextlib.suppress(StorageAway):
-            self._storage.delete(copy_key(work.unit.job_id, image_id) for work in works for image_id in work.copies)
-
-    def _complete(self, works: Sequence[Work]) -> None:
-        """Complete the units, again and again while the database is away and the leases hold."""
-        while works:
-            leases = self._keeper.leases(work.unit for work in works)
-            outcomes = [outcome for work in works for outcome in work.outcomes]
-            deferred = [item for work in works for item in work.deferred]
-            try:
-                with self._database.transaction() as session:
-                    done = complete(session, leases, outcomes, deferred)
-                    passing("worker.completing")
-            except DatabaseAway:
-                time.sleep(0.5)
-                works = [work for work in works if self._keeper.holds(work.unit)]
-                continue
-            passing("worker.completed")
-            self.answered += done.written
-            log.info("units_completed", units=len(done.units), lost=len(works) - len(done.units), images=done.written)
-            return
-
-    def _wait_for_finisher(self, allowed: int) -> None:
-        while len(self._unfinished) > allowed:
-            self._unfinished.popleft().result()
+            self._finisher.put(whole)
 
     def _let_go(self, how: Callable[[Session, Sequence[Lease]], int]) -> None:
         """Return what is unfinished to the ledger, whatever went wrong; where that fails, the leases run out."""
         self._network.drop()
-        while self._unfinished:
-            if error := self._unfinished.popleft().exception():
-                log.error("finisher_failed", error=type(error).__name__)
+        self._finisher.settle()
         leases = self._keeper.drop_all()
         self._shadow.drop()
         self._open.clear()

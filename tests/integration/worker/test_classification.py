@@ -22,7 +22,7 @@ from shared.storage import Storage, Upload
 from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Remembering, Submit, Worker, photo
-from worker import classification
+from worker import finishing
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
@@ -391,7 +391,7 @@ def test_a_completion_that_breaks_leaves_nothing_held(
     def broken(*_: object) -> None:
         raise ArithmeticError("a fault of the program")
 
-    monkeypatch.setattr(classification, "complete", broken)
+    monkeypatch.setattr(finishing, "complete", broken)
     worker = make_worker()
     with pytest.raises(ArithmeticError):
         worker.drain()

@@ -1,0 +1,109 @@
+"""Finishing units in a thread of their own: their working copies are stored, then they are completed under their fence.
+
+The network goes on meanwhile. Whoever hands over waits once two are unfinished: memory stays bounded.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from shared.crash_points import passing
+from shared.database import Database
+from shared.errors import DatabaseAway, StorageAway
+from shared.ledger.complete import complete
+from shared.logs import logger
+from shared.storage import Storage
+from shared.storage.keys import copy_key
+from worker.leases import LeaseKeeper
+from worker.work import Work
+
+log = logger(__name__)
+
+_UNFINISHED: Final = 2
+_AGAIN_SECONDS: Final = 0.5
+
+
+class Finisher:
+    """Stores and completes what is whole; ``answered`` counts the results written."""
+
+    def __init__(self, database: Database, storage: Storage, keeper: LeaseKeeper) -> None:
+        self._database = database
+        self._storage = storage
+        self._keeper = keeper
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self._under_way: deque[Future[None]] = deque()
+        self.answered = 0
+
+    def put(self, works: Sequence[Work]) -> None:
+        """Take whole units, and those that were lost; wait where too many are unfinished."""
+        self._under_way.append(self._thread.submit(self._finish, works))
+        self._wait(_UNFINISHED)
+
+    def finish(self) -> None:
+        """Wait until everything is finished; raises what broke the thread."""
+        self._wait(0)
+
+    def settle(self) -> None:
+        """Wait until everything is finished, whatever went wrong with it."""
+        while self._under_way:
+            if error := self._under_way.popleft().exception():
+                log.error("finisher_failed", error=type(error).__name__)
+
+    def close(self) -> None:
+        """End the thread when it has finished."""
+        self._thread.shutdown()
+
+    def _wait(self, allowed: int) -> None:
+        while len(self._under_way) > allowed:
+            self._under_way.popleft().result()
+
+    def _finish(self, works: Sequence[Work]) -> None:
+        """Store working copies, then complete the units that are still ours."""
+        ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit)]
+        try:
+            self._store_copies(ours)
+        except StorageAway as error:
+            log.warning("copies_not_stored", error=str(error))
+            self._drop_copies(ours)
+            ours = [work.without_copies() for work in ours]
+        passing("worker.copied")
+        self._complete(ours)
+        self._keeper.drop(work.unit for work in works)
+
+    def _store_copies(self, works: Sequence[Work]) -> None:
+        keys = []
+        for work in works:
+            for image_id, copy in work.copies.items():
+                key = copy_key(work.unit.job_id, image_id)
+                with self._storage.create(key, limit=len(copy)) as upload:
+                    upload.write(copy)
+                    upload.finish()
+                keys.append(key)
+        self._storage.settle(keys)
+
+    def _drop_copies(self, works: Sequence[Work]) -> None:
+        """Forget copies that may be there or under way: their photos are looked at again, or stand without."""
+        with contextlib.suppress(StorageAway):
+            self._storage.delete(copy_key(work.unit.job_id, image_id) for work in works for image_id in work.copies)
+
+    def _complete(self, works: Sequence[Work]) -> None:
+        """Complete the units, again and again while the database is away and the leases hold."""
+        while works:
+            leases = self._keeper.leases(work.unit for work in works)
+            outcomes = [outcome for work in works for outcome in work.outcomes]
+            deferred = [item for work in works for item in work.deferred]
+            try:
+                with self._database.transaction() as session:
+                    done = complete(session, leases, outcomes, deferred)
+                    passing("worker.completing")
+            except DatabaseAway:
+                time.sleep(_AGAIN_SECONDS)
+                works = [work for work in works if self._keeper.holds(work.unit)]
+                continue
+            passing("worker.completed")
+            self.answered += done.written
+            log.info("units_completed", units=len(done.units), lost=len(works) - len(done.units), images=done.written)
+            return
