@@ -38,6 +38,7 @@ class Candidate:
 CANDIDATES: Final = (
     Candidate("openvino", "f32"),
     Candidate("openvino", "bf16"),
+    Candidate("openvino", "int8"),
     Candidate("tensorflow", "f32"),
     Candidate("torch", "f32"),
 )

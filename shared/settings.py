@@ -234,10 +234,10 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_ENGINE",
         description="openvino, tensorflow or torch; auto: TensorFlow, else PyTorch, on a GPU it sees, else OpenVINO",
     )
-    precision: Literal["auto", "f32", "f16", "bf16"] = Field(
+    precision: Literal["auto", "f32", "f16", "bf16", "int8"] = Field(
         default="auto",
         validation_alias="POXVISIO_PRECISION",
-        description="f32, f16 or bf16; auto: a half one where the device has it and the bundle was proved in it",
+        description="f32, f16, bf16 or int8; auto: the fastest that the device has and the bundle was proved in",
     )
     engine_threads: int = Field(
         default=0,

@@ -54,9 +54,9 @@ class Calibration:
     limits: QualityLimits
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Calibration:
-        """What a verified bundle stores."""
-        stored: Mapping[str, Any] = bundle.calibration
+    def of(cls, bundle: Bundle, precision: str = "f32") -> Calibration:
+        """What a verified bundle stores for this precision: int8 has a calibration of its own."""
+        stored = fitted_for(bundle, precision)
         return cls(
             labels=bundle.labels,
             temperature=float(stored["temperature"]),
@@ -80,6 +80,19 @@ class Answer:
     quality: dict[str, float]
     in_distribution: bool
     evidence: list[float]
+
+
+def fitted_for(bundle: Bundle, precision: str) -> Mapping[str, Any]:
+    """A bundle's calibration, with what was fitted for this precision in the place of what float32 has."""
+    stored: Mapping[str, Any] = bundle.calibration
+    own: Mapping[str, Any] = stored.get("int8", {}).get("calibration", {}) if precision == "int8" else {}
+    gate = {**stored["gate"], **({"limit": own["gate_limit"]} if "gate_limit" in own else {})}
+    return {**stored, **own, "gate": gate}
+
+
+def temperature_of(bundle: Bundle, precision: str) -> float:
+    """The temperature that this precision's logits are divided by."""
+    return float(fitted_for(bundle, precision)["temperature"])
 
 
 def probabilities_of(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:

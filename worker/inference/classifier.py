@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle
+from shared.errors import EngineRefused
 from worker.inference import openvino_engine, tensorflow_engine, torch_engine
 from worker.inference.answers import Answer, Calibration, answers_from
 from worker.inference.compiled import compiled_folder
 from worker.inference.devices import gpu_seen_by
 from worker.inference.engine import Engine
+from worker.inference.openvino_int8 import ranges_of
 from worker.inference.parity import check_parity
 from worker.inference.preprocess import SIDE, Quality
 from worker.inference.weights import load_reference, load_weights
 
 ENGINES = ("auto", "openvino", "tensorflow", "torch")
-PRECISIONS = ("auto", "f32", "f16", "bf16")
+PRECISIONS = ("auto", "f32", "f16", "bf16", "int8")
 _HALVES = {
     "openvino": openvino_engine.halves_here,
     "tensorflow": tensorflow_engine.halves_here,
@@ -43,9 +45,10 @@ class Classifier:
         """Compiles the network (0.3 s with OpenVINO, 3 s with Keras) and checks it against the bundle's reference.
 
         engine "auto": TensorFlow where it sees a GPU, else PyTorch where it sees one, else OpenVINO. precision "auto":
-        the first half precision that the device is faster in and the bundle was proved in, else f32. threads 0: one
-        per core. Compiled code and the parity record go to a folder of their own inside `cache`. Raises ParityFailed,
-        BundleAltered; EngineRefused where the engine cannot be built here; ValueError for an unknown name.
+        int8 with OpenVINO where the bundle was quantised, else the first half precision that the device is faster in
+        and the bundle was proved in, else f32. threads 0: one per core. Compiled code and the parity record go to a
+        folder of their own inside `cache`. Raises ParityFailed, BundleAltered; EngineRefused where the engine cannot be
+        built here; ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
             raise ValueError(f"engine is one of {', '.join(ENGINES)} and precision one of {', '.join(PRECISIONS)}")
@@ -54,7 +57,7 @@ class Classifier:
         with compiled_folder(cache, bundle, library, arithmetic) as folder:
             compiled = _built(bundle, library, arithmetic, threads, folder)
             check_parity(compiled, bundle, folder)
-        return cls(bundle, compiled, Calibration.of(bundle))
+        return cls(bundle, compiled, Calibration.of(bundle, arithmetic))
 
     def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
         """Answers for photos [n, 224, 224, 3] from `network_input` and their qualities, in order.
@@ -78,14 +81,21 @@ def _library() -> str:
 
 def _arithmetic(bundle: Bundle, library: str) -> str:
     proved = bundle.calibration["precisions"]
+    if library == "openvino" and "int8" in proved and openvino_engine.int8_here():
+        return "int8"
     return next((half for half in _HALVES[library]() if half in proved), "f32")
 
 
 def _built(bundle: Bundle, library: str, precision: str, threads: int, folder: Path) -> Engine:
+    if precision == "int8" and library != "openvino":
+        raise EngineRefused(f"int8 is computed by OpenVINO alone, not by {library}: choose another precision.")
     weights = load_weights(bundle)
     if library == "tensorflow":
         return tensorflow_engine.TensorFlowEngine(weights, precision=precision, threads=threads)
     if library == "torch":
         return torch_engine.TorchEngine(weights, precision=precision, threads=threads)
     seen = load_reference(bundle).photos
-    return openvino_engine.OpenVinoEngine(weights, seen=seen, precision=precision, threads=threads, cache=folder)
+    ranges = ranges_of(bundle) if precision == "int8" else None
+    return openvino_engine.OpenVinoEngine(
+        weights, seen=seen, precision=precision, threads=threads, cache=folder, ranges=ranges
+    )

@@ -17,17 +17,23 @@ from numpy.typing import NDArray
 from shared.errors import EngineRefused
 from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
+from worker.inference.openvino_int8 import Ranges, resnet50_int8
 from worker.inference.weights import Weights
 
 # Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU. Each further size
 # is compiled when it is first met and keeps its memory, so there are few.
 _SIZES = (16, 8, 4, 2, 1)
-_PRECISIONS = ("f32", "bf16")
+_PRECISIONS = ("f32", "bf16", "int8")
 
 
 def bf16_here() -> bool:
     """Whether this CPU computes in bfloat16."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def int8_here() -> bool:
+    """Whether this CPU has instructions for int8."""
+    return "INT8" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def halves_here() -> tuple[str, ...]:
@@ -42,12 +48,22 @@ class OpenVinoEngine:
     busily for one another wherever a decoding child takes a core from one of them.
 
     seen: photos [n, 224, 224, 3] like those that will come, the bundle's reference; bf16 centres its first planes on
-    them. Raises EngineRefused for a precision that OpenVINO does not have here.
+    them. ranges: where int8 rounds, and from where to where. Raises EngineRefused for a precision that OpenVINO does
+    not have here, and for int8 without ranges.
     """
 
     name = "openvino"
 
-    def __init__(self, weights: Weights, *, seen: NDArray[np.uint8], precision: str, threads: int, cache: Path) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        seen: NDArray[np.uint8],
+        precision: str,
+        threads: int,
+        cache: Path,
+        ranges: Ranges | None = None,
+    ) -> None:
         if precision not in _PRECISIONS:
             raise EngineRefused(f"OpenVINO computes in {' or '.join(_PRECISIONS)} here, not in {precision}.")
         self.precision = precision
@@ -68,17 +84,23 @@ class OpenVinoEngine:
 
         if precision == "f32":
             model = resnet50(weights)
+        elif precision == "int8":
+            if ranges is None:
+                raise EngineRefused("int8 needs the ranges of a quantised bundle.")
+            model = resnet50_int8(weights, ranges)
         else:
             planes = compiled(first_planes(weights), "f32")([seen])[0]
             model = resnet50_for_bf16(weights, usual_of(planes))
         count = threads or _cores()
-        streams = compiled(model, precision, count)
+        # What is not rounded to int8 is computed in float32.
+        rest = "f32" if precision == "int8" else precision
+        streams = compiled(model, rest, count)
         self._streams = count
         # Requests at rest: whoever has a part to compute takes one, so that calls may overlap and no thread waits.
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(count):
             self._idle.put(streams.create_infer_request())
-        self._alone = compiled(model, precision).create_infer_request() if count > 1 else None
+        self._alone = compiled(model, rest).create_infer_request() if count > 1 else None
         self._lock = threading.Lock()
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -117,7 +139,7 @@ class OpenVinoEngine:
                 self._collect(running, parts)
 
     def _begin(self, request: Any, part: NDArray[np.uint8]) -> None:
-        read = np.ascontiguousarray(part) if self.precision == "f32" else with_plane_of_ones(part)
+        read = with_plane_of_ones(part) if self.precision == "bf16" else np.ascontiguousarray(part)
         request.set_input_tensor(ov.Tensor(read))
         request.start_async()
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from shared.bundle import Bundle
 from shared.errors import ParityFailed
-from worker.inference.answers import probabilities_of
+from worker.inference.answers import probabilities_of, temperature_of
 from worker.inference.compiled import RECORD, identity
 from worker.inference.engine import Engine
 from worker.inference.weights import load_reference
 
 # Largest difference of a calibrated probability; measured over photo-like images, with room.
-BOUNDS = {"f32": 1e-4, "f16": 1e-2, "bf16": 1e-2}
+BOUNDS = {"f32": 1e-4, "f16": 1e-2, "bf16": 1e-2, "int8": 3e-2}
 
 
 def check_parity(engine: Engine, bundle: Bundle, cache: Path) -> float:
@@ -29,7 +29,7 @@ def check_parity(engine: Engine, bundle: Bundle, cache: Path) -> float:
     reference = load_reference(bundle)
     temperature = float(bundle.calibration["temperature"])
     expected = probabilities_of(reference.logits, temperature)
-    found = probabilities_of(engine.infer(reference.photos).logits, temperature)
+    found = probabilities_of(engine.infer(reference.photos).logits, temperature_of(bundle, engine.precision))
     difference = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
     flipped = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
     passed = difference <= BOUNDS[engine.precision] and not flipped

@@ -1,0 +1,83 @@
+"""What admits a bundle in int8, and what is written then."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shared.bundle import load_bundle
+from shared.errors import DataRefused
+from tests.unit.training.folders import first
+from training.quantise import AGREEMENT, _calibration, _is_close, _kinds, _record, _write, quantise
+from worker.inference.answers import fitted_for
+
+DEMO = Path(__file__).parents[3] / "models" / "demo"
+
+
+@pytest.fixture(scope="module")
+def logits() -> NDArray[np.float32]:
+    drawn: NDArray[np.float32] = np.random.default_rng(5).normal(0, 2, (400, 2)).astype(np.float32)
+    return drawn
+
+
+def test_labels_that_flip_or_probabilities_that_move_keep_a_bundle_out(logits: NDArray[np.float32]) -> None:
+    bundle = load_bundle(DEMO)
+    own = float(bundle.calibration["temperature"])
+    same = _record(bundle, logits, logits, own)
+    assert (same["agreement"], same["max_probability_difference"], _is_close(same)) == (1.0, 0.0, True)
+    near, far = (np.tile(np.array([[0.0, apart]], dtype=np.float32), (400, 1)) for apart in (0.1, 0.3))
+    clear = _record(bundle, near, far, own)
+    assert clear["agreement"] == 1.0
+    assert not _is_close(clear), "it moved too far without another label"
+    edge = np.tile(np.array([[0.0, 0.001]], dtype=np.float32), (400, 1))
+    for flips, admitted in ((2, True), (3, False)):
+        other = edge.copy()
+        other[:flips] = [0.001, 0.0]
+        found = _record(bundle, edge, other, own)
+        assert found["flipped_labels"] == flips
+        assert _is_close(found) is admitted, "of 400 photos two may have another label"
+    assert AGREEMENT == 0.995
+
+
+def test_a_temperature_that_moves_what_is_shown_counts_too(logits: NDArray[np.float32]) -> None:
+    bundle = load_bundle(DEMO)
+    assert not _is_close(_record(bundle, logits, logits, 3 * float(bundle.calibration["temperature"])))
+
+
+def test_classes_go_by_name_or_both_of_two_in_order_and_nothing_is_guessed() -> None:
+    bundle = load_bundle(DEMO)
+    assert _kinds(["Others", "Monkeypox", "Others"], bundle).tolist() == [1, 0, 1]
+    assert _kinds([bundle.labels[1], bundle.labels[0]], bundle).tolist() == [1, 0]
+    for strange in (["Monkeypox"], ["Chickenpox", "Measles", "Monkeypox"]):
+        with pytest.raises(DataRefused, match="name the folders like its labels"):
+            _kinds(strange, bundle)
+
+
+def test_what_is_written_is_a_whole_bundle_of_another_digest_with_its_own_calibration(
+    tmp_path: Path, logits: NDArray[np.float32]
+) -> None:
+    bundle = load_bundle(DEMO)
+    kinds = (logits[:, 1] > logits[:, 0]).astype(np.int64)
+    kinds[::7] = 1 - kinds[::7]
+    features = np.random.default_rng(1).normal(0, 1, (400, 2048)).astype(np.float32)
+    own = _calibration(bundle, logits, kinds, features)
+    out = tmp_path / "new" / "int8"
+    _write(bundle, out, "quick", {"ranges": {"op1/0": [0.0, 1.0]}, "calibration": own, "record": {"agreement": 1.0}})
+    made = load_bundle(out)
+    assert (made.id, made.labels, made.synthetic) == ("quick", bundle.labels, True)
+    assert made.digest != bundle.digest
+    assert made.calibration["precisions"][-1] == "int8"
+    assert fitted_for(made, "int8")["temperature"] == own["temperature"] != bundle.calibration["temperature"]
+    assert made.card["quantised_from"] == bundle.digest
+    assert [path.name for path in out.parent.iterdir()] == ["int8"], "nothing half written is left"
+    with pytest.raises(DataRefused, match="there already"):
+        _write(bundle, out, "quick", {"record": {}})
+
+
+def test_too_few_photos_prove_nothing_and_nothing_is_written(tmp_path: Path) -> None:
+    first(tmp_path / "photos")
+    out = tmp_path / "out"
+    with pytest.raises(DataRefused, match="200 are the least"):
+        quantise(DEMO, tmp_path / "photos", out, "quick")
+    assert not out.exists()

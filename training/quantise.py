@@ -1,0 +1,243 @@
+"""Owns the making of an int8 bundle: ranges from photos, a calibration of its own, and the proof that lets it serve.
+
+Photos are parted by patient and near-duplicate: ranges come from one part, temperature and thresholds from a second,
+and the figures that admit it from a third that neither saw.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from shared.bundle import CALIBRATION, CARD, GATE, SEALED, Bundle, load_bundle
+from shared.errors import DataRefused, Refused
+from training import manifest
+from training.calibration import conformal_threshold, fit_temperature
+from training.novelty import limit_of
+from training.pictures import look_at_all
+from training.publish import write_card
+from training.served import run
+from worker.inference.answers import probabilities_of
+from worker.inference.openvino_engine import OpenVinoEngine
+from worker.inference.openvino_int8 import LEVELS, counted_resnet50, heads_of
+from worker.inference.parity import BOUNDS
+from worker.inference.weights import Weights, load_reference, load_weights
+
+#: Labels must agree on this share of held-out photos, and no probability may move further than ``BOUNDS["int8"]``.
+AGREEMENT: Final = 0.995
+#: Fewer held-out photos could not show that.
+FEWEST: Final = 200
+_RANGE_FOLDS, _FIT_FOLDS = (0,), (1, 2)
+_MOST_FOR_RANGES: Final = 300
+#: How many convolutions may stay exact: up to a block of the first stages, or all but the last stage.
+BEGINS: Final = (0, 1, 5, 8, 11, 15, 18, 21, 24, 43)
+
+
+class NotAdmitted(Refused):
+    """The bundle in int8 strays further from float32 than may be served. Do not retry."""
+
+
+def quantise(
+    folder: Path,
+    photos: Path,
+    out: Path,
+    model_id: str,
+    *,
+    fewest: int = FEWEST,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Write the bundle in ``folder`` anew under ``model_id``, with int8 proved on ``photos``; return the record.
+
+    1. The photos' manifest parts them by patient; ``advance`` is told how many are read.
+    2. NNCF finds ranges on the first part.
+    3. As many of the network's first convolutions stay exact as it takes for the bounds to hold on the second part:
+       skin is one colour over large areas, so what is rounded early is rounded alike everywhere, and adds up.
+    4. Temperature, thresholds and the gate's limit are fitted on what int8 says of the second part.
+    5. On the third int8 is held against float32, each with its own temperature, as they serve.
+
+    Raises ``DataRefused`` for photos that do not fit or are too few, ``NotAdmitted`` with the figures.
+    """
+    bundle = load_bundle(folder)
+    frame = manifest.build(photos)
+    kinds = _kinds(frame["label"].tolist(), bundle)
+    folds = frame["fold"].to_numpy()
+    ranged = np.flatnonzero(np.isin(folds, _RANGE_FOLDS))[:_MOST_FOR_RANGES]
+    fitted, held = np.isin(folds, _FIT_FOLDS), ~np.isin(folds, (*_RANGE_FOLDS, *_FIT_FOLDS))
+    if held.sum() < fewest:
+        raise DataRefused(f"{held.sum():,} photos are left for the proof; {fewest} are the least: bring more photos")
+    pixels, _ = look_at_all(photos, frame["image"].tolist(), advance=advance)
+    weights = load_weights(bundle)
+    found = find_ranges(weights, pixels[ranged])
+    with tempfile.TemporaryDirectory() as cache:
+        exact = run(_engine(bundle, weights, Path(cache)), pixels)
+        for exact_convolutions in BEGINS:
+            ranges = from_convolution(weights, found, exact_convolutions)
+            engine = _engine(bundle, weights, Path(cache), ranges)
+            logits, features = _said(engine, pixels[fitted])
+            own = _calibration(bundle, logits, kinds[fitted], features)
+            if _is_close(_record(bundle, exact.logits[fitted], logits, own["temperature"])):
+                break
+        coarse, _ = _said(engine, pixels[held])
+    record = _record(bundle, exact.logits[held], coarse, own["temperature"]) | {
+        "exact_convolutions": exact_convolutions,
+        "rounded_inputs": len(ranges),
+        "photos": {"ranges": len(ranged), "calibration": int(fitted.sum()), "proof": int(held.sum())},
+        "manifest": manifest.describe(frame).digest,
+        "synthetic": bool(frame["synthetic"].any()),
+        "temperature": own["temperature"],
+        "temperature_of_f32": float(bundle.calibration["temperature"]),
+    }
+    if not _is_close(record):
+        raise NotAdmitted(
+            f"int8 gives another label on {record['flipped_labels']} of {held.sum():,} photos and moves a probability "
+            f"by {record['max_probability_difference']:.3g}; {1 - AGREEMENT:.1%} and {BOUNDS['int8']:g} are the most"
+        )
+    _write(bundle, out, model_id, {"ranges": ranges, "calibration": own, "record": record})
+    return record
+
+
+def from_convolution(weights: Weights, ranges: Mapping[str, list[float]], exact: int) -> dict[str, list[float]]:
+    """The ranges without those of the network's first convolutions, of which there are 53."""
+    convolutions = [
+        operation.get_friendly_name()
+        for operation in counted_resnet50(weights).get_ordered_ops()
+        if operation.get_type_name() == "Convolution"
+    ]
+    first = _number(convolutions[exact]) if exact else 0
+    return {place: ends for place, ends in ranges.items() if _number(place) >= first}
+
+
+def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[float]]:
+    """The inputs to round and their ends, by NNCF's post-training quantisation on photos [n, 224, 224, 3]."""
+    import nncf  # noqa: PLC0415 - seconds, and in an extra of its own
+
+    nncf.set_log_level(logging.ERROR)
+    model = counted_resnet50(weights)
+    data = nncf.Dataset([photo[None] for photo in photos])
+    rounded = nncf.quantize(
+        model,
+        data,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(photos),
+        # What moves biases is no range: the weights of the bundle stay as they are.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+        ignored_scope=nncf.IgnoredScope(names=heads_of(model)),
+    )
+    return _ranges(rounded)
+
+
+def _ranges(model: Any) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "FakeQuantize" or _is_constant(operation.input_value(0).get_node()):
+            continue
+        low, high = (operation.input_value(at).get_node().get_data().ravel() for at in (1, 2))
+        if low.size != 1 or high.size != 1 or operation.get_attributes()["levels"] != LEVELS:
+            raise NotAdmitted("NNCF rounds a plane by channel, which the engine does not")
+        for target in operation.output(0).get_target_inputs():
+            found[f"{target.get_node().get_friendly_name()}/{target.get_index()}"] = [float(low[0]), float(high[0])]
+    return dict(sorted(found.items()))
+
+
+def _number(place: str) -> int:
+    return int(place.partition("/")[0].removeprefix("op"))
+
+
+def _is_constant(node: Any) -> bool:
+    """Tell whether this is a kernel, however NNCF has packed it."""
+    while node.get_type_name() in {"Convert", "Multiply", "Subtract"}:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def _engine(bundle: Bundle, weights: Weights, cache: Path, ranges: Mapping[str, Any] | None = None) -> OpenVinoEngine:
+    precision = "f32" if ranges is None else "int8"
+    folder = cache / f"{precision}-{len(ranges or ())}"
+    folder.mkdir()
+    seen = load_reference(bundle).photos
+    return OpenVinoEngine(weights, seen=seen, precision=precision, threads=0, cache=folder, ranges=ranges)
+
+
+def _said(engine: OpenVinoEngine, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    found = run(engine, pixels)
+    return found.logits, found.features
+
+
+def _is_close(record: Mapping[str, Any]) -> bool:
+    return bool(record["agreement"] >= AGREEMENT and record["max_probability_difference"] <= BOUNDS["int8"])
+
+
+def _kinds(labels: Sequence[str], bundle: Bundle) -> NDArray[np.int64]:
+    """Each photo's place among the bundle's labels: classes by their names, or both of two in the order of MSLD."""
+    names = sorted(set(labels))
+    order = {name: place for place, name in enumerate(bundle.labels)}
+    if not set(names) <= set(order):
+        if len(names) != len(bundle.labels) or len(names) != 2:  # noqa: PLR2004  # two classes
+            raise DataRefused(
+                f"the photos have the classes {', '.join(names)}, the bundle {', '.join(bundle.labels)}: name the "
+                "folders like its labels"
+            )
+        # "Monkeypox" stands before "Others", and the positive label first in a bundle.
+        order = {name: place for place, name in enumerate(names)}
+    return np.array([order[label] for label in labels], dtype=np.int64)
+
+
+def _calibration(
+    bundle: Bundle, logits: NDArray[np.float32], kinds: NDArray[np.int64], features: NDArray[np.float32]
+) -> dict[str, Any]:
+    temperature = fit_temperature(logits, kinds)
+    p = probabilities_of(logits, temperature)
+    return {
+        "temperature": temperature,
+        "thresholds": {label: conformal_threshold(p[kinds == k, k]) for k, label in enumerate(bundle.labels)},
+        "gate_limit": limit_of(load_file(bundle.file(GATE)), features),
+    }
+
+
+def _record(
+    bundle: Bundle,
+    exact: NDArray[np.float32],
+    coarse: NDArray[np.float32],
+    temperature: float,
+) -> dict[str, Any]:
+    was = probabilities_of(exact, float(bundle.calibration["temperature"]))
+    says = probabilities_of(coarse, temperature)
+    apart = np.abs(was - says).max(axis=1)
+    flipped = int((was.argmax(1) != says.argmax(1)).sum())
+    return {
+        "agreement": 1 - flipped / len(was),
+        "flipped_labels": flipped,
+        "max_probability_difference": float(apart.max()),
+        "mean_probability_difference": float(apart.mean()),
+    }
+
+
+def _write(bundle: Bundle, out: Path, model_id: str, int8: Mapping[str, Any]) -> None:
+    """Write the new bundle whole, or not at all."""
+    if out.exists():
+        raise DataRefused(f"{out} is there already: name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=out.parent))
+    try:
+        for name in (CARD, *SEALED):
+            shutil.copyfile(bundle.file(name), part / name)
+        stored = dict(bundle.calibration)
+        proved = [name for name in stored["precisions"] if name != "int8"]
+        sealed = stored | {"id": model_id, "precisions": [*proved, "int8"], "int8": dict(int8)}
+        (part / CALIBRATION).write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = dict(bundle.card) | {"id": model_id, "quantised_from": bundle.digest, "int8": int8["record"]}
+        write_card(part, card)
+        load_bundle(part)
+        part.chmod(0o755)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""Owns ResNet50 in int8: the float32 graph with rounding where a bundle says so, and with the ranges that it stores.
+
+A bundle stores numbers alone, no graph: which inputs of which operations are rounded, and from where to where. Kernels
+are rounded by their own largest value, a channel each. So what computes is always this program's network, and the
+ranges are as sealed as the rest of ``calibration.json``. Operations are counted in the order in which OpenVINO sorts
+the graph that ``resnet50`` makes; ranges that were taken from another order fail the parity check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from shared.bundle import CALIBRATION, Bundle
+from shared.errors import BundleAltered, EngineRefused
+from worker.inference.openvino_graph import resnet50
+from worker.inference.weights import Weights
+
+# Low and high end by place: "op12/0" is the first input of the twelfth operation.
+Ranges = Mapping[str, Sequence[float]]
+LEVELS: Final = 256
+# Symmetric around nought: -127 to 127.
+_KERNEL_LEVELS: Final = 255
+
+
+def ranges_of(bundle: Bundle) -> Ranges:
+    """The ranges that a bundle was quantised with. Raises EngineRefused where it was not."""
+    record = bundle.calibration.get("int8")
+    if not isinstance(record, Mapping):
+        raise EngineRefused(
+            f"bundle {bundle.id} was not quantised: serve it in another precision, or make one that was "
+            "(poxvisio models quantise)."
+        )
+    ranges = record.get("ranges")
+    if not isinstance(ranges, Mapping) or not all(_is_range(ends) for ends in ranges.values()):
+        raise BundleAltered(f"{bundle.file(CALIBRATION)} holds no ranges for int8: quantise the bundle again.")
+    return ranges
+
+
+def counted_resnet50(weights: Weights) -> ov.Model:
+    """The float32 graph with its operations named by their count."""
+    model = resnet50(weights)
+    for number, operation in enumerate(model.get_ordered_ops()):
+        operation.set_friendly_name(f"op{number}")
+    return model
+
+
+def heads_of(model: ov.Model) -> list[str]:
+    """The names of the operations behind the last feature map, which stay exact: they cost nothing."""
+    ordered = model.get_ordered_ops()
+    last = max(at for at, operation in enumerate(ordered) if operation.get_type_name() == "Relu")
+    behind = {ordered[last].get_friendly_name()}
+    for operation in ordered[last + 1 :]:
+        sources = {value.get_node().get_friendly_name() for value in operation.input_values()}
+        if sources & behind:
+            behind.add(operation.get_friendly_name())
+    return sorted(behind - {ordered[last].get_friendly_name()})
+
+
+def resnet50_int8(weights: Weights, ranges: Ranges) -> ov.Model:
+    """uint8 RGB [n, 224, 224, 3] -> the network's outputs; raises EngineRefused for a place that there is not."""
+    model = counted_resnet50(weights)
+    by_name = {operation.get_friendly_name(): operation for operation in model.get_ordered_ops()}
+    made: dict[tuple[str, int, float, float], Any] = {}
+    for place, (low, high) in sorted(ranges.items()):
+        name, _, port = place.partition("/")
+        if name not in by_name or int(port) >= len(by_name[name].inputs()):
+            raise EngineRefused(f"the network has no {place}: the bundle was quantised for another graph.")
+        target = by_name[name].input(int(port))
+        source = target.get_source_output()
+        key = (source.get_node().get_friendly_name(), source.get_index(), float(low), float(high))
+        if key not in made:
+            made[key] = _rounded(source, float(low), float(high))
+        target.replace_source_output(made[key].output(0))
+        if by_name[name].get_type_name() == "Convolution" and port == "0":
+            _round_kernel(by_name[name])
+    return model
+
+
+def _rounded(source: Any, low: float, high: float) -> Any:
+    ends = [ops.constant(np.full((1, 1, 1, 1), end, dtype=np.float32)) for end in (low, high)]
+    return ops.fake_quantize(source, *ends, *ends, LEVELS)
+
+
+def _round_kernel(convolution: Any) -> None:
+    kernel = convolution.input(1).get_source_output()
+    values = kernel.get_node().get_data()
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True).astype(np.float32)
+    largest = np.where(largest > 0, largest, np.float32(1e-8))
+    low, high = ops.constant(-largest), ops.constant(largest)
+    convolution.input(1).replace_source_output(
+        ops.fake_quantize(kernel, low, high, low, high, _KERNEL_LEVELS).output(0)
+    )
+
+
+def _is_range(ends: object) -> bool:
+    return (
+        isinstance(ends, Sequence)
+        and len(ends) == 2  # noqa: PLR2004  # two ends
+        and all(isinstance(end, float | int) and np.isfinite(end) for end in ends)
+        and ends[0] < ends[1]
+    )
