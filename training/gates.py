@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,10 @@ def _at(measure: Mapping[str, Any]) -> float:
     return float("nan") if measure["value"] is None else float(measure["value"])
 
 
+def _said(value: float, digits: int = 3) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def gates(document: Mapping[str, Any]) -> list[Gate]:
     """Holds metrics.json against the rules."""
     s = document["sections"]
@@ -35,18 +40,19 @@ def gates(document: Mapping[str, Any]) -> list[Gate]:
     abstained, accepted = _at(strangers["abstained"]), _at(s["abstention"]["accepted"])
     crossing = s["split"]["overlap"] + s["split"]["near_duplicates_across_folds"]
     canary = s["split"]["canary"]
+    alarm = bool(s["limits"]["leakage_alarm"])
     unbeaten = [row["name"] for row in s["baselines"]["rows"] if not row["beaten"]]
     return [
         Gate("nobody is on two sides of a split", f"{crossing} are", crossing == 0),
         Gate("the leak canary is silent by patient and sings when copies leak",
-             f"{_at(canary['grouped']):.3f} and {_at(canary['leaking']):.3f}", bool(canary["passed"])),
+             f"{_said(_at(canary['grouped']))} and {_said(_at(canary['leaking']))}", bool(canary["passed"])),
         _shortcut(s["shortcuts"]),
-        Gate(f"calibration error at most {LARGEST_ECE}", f"{ece:.4f}", ece <= LARGEST_ECE),
-        Gate(f"coverage at least {least:.3f} (nominal - 2 SE)", f"{_at(coverage):.3f}", _at(coverage) >= least),
+        Gate(f"calibration error at most {LARGEST_ECE}", _said(ece, 4), ece <= LARGEST_ECE),
+        Gate(f"coverage at least {least:.3f} (nominal - 2 SE)", _said(_at(coverage)), _at(coverage) >= least),
         Gate(f"at least {ABSTAINED} of probes abstained on, at {ACCEPTED} of photos accepted",
-             f"{abstained:.3f} at {accepted:.3f}", abstained >= ABSTAINED and accepted >= ACCEPTED),
+             f"{_said(abstained)} at {_said(accepted)}", abstained >= ABSTAINED and accepted >= ACCEPTED),
         Gate("every baseline is beaten", ", ".join(unbeaten) or "yes", not unbeaten),
-        Gate("no leakage alarm", str(s["limits"]["leakage_alarm"]), not s["limits"]["leakage_alarm"]),
+        Gate("no leakage alarm", "raised" if alarm else "none", not alarm),
     ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def no_measure(photos: int, why: str = "") -> Measure:
         "low": None,
         "high": None,
         "n": photos,
-        "reason": why or f"not enough data ({photos} < {ENOUGH})",
+        "reason": why or f"not enough data ({photos} of {ENOUGH} photos)",
     }
 
 

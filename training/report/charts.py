@@ -7,6 +7,7 @@ light or dark), and text stays text. A figure of generated photos bears the word
 # ruff: noqa: E501, ISC004, PERF401 - a style sheet, and parts of SVG in the order in which they are drawn
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,8 @@ from typing import Any, Final
 Row = Mapping[str, Any]
 WIDTH, HEIGHT = 440, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 26, 46
+_TICKS: Final = 7
+_NARROW: Final = 80  # below which labels beneath a column would meet
 # Only for figures that stand alone; on the page its own style decides.
 STYLE: Final = """
 .fig text{font:11px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#33404d}.fig .t{font-weight:600;font-size:12px}
@@ -76,7 +79,10 @@ def standalone(svg: str) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    return [low + (high - low) * step / 5 for step in range(6)]
+    """At most eight round numbers within the range."""
+    step = next((s for s in (0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if (high - low) / s <= _TICKS), 1.0)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(step * number, 4) + 0.0 for number in range(first, last + 1)]
 
 
 def _axes(frame: Frame) -> list[str]:
@@ -134,7 +140,7 @@ def band_plot(
 def histogram(frame: Frame, bins: Sequence[Row], names: tuple[str, str]) -> str:
     """Positives above the axis and negatives below it, by probability."""
     most = max([1, *(max(row["positive"], row["negative"]) for row in bins)])
-    middle, reach = (_TOP + HEIGHT - _BOTTOM) / 2, (HEIGHT - _TOP - _BOTTOM) / 2 - 8
+    middle, reach = (_TOP + HEIGHT - _BOTTOM) / 2, (HEIGHT - _TOP - _BOTTOM) / 2 - 22
     wide = (WIDTH - _LEFT - _RIGHT) / len(bins)
     parts = []
     for row in bins:
@@ -150,8 +156,8 @@ def histogram(frame: Frame, bins: Sequence[Row], names: tuple[str, str]) -> str:
     for count, y in ((most, middle - reach), (0, middle), (most, middle + reach)):
         parts.append(_text(_LEFT - 6, y + 4, str(count), "mute", "end"))
     parts += [
-        _text(_LEFT + 6, _TOP + 14, names[0]),
-        _text(_LEFT + 6, HEIGHT - _BOTTOM - 6, names[1]),
+        _text(_LEFT + 6, _TOP + 12, names[0]),
+        _text(_LEFT + 6, HEIGHT - _BOTTOM - 4, names[1]),
         _text((WIDTH + _LEFT) / 2, HEIGHT - 10, frame.x, "", "middle"),
     ]
     return _wrapped(WIDTH, HEIGHT, frame.title, parts, synthetic=frame.synthetic)
@@ -184,14 +190,18 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
     for i, label in enumerate(labels):
         total = max(sum(counts[i]), 1)
         parts.append(_text(left - 8, top + side * (i + 0.5) + 4, _short(label), "", "end"))
-        parts.append(_text(left + side * (i + 0.5), top + side * len(labels) + 15, _short(label), "", "middle"))
+        x, y = left + side * (i + 0.5), top + side * len(labels) + 15
+        slant = f' transform="rotate(-35 {x:.1f} {y:.1f})"' if side < _NARROW else ""
+        anchor = "end" if slant else "middle"
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{slant}>{escape(_short(label))}</text>')
         for j, count in enumerate(counts[i]):
             x, y, part = left + side * j, top + side * i, count / total
             parts.append(f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" '
                          f'fill-opacity="{0.06 + 0.5 * part:.3f}"/>')  # fmt: skip
             parts.append(_text(x + side / 2 - 1, y + side / 2, str(count), "t", "middle"))
             parts.append(_text(x + side / 2 - 1, y + side / 2 + 14, f"{100 * part:.0f} %", "mute", "middle"))
-    return _wrapped(WIDTH, top + side * len(labels) + 26, title, parts, synthetic=synthetic)
+    below = 66 if side < _NARROW else 26
+    return _wrapped(WIDTH, top + side * len(labels) + below, title, parts, synthetic=synthetic)
 
 
 def places(title: str, areas: Sequence[float], *, synthetic: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +15,11 @@ from shared.bundle import RESEARCH_USE
 from shared.errors import DataRefused
 from training.baselines import baselines
 from training.disturbance import disturb
+from training.gates import gates
 from training.intervals import Measure
 from training.judged import Judged, judge
 from training.pictures import look_at_all, masks_of, opened
-from training.report import account, findings, performance, words
+from training.report import account, findings, performance, plain, words
 from training.runs import BUNDLE, TEST, Run
 from training.saliency import against_masks, controls, reliance
 from training.served import Served
@@ -80,7 +81,7 @@ def evaluate(
         )
         sections["shortcuts"]["reliance"] = _reliance(run, served, pixels, sections["shortcuts"], extent)
     sections |= with_bundle | _told(run, served, sections["pooled"]["metrics"]["accuracy"]["value"])
-    sections["summary"] = summary(sections, judged)
+    sections["summary"] = summary(sections, judged, run)
     return Evaluation(_document(run, sections), gallery)
 
 
@@ -152,8 +153,8 @@ def _document(run: Run, sections: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(sections: dict[str, Any], judged: Judged) -> dict[str, Any]:
-    """The five figures to read first, and the flags that a reader must not miss."""
+def summary(sections: dict[str, Any], judged: Judged, run: Run) -> dict[str, Any]:
+    """What to read first: five figures, the same in sentences, the rules of trust, and what must not be missed."""
     metrics, flags = sections["pooled"]["metrics"], []
     if sections["split"]["overlap"] or sections["split"]["near_duplicates_across_folds"]:
         flags.append("Patients or near-duplicates are on two sides of a split: no figure here can be trusted.")
@@ -170,6 +171,8 @@ def summary(sections: dict[str, Any], judged: Judged) -> dict[str, Any]:
         "patients": len(np.unique(judged.patients)),
         "figures": {name: metrics[name] for name in ("auroc", "sensitivity", "specificity", "ece")},
         "classified": sections["abstention"]["classified"],
+        "plain": plain.sentences(metrics, sections["abstention"]["classified"], run.labels[0], synthetic=run.synthetic),
+        "rules": [asdict(gate) for gate in gates({"sections": sections})],
         "flags": flags,
     }
 

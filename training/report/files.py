@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,9 +38,9 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
     def frame(title: str, x: str, y: str, top: float = 1.0, bottom: float = 0.0) -> charts.Frame:
         return charts.Frame(title, x, y, y_range=(bottom, top), synthetic=synthetic)
 
-    least = min(0.0, *(max(row["low"], -0.2) for row in plots["decision"]))
-    most = max(0.1, *(row["high"] for row in plots["decision"]))
-    worst = max(0.1, *(row["high"] for row in plots["coverage_risk"]))
+    least = math.floor(10 * min(0.0, *(max(row["low"], -0.2) for row in plots["decision"]))) / 10
+    most = math.ceil(10 * max(0.1, *(row["high"] for row in plots["decision"]))) / 10
+    worst = math.ceil(10 * max(0.1, *(row["high"] for row in plots["coverage_risk"]))) / 10
     folds = [(f"fold {m['fold']}, seed {m['seed']}", m["metrics"]["auroc"]) for m in sections["folds"]["members"]]
     nobody = ("calling nobody", [(0.0, 0.0), (1.0, 0.0)])
     treat_all = [(r["x"], max(r["all"], least)) for r in plots["decision"] if r["all"] >= least]
@@ -57,7 +58,7 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
                                      plots["decision"],
                                      others=[("calling everyone", treat_all), nobody]),
         "histogram": charts.histogram(frame("Probabilities", "said probability of the first label", ""),
-                                      plots["histogram"], ("first label", "all others")),
+                                      plots["histogram"], (sections["identity"]["labels"][0], "all others")),
         "confusion": charts.confusion("Confusion", plots["confusion"]["labels"], plots["confusion"]["counts"],
                                       synthetic=synthetic),
         "shortcuts": charts.places("What each place tells", sections["shortcuts"]["place"]["areas"],
@@ -103,7 +104,7 @@ def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str],
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    surroundings.filters |= {"measure": measure, "named": named}
+    surroundings.filters |= {"measure": measure, "named": named, "last_part": last_part, "p_value": p_value}
     return surroundings.get_template(template).render(
         document=evaluation.document,
         s=evaluation.document["sections"],
@@ -119,6 +120,16 @@ def measure(found: Mapping[str, Any]) -> str:
     if found["value"] is None:
         return str(found["reason"])
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def last_part(image: str) -> str:
+    """The file name of a photo, which in the data sets known tells patient and number."""
+    return image.rpartition("/")[2]
+
+
+def p_value(p: float) -> str:
+    """A p as papers print it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"  # noqa: PLR2004 - three digits
 
 
 def named(metric: str) -> str:

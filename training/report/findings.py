@@ -21,6 +21,7 @@ from training.runs import Run
 from training.served import Served
 
 _STAGES: Final = (("stage below 0.4", 0.0, 0.4), ("stage 0.4 to 0.7", 0.4, 0.7), ("stage above 0.7", 0.7, 1.01))
+_ENDS: Final = {0: " (lightest)", 5: " (darkest)"}
 _CELLS: Final = (("true positive", 0, 0), ("false negative", 0, 1), ("false positive", 1, 0), ("true negative", 1, 1))
 PER_CELL: Final = 3
 _SHOWN_SIDE: Final = 160
@@ -56,7 +57,7 @@ def _groups(run: Run, judged: Judged) -> Iterator[tuple[str, str, Flags]]:
     if "tone" in frame:
         tones = frame["tone"].to_numpy()
         for tone in sorted({int(t) for t in tones if t >= 0}):
-            yield "skin tone", f"tone {tone} of 0 (light) to 5 (dark)", tones == tone
+            yield "skin tone", f"tone {tone}{_ENDS.get(tone, '')}", tones == tone
     if "stage" in frame:
         stages = frame["stage"].to_numpy()
         for name, low, high in _STAGES:

@@ -51,10 +51,10 @@ NOT_BESIDE: Final = (
 ALARM: Final = 0.92
 LIMITS: Final = (
     "Photos of other cameras, places, body sites and diseases than those of the data may be judged wrongly, and "
-    "the figures above cannot show it.",
-    "Predictive values depend on how common mpox is where it is used; the table shows four prevalences, and none of them is yours.",
+    "no figure here can show it.",
+    "Predictive values depend on how common mpox is where it is used; the tables show four prevalences, and none of them is yours.",
     "Calibration and prediction sets hold for photos drawn like those of the data, and for no others.",
-    "The gate turns away much that shows no skin, not all; the table above says how much.",
+    "The gate turns away much that shows no skin, not all; its table says how much.",
     "The evidence map shows where the network's last features speak for the answer. It is no outline of a lesion and no reason.",
     "Intervals resample patients; they do not cover the choice of data, of labels or of recipe.",
 )
@@ -114,15 +114,16 @@ CHECKLISTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("Maintenance", "not done: the makers of the data set say nothing about it"),
     ),
 }
+# First what anybody needs, then the proof, then what only a reviewer or an operator looks up.
 SECTIONS: Final[tuple[tuple[str, str], ...]] = (
     ("summary", "Summary"),
-    ("identity", "Identity"),
     ("use", "Intended use"),
+    ("limits", "Limits in plain words"),
     ("data", "Data"),
     ("split", "Split and leakage"),
     ("shortcuts", "Shortcuts"),
-    ("folds", "Each fold"),
     ("pooled", "Pooled result"),
+    ("folds", "Each fold"),
     ("operating", "Operating points"),
     ("plots", "Curves"),
     ("calibration", "Calibration"),
@@ -131,12 +132,12 @@ SECTIONS: Final[tuple[tuple[str, str], ...]] = (
     ("robustness", "Robustness"),
     ("subgroups", "Subgroups"),
     ("explanations", "What the network looks at"),
+    ("errors", "Errors, patient by patient"),
     ("baselines", "Baselines"),
     ("comparison", "Published figures"),
     ("external", "External validation"),
-    ("errors", "Errors, patient by patient"),
+    ("identity", "Identity"),
     ("operations", "Operations"),
-    ("limits", "Limits in plain words"),
     ("checklists", "Reporting checklists"),
 )
 

@@ -4,8 +4,10 @@ import os
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,23 @@ def final(folder: Path) -> list[np.ndarray]:
         return [stored[name] for name in stored.files]
 
 
+CURVES = ("loss", "validation_accuracy", "validation_nll")
+
+
+def logged(folder: Path) -> dict[str, int]:
+    """How many points each curve of the TensorBoard log has; a record is length, checksum, event, checksum."""
+    found: Counter[str] = Counter()
+    for file in (folder / "logs").iterdir():
+        data = file.read_bytes()
+        while data:
+            [length] = struct.unpack_from("<Q", data)
+            event, data = data[12 : 12 + length], data[16 + length :]
+            # A tag is the first field of a summary's value: 0x0a, its length, its text.
+            found.update(name for name in CURVES if b"\n" + bytes([len(name)]) + name.encode() in event)
+            assert b"scalars" in event or b"brain.Event" in event
+    return dict(found)
+
+
 def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -45,6 +64,8 @@ def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: 
     subprocess.run([*COMMAND, str(killed)], cwd=ROOT, check=True, capture_output=True)
     assert (killed / HISTORY).read_text(encoding="utf-8") == (whole / HISTORY).read_text(encoding="utf-8")
     assert all(np.array_equal(a, b) for a, b in zip(final(whole), final(killed), strict=True))
+    assert logged(whole) == {"loss": 4, "validation_accuracy": 4, "validation_nll": 4}
+    assert len(list((killed / "logs").iterdir())) == 2  # one of each process, which TensorBoard joins
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,23 @@
-"""A bundle of six labels is served by the same code: written, verified, compiled, checked and asked."""
+"""A bundle of six labels is served by the same code: published, examined, and asked by the worker over the ledger."""
 
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
 
 from shared.bundle import Bundle, load_bundle
+from shared.database import Database
+from shared.registry import bundles, records
+from shared.settings import Settings
+from shared.storage import Storage
+from tests.integration.worker.conftest import Submit, Worker
+from tests.integration.worker.test_classification import results_of
 from training.novelty import fit_neighbours
 from training.publish import write_bundle
 from training.served import exact_engine, run
-from training.synthetic import patient, render
+from training.synthetic import jpeg, patient, render
+from worker.examiner import Examiner
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
 from worker.inference.weights import load_weights
@@ -50,10 +58,14 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
-def test_six_labels_are_answered_with_six_probabilities_and_a_set_of_one(six: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def loaded(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     bundle: Bundle = load_bundle(six)
     assert bundle.labels == LABELS
-    loaded = Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path)
+    return Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_six_labels_are_answered_with_six_probabilities_and_a_set_of_one(loaded: Classifier) -> None:
     photos = np.stack([render(patient(3, 0, number), 1) for number in range(3)])
     answers = loaded.classify(photos, [FIT] * 3)
     for answer in answers:
@@ -62,3 +74,32 @@ def test_six_labels_are_answered_with_six_probabilities_and_a_set_of_one(six: Pa
         assert answer.label == max(answer.probabilities, key=lambda name: answer.probabilities[name])
         assert (answer.outcome == "classified") == (answer.prediction_set == [answer.label])
         assert len(answer.evidence) == 49
+
+
+def test_a_job_is_answered_with_six_labels_each_photo_with_its_prediction_set(
+    loaded: Classifier, make_worker: Worker, submit_photos: Submit, app_db: Database, tenant: UUID
+) -> None:
+    job = submit_photos([jpeg(render(patient(3, 0, number), 1)) for number in range(3)])
+    make_worker(network=loaded).drain()
+    view, results = results_of(app_db, tenant, job)
+    assert (view.state, len(results)) == ("completed", 3)
+    for result in results:
+        assert result.outcome in {"classified", "abstained"}
+        assert result.answer is not None
+        p, said = result.answer["probabilities"], result.answer["prediction_set"]
+        assert set(p) == set(LABELS)
+        assert set(said) == {name for name in LABELS if p[name] >= 0.5}
+        assert result.outcome != "classified" or said == [result.label]
+
+
+def test_a_bundle_of_six_labels_is_published_and_passes_its_examination(
+    six: Path, settings: Settings, app_db: Database, worker_db: Database, storage: Storage, tmp_path: Path
+) -> None:
+    bundle = load_bundle(six)
+    with app_db.transaction() as session:
+        records.publish(session, bundle, bundles.store(storage, bundle), None)
+    own = settings.model_copy(update={"cache_dir": tmp_path / "cache", "engine": "openvino", "precision": "f32"})
+    assert Examiner(own, worker_db, storage).work_once()
+    with app_db.transaction() as session:
+        found = records.find(session, "six")
+    assert (found.state, found.problem) == ("ready", None)
