@@ -63,6 +63,10 @@ model-gates: .venv/.dev ## Evaluate a finished training run and hold it against 
 	@test -n "$(RUN)" || { echo "say which run: make model-gates RUN=runs/v1" >&2; exit 2; }
 	@$(BIN)/poxvisio evaluate $(RUN) --gates
 
+.PHONY: training
+training: .venv/.dev ## Train tiny networks from every kind of weights to the end, and one on two devices
+	@$(BIN)/python -m pytest -q --long tests/integration/test_training_to_its_end.py
+
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@$(BIN)/python -m venv build/lock

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from shared.bundle import sha256_of
 from shared.errors import TrainingRefused
 from training import hardware, manifest, runs, splits
-from training.backbone import Start, find_start
+from training.backbone import IMAGENET, Published, Start, find_start
 from training.config import Config
 from training.event_log import EventLog
 from training.landing import landing
@@ -63,7 +63,7 @@ class _Material:
 
 def train(
     config: Config, out: Path, *, source: Path, resume: bool, tell: Tell = lambda _: None,
-    show: Show = lambda _: nullcontext(lambda _: None),
+    show: Show = lambda _: nullcontext(lambda _: None), imagenet: Published = IMAGENET,
 ) -> None:  # fmt: skip
     """Trains, calibrates and publishes.
 
@@ -74,7 +74,7 @@ def train(
     DataRefused, BundleError.
     """
     hardware.prepare()
-    material = _material(config, tell)
+    material = _material(config, imagenet, tell)
     try:
         if _claim(out, config, source, resume=resume):
             tell(f"{out} is finished: nothing to do")
@@ -90,13 +90,13 @@ def train(
         ) from error
 
 
-def _material(config: Config, tell: Tell) -> _Material:
+def _material(config: Config, imagenet: Published, tell: Tell) -> _Material:
     tell("checking manifest and photos")
     frame = manifest.read(config.manifest, folder=config.data.folder)
     for warning in _split(config, frame, 0).warnings:
         tell(f"warning: {warning}")
     kinds = runs.kinds_of(frame["label"].tolist(), config.data.classes)
-    start = find_start(config.network)
+    start = find_start(config.network, imagenet=imagenet)
     pixels, qualities = look_at_all(config.data.folder, frame["image"].tolist())
     return _Material(frame, kinds, pixels, qualities, start, hardware.precision_here(config.recipe.precision))
 

@@ -14,10 +14,11 @@ import jsonschema
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shared.bundle import CARD
 from training.report import charts, words
 from training.report.document import Evaluation
 from training.report.performance import METRICS
-from training.runs import replace_file
+from training.runs import replace_file, save_json
 
 HERE: Final = Path(__file__).parent
 SCHEMA: Final = HERE / "metrics.schema.json"
@@ -93,6 +94,22 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     for name, text in content.items():
         replace_file(folder / name, text.encode())
     return [folder / name for name in content]
+
+
+def into_card(document: Mapping[str, Any], bundle: Path) -> None:
+    """Puts the first figures with their intervals into the card of the bundle; its digest does not cover them."""
+    s, card = document["sections"], json.loads((bundle / CARD).read_text(encoding="utf-8"))
+    card["metrics"] = {
+        "statement": document["synthetic_statement"] or document["statement"],
+        "interval": document["interval"],
+        "photos": s["pooled"]["photos"],
+        "patients": s["pooled"]["patients"],
+        **s["pooled"]["metrics"],
+        **{name: s["abstention"][name] for name in ("coverage", "accepted", "classified")},
+        "probes_without_skin": next(row for row in s["ood"]["rows"] if row["family"] == "all"),
+        "rules_of_trust": s["summary"]["rules"],
+    }
+    save_json(bundle / CARD, card)
 
 
 def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str], *, escape: bool) -> str:

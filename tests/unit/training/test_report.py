@@ -11,7 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.unit.training.run_folder import make
+from shared.bundle import load_bundle
+from tests.unit.training.run_folder import DEMO, make
 from training.gates import gates
 from training.intervals import Resampling
 from training.pictures import look_at_all
@@ -84,6 +85,16 @@ def test_every_metric_is_there_with_its_interval_or_the_reason_why_not(document:
         else:
             assert one["low"] <= one["value"] + 1e-9
             assert one["value"] <= one["high"] + 1e-9
+
+
+def test_the_card_of_the_bundle_has_the_figures_and_its_digest_stays(document: dict[str, Any], run: Path) -> None:
+    bundle = load_bundle(run / "bundle")
+    assert bundle.digest == load_bundle(DEMO).digest
+    assert bundle.card["metrics"]["auroc"] == document["sections"]["pooled"]["metrics"]["auroc"]
+    assert bundle.card["metrics"]["statement"].startswith("SYNTHETIC")
+    assert [rule["passed"] for rule in bundle.card["metrics"]["rules_of_trust"] if "shortcut" in rule["rule"]] == [
+        False
+    ]
 
 
 def test_the_schema_refuses_a_figure_without_an_interval(document: dict[str, Any]) -> None:
