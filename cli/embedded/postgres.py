@@ -28,7 +28,14 @@ from shared.errors import DatabaseAway, Refused
 
 _PROGRAM = "postgres"
 _HERE = Path("/proc/self/cwd")
-_SETTINGS = {"listen_addresses": HOST, "unix_socket_directories": "", "max_connections": "200"}
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    # What fails is logged without its statement and without the row it is about: their values are names of files.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
 
 
 class EmbeddedPostgres:

@@ -1,9 +1,12 @@
 """What every answer says beside its body: nothing that lets browsers, caches or strange pages do what they may not."""
 
+import functools
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from flask import Flask
+from werkzeug.test import TestResponse
 
 from shared.database import Database
 from shared.settings import Settings
@@ -13,6 +16,21 @@ from web.app import create_app
 from web.services import Services
 
 YEAR = 365 * 24 * 3600
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+PRIVATE = {"private, no-store"}
+REQUIRED = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+# What is the same for everybody, and how long it may be kept; all else belongs to somebody, or soon may.
+FOR_ALL = {
+    "/openapi.json": {"public, max-age=300"},
+    "/docs": {"public, max-age=300"},
+    "/.well-known/poxvisio-keys.json": {"public, max-age=300"},
+    "/static/{name}": {"no-cache", "public, max-age=31536000, immutable"},
+}
 
 
 @pytest.fixture
@@ -72,3 +90,83 @@ def test_what_a_proxy_would_say_is_not_believed_of_a_client(app: Flask, clinic: 
 def test_the_documents_of_the_service_are_kept_nowhere(app: Flask, clinic: Caller) -> None:
     for path in ("/v1/jobs", "/v1/keys", "/v1/webhooks", "/v1/events", "/v1/models"):
         assert clinic.get(path).headers["Cache-Control"] == "private, no-store"
+
+
+def faults_of(answer: TestResponse, kept: set[str]) -> Iterator[str]:
+    """Yield what an answer lacks, or has too much; it may be kept as one of these says."""
+    headers = answer.headers
+    policy = headers.get("Content-Security-Policy", "")
+    wrong = {name: headers.getlist(name) for name, value in REQUIRED.items() if headers.getlist(name) != [value]}
+    yield from (f"{name}: {values}" for name, values in wrong.items())
+    if "default-src 'none'" not in policy or "frame-ancestors 'none'" not in policy or "unsafe" in policy:
+        yield f"Content-Security-Policy: {policy}"
+    if headers.getlist("Cache-Control") not in [[each] for each in kept]:
+        yield f"Cache-Control: {headers.getlist('Cache-Control')}"
+    # The address is not https here.
+    yield from (
+        f"has {name}" for name in ("Strict-Transport-Security", "X-Powered-By", "Set-Cookie") if name in headers
+    )
+    if not headers.get("X-Request-Id"):
+        yield "has no request id"
+    if answer.status_code >= 400 and answer.data:
+        if answer.mimetype != "application/problem+json":
+            yield f"is {answer.mimetype}"
+        elif answer.json is None or answer.json.get("request_id") != headers["X-Request-Id"]:
+            yield "is a problem that does not name its request"
+
+
+class Asking:
+    """Asks, and keeps what was wrong with the answers."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self.statuses: set[int] = set()
+        self.faults: list[str] = []
+
+    def __call__(self, path: str, method: str, kept: set[str], body: bytes | None = None, **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = self._app.test_client().open(path, method=method, headers=named, data=body)
+        self.statuses.add(answer.status_code)
+        may_be_kept = kept if answer.status_code < 300 and method in ("GET", "HEAD") else PRIVATE
+        self.faults += [f"{method} {path} {answer.status_code} {fault}" for fault in faults_of(answer, may_be_kept)]
+
+
+def test_every_route_and_every_status_is_dressed(app: Flask, clinic: Caller) -> None:
+    """Without a key, with one, with wrong methods and bodies."""
+    ask = Asking(app)
+    key = f"Bearer {clinic.key}"
+    paths = {route.path: names for route, names in matrix.routes(app)} | {"/nothing/{x}": frozenset({"x"})}
+    for path, names in paths.items():
+        kept = FOR_ALL.get(path, PRIVATE)
+        filled = path.format(**dict.fromkeys(names, "app.css" if path.startswith("/static") else "x"))
+        for method in METHODS:
+            ask(filled, method, kept)
+            ask(filled, method, kept, Authorization=key)
+        ask(filled, "POST", kept, b"{}", Authorization=key, Content_Type="application/json")
+        ask(filled + "/x", "GET", kept)
+    assert ask.statuses >= {200, 401, 404, 405, 415, 422}
+    assert not ask.faults, "\n".join(ask.faults)
+
+
+def test_an_answer_is_dressed_when_its_view_broke(app: Flask, clinic: Caller) -> None:
+    def broken(**_: object) -> NoReturn:
+        raise RuntimeError("planted")
+
+    ask = Asking(app)
+    routes = list(matrix.routes(app))
+    for endpoint, view in app.view_functions.items():
+        app.view_functions[endpoint] = functools.update_wrapper(lambda **_: broken(), view)
+    for route, names in routes:
+        path = route.path.format(**dict.fromkeys(names, "x"))
+        ask(path, route.method, PRIVATE, Authorization=f"Bearer {clinic.key}")
+    assert ask.statuses == {500}
+    assert not ask.faults, "\n".join(ask.faults)
+
+
+def test_a_header_that_is_missing_would_be_found(app: Flask) -> None:
+    whole = app.test_client().get("/v1/limits")
+    assert not list(faults_of(whole, PRIVATE))
+    for name in (*REQUIRED, "Content-Security-Policy", "Cache-Control", "X-Request-Id"):
+        less = app.test_client().get("/v1/limits")
+        del less.headers[name]
+        assert list(faults_of(less, PRIVATE)), name

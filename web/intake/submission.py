@@ -29,6 +29,7 @@ from shared.errors import DatabaseAway, Gone, NotFound, Refused
 from shared.ledger.backlog import Backlog
 from shared.ledger.receiving import Archive, receive
 from shared.ledger.submit import NewImage, NewJob, default_lane, submit
+from shared.logs import logger
 from shared.registry import records
 from shared.views import JobView
 from web.asking import idempotency_key, read_query, wrong
@@ -49,6 +50,8 @@ from web.problems import (
 from web.replay import Once
 from web.services import Services
 from web.wire import JobBody, OneOffEndpoint, job_body
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class _Submission:
             if self.may_clean_up or not _is_there(self._services, self._caller.tenant_id, self._job_id):
                 raise
         passing("web.committed")
+        # What workers log of the job leads from here to the request.
+        log.info("job_accepted", job=str(self._job_id), lane=job.lane, photos=len(job.images))
         self._services.broker.wake([job.lane])
         passing("web.woken")
         return answer

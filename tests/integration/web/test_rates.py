@@ -243,7 +243,8 @@ def test_the_processes_exchange_by_themselves(
         whose = {"key": UUID(hex=key.split("_")[1]), "tenant": tenant}
         assert wait_until(lambda: here.exchange.is_shared is True, 20)
         let_through(callers[:1], 20)
-        assert wait_until(lambda: not here.rates.look(whose).is_free, 20)
+        # As above, one request may be forgiven.
+        assert wait_until(lambda: here.rates.look(whose).levels[0].left <= 1, 20)
 
 
 def test_with_valkey_killed_each_process_holds_the_bound_by_itself_and_they_join_again(
