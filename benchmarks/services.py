@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from psycopg2 import sql
 
 from benchmarks.apart import ROOT
+from benchmarks.whole import MANY_CLIENTS
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.valkey import EmbeddedValkey
 from cli.migrate import LOGINS, migrate
@@ -48,6 +49,7 @@ class Services:
             "MODEL": str(ROOT / "models" / "demo"),
             "POXVISIO_CACHE_DIR": str(self.folder / cache),
             "POXVISIO_HEARTBEAT_SECONDS": "0",
+            **MANY_CLIENTS,
         }
 
     @contextmanager
