@@ -191,7 +191,8 @@ def _publish(config: Config, material: _Material, out: Path, members: list[tuple
     identity = {"id": config.network.id, "labels": labels, "clinical": False, "synthetic": synthetic}
     start = {"kind": material.start.kind, "sha256": material.start.sha256}
     recipe = {key: str(value) for key, value in config.recipe.model_dump().items()}
-    shutil.rmtree(out / runs.BUNDLE, ignore_errors=True)  # of a run that was stopped before it was finished
+    for unfinished in (out / runs.BUNDLE, *out.glob(f".{runs.BUNDLE}.*")):  # left by whoever was stopped here
+        shutil.rmtree(unfinished, ignore_errors=True)
     with tempfile.TemporaryDirectory() as cache:
         engine = exact_engine(widened(stored), material.pixels[:8], Path(cache))
         gate = choose_gate(shipped, material.kinds, engine)

@@ -30,6 +30,7 @@ def identity(run: Run, bundle: Bundle) -> dict[str, Any]:
         "config_sha256": sha256_of(run.folder / CONFIG),
         "commit": facts["commit"],
         "seeds": facts["seeds"],
+        "split": facts["split"],
         "folds": facts["folds"],
         "shipped": facts["shipped"],
         "start": facts["start"],

@@ -117,8 +117,12 @@ def band_plot(
     *,
     others: Sequence[tuple[str, Sequence[tuple[float, float]]]] = (),
     dots: bool = False,
+    legend_below: bool = False,
 ) -> str:
-    """A line with the band of its resamples, and thin dashed lines beside it, each with its name."""
+    """A line with the band of its resamples, and thin dashed lines beside it, each with its name.
+
+    The names stand in the upper left, or where there is one in the lower right, whichever the curve leaves free.
+    """
     parts = _axes(frame)
     if curve:
         edge = [(r["x"], r["high"]) for r in curve] + [(r["x"], r["low"]) for r in reversed(curve)]
@@ -126,8 +130,8 @@ def band_plot(
             parts.append(f'<path class="band" d="{_path(frame, edge)} Z"/>')
     for place, (name, points) in enumerate(others):
         parts.append(f'<path class="other" d="{_path(frame, points)}"/>')
-        parts += [_line(_LEFT + 10, _TOP + 12 + 15 * place, _LEFT + 30, _TOP + 12 + 15 * place, "other"),
-                  _text(_LEFT + 35, _TOP + 16 + 15 * place, name, "mute")]  # fmt: skip
+        x, y = (WIDTH - 130, HEIGHT - _BOTTOM - 14) if legend_below else (_LEFT + 10, _TOP + 12 + 15 * place)
+        parts += [_line(x, y, x + 20, y, "other"), _text(x + 25, y + 4, name, "mute")]
     if curve:
         parts.append(f'<path class="line" d="{_path(frame, [(r["x"], r["y"]) for r in curve])}"/>')
     for row in curve if dots else ():

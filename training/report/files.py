@@ -47,12 +47,13 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
     treat_all = [(r["x"], max(r["all"], least)) for r in plots["decision"] if r["all"] >= least]
     return {
         "roc": charts.band_plot(frame("ROC", "1 - specificity", "sensitivity"), plots["roc"],
-                                others=[("chance", diagonal)]),
+                                others=[("chance", diagonal)], legend_below=True),
         "precision_recall": charts.band_plot(frame("Precision and recall", "recall", "precision"),
                                              plots["precision_recall"],
                                              others=[("calling everyone", [(0.0, prevalence), (1.0, prevalence)])]),
         "reliability": charts.band_plot(frame("Reliability", "said probability", "share that is positive"),
-                                        plots["reliability"], others=[("perfect", diagonal)], dots=True),
+                                        plots["reliability"], others=[("perfect", diagonal)], dots=True,
+                                        legend_below=True),
         "coverage_risk": charts.band_plot(frame("Error among the most confident", "share answered", "error", worst),
                                           plots["coverage_risk"]),
         "decision": charts.band_plot(frame("Decision curve", "threshold", "net benefit", most, least),
