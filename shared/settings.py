@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         default=256,
         ge=0,
         validation_alias="POXVISIO_MAX_WAITING_CLIENTS",
-        description="Long-polls a web process holds at once; further ones are answered at once",
+        description="Long-polls a web process holds at once, half of them of one tenant; others are answered at once",
     )
     max_uploads: int = Field(
         default=8,

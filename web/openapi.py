@@ -83,8 +83,8 @@ PREFER_WAIT = Header(
 )
 LAST_EVENT_ID = Header(
     "Last-Event-ID",
-    "The `id` of the last event of a stream that broke off, a number: the new stream goes on behind it, whatever "
-    "`after` says. Answers other than streams look at `after` alone.",
+    "The `id`, a number, of the last event of a stream that broke off: the answer goes on behind it, whatever `after` "
+    "says.",
 )
 LOCATION = Header("Location", "Absolute address of what was made.", {"type": "string", "format": "uri"})
 CONTENT_LOCATION = Header("Content-Location", "Absolute address of what is shown.", {"type": "string", "format": "uri"})

@@ -1,4 +1,4 @@
-"""Places for what holds a thread: bodies that come in, and results that stream out to readers who may be slow.
+"""Places for what holds a thread: bodies that come in, results that stream out to slow readers, clients that wait.
 
 So many bodies may move at once, and who is slow stands aside and holds nobody up.
 
@@ -101,6 +101,12 @@ class Places:
         return self._is_free(tenant) and not any(
             self._of(other) < self._of(tenant) and self._is_free(other) for other in others
         )
+
+    @property
+    def taken(self) -> int:
+        """How many are held now."""
+        with self._changed:
+            return len(self._held)
 
     def leave(self, place: Place) -> None:
         """Give the place back."""

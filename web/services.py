@@ -77,26 +77,9 @@ class ServedModel:
         self._seen = seen
 
 
-class Seats:
-    """Places for requests that take long."""
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._changed = threading.Condition()
-        self.taken = 0
-
-    def take(self, patience: float = 0.0) -> bool:
-        """Take a place if there is one, or one is left within so many seconds."""
-        with self._changed:
-            free = self._changed.wait_for(lambda: self.taken < self._places, patience)
-            self.taken += free
-            return free
-
-    def leave(self) -> None:
-        """Give the place back."""
-        with self._changed:
-            self.taken -= 1
-            self._changed.notify()
+def _halved(places: int) -> Places:
+    """Return so many places, half of them for one tenant, and nobody waits for one."""
+    return Places(places, 0, of_tenant=max(1, places // 2), waiting=0)
 
 
 class Gauge:
@@ -128,7 +111,7 @@ class Services:
     broker: Broker
     keyring: Keyring
     model: ServedModel
-    waiting: Seats
+    waiting: Places
     watch: Watch[UUID, ResultView]
     changes: Watch[AsKnown, bool]
     feed: Watch[Reader, News]
@@ -164,16 +147,14 @@ class Services:
             broker=Broker(settings),
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
-            waiting=Seats(settings.max_waiting_clients),
+            waiting=_halved(settings.max_waiting_clients),
             watch=Watch(answers),
             changes=Watch(partial(news.of_jobs, database), shortest=_NEWS_SHORTEST),
             feed=Watch(partial(news.for_readers, database), shortest=_NEWS_SHORTEST, longest=_NEWS_LONGEST),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
             documents=Places(_DOCUMENTS, 0, of_tenant=_DOCUMENTS // 2, waiting=0),
             streams=Places(settings.max_streams, 0, of_tenant=max(1, settings.max_streams // 2), waiting=16),
-            event_streams=Places(
-                settings.max_event_streams, 0, of_tenant=max(1, settings.max_event_streams // 2), waiting=0
-            ),
+            event_streams=_halved(settings.max_event_streams),
             gauge=Gauge(database),
             rates=rates,
             exchange=Exchange(rates, settings),

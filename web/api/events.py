@@ -95,23 +95,24 @@ def feed() -> Response:
     best = accepted.best_match([_JSON, MEDIA_TYPE]) if accepted else _JSON
     if best is None:
         raise Problem(NOT_ACCEPTABLE, _FORMATS, headers={"Vary": "Accept"})
-    answer = _stream(_resumed(query.after)) if best == MEDIA_TYPE else _page(query)
+    after = _resumed(query.after)
+    answer = _stream(after) if best == MEDIA_TYPE else _page(after, query.limit)
     answer.headers["Vary"] = "Accept"
     return answer
 
 
-def _page(query: EventsQuery) -> Response:
+def _page(after: int, limit: int) -> Response:
     here, asking, url = services(), caller(), services().settings.public_url
     with here.database.transaction(asking.tenant_id) as session:
-        found = events.since(session, query.after, query.limit)
+        found = events.since(session, after, limit)
     headers: dict[str, str] = {}
     if not found and (seconds := preferred_wait(LONGEST_WAIT)):
-        news = wait(here.feed, Reader(query.after, asking.proof), seconds, headers)
+        news = wait(here.feed, Reader(after, asking.proof), seconds, headers)
         if news and news.is_refused:
             raise KeyUnknown("the API key was revoked, or expired, meanwhile")
-        found = list(news.events[: query.limit]) if news else []
-    last = found[-1].seq if found else query.after
-    headers["Link"] = next_link(url + request.path, after=last, limit=query.limit)
+        found = list(news.events[:limit]) if news else []
+    last = found[-1].seq if found else after
+    headers["Link"] = next_link(url + request.path, after=last, limit=limit)
     return respond(EventList(events=[_body(event, url) for event in found], next=last), headers=headers)
 
 
@@ -134,7 +135,7 @@ def _stream(after: int) -> Response:
 
 
 def _resumed(after: int) -> int:
-    """Return where a stream begins: behind the last event the client saw of the one before, if it tells."""
+    """Return behind which event to begin: the last that the client saw of the stream before, if it tells."""
     given = request.headers.get("Last-Event-ID", "").strip()
     if not given:
         return after

@@ -30,8 +30,10 @@ class Limits(Shape):
     max_wait: int = Field(description="Of `Prefer: wait=N`")
     idempotency_kept: int
     max_expanded_bytes: int = Field(description="What an archive may hold in all, unpacked")
-    max_waiting_clients: int = Field(description="Of a web process; further clients get the answer of now")
-    max_event_streams: int = Field(description="Of a web process; one tenant has half of them, further ones get 503")
+    max_waiting_clients: int = Field(
+        description="Of a web process; half are for one tenant, others are answered at once"
+    )
+    max_event_streams: int = Field(description="Of a web process; half are for one tenant, others get 503")
     event_stream_seconds: float = Field(description="After which a stream of events ends, to be resumed")
     tenant_backlog_seconds: float = Field(description="Where more waits before a tenant's new job: 429")
     backlog_seconds: float = Field(description="Where more waits for everybody: 503")

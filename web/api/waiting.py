@@ -27,16 +27,17 @@ def wait(watch: Watch[Wish, Seen], wish: Wish, seconds: int, headers: dict[str, 
 
     Where too many clients wait already, nobody waits, and the headers tell when to come back.
     """
-    seats = services().waiting
-    if not seats.take():
+    places, tenant = services().waiting, caller().tenant_id
+    place = places.enter(tenant, 0)
+    if place is None:
         rest = min(seconds, _LONGEST_REST) * random.uniform(0.5, 1)  # noqa: S311  # spreads load, guards nothing
         headers["Retry-After"] = str(max(1, math.ceil(rest)))
         return None
     headers["Preference-Applied"] = applied(seconds)
     try:
-        return watch.wait(caller().tenant_id, wish, seconds, is_new=False)
+        return watch.wait(tenant, wish, seconds, is_new=False)
     finally:
-        seats.leave()
+        places.leave(place)
 
 
 def answer(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultView | None, bool]:
@@ -44,13 +45,14 @@ def answer(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultView | No
 
     Where too many clients wait already, nobody waits.
     """
-    seats = services().waiting
-    if not seats.take():
+    places, tenant = services().waiting, caller().tenant_id
+    place = places.enter(tenant, 0)
+    if place is None:
         return None, False
     try:
-        return services().watch.wait(caller().tenant_id, job_id, seconds, is_new=is_new), True
+        return services().watch.wait(tenant, job_id, seconds, is_new=is_new), True
     finally:
-        seats.leave()
+        places.leave(place)
 
 
 def applied(seconds: int) -> str:

@@ -69,7 +69,11 @@ def test_a_last_event_id_outdoes_the_address_and_must_be_a_number(own_server: Se
         source = EventSource(own_server.port, own_server.key, last=last, path="/v1/events?after=1")
         assert next(iter(source)).id == first
         source.close()
+    # Whoever falls back to pages goes on at the same place.
+    page = json.loads(own_server.ask("GET", "/v1/events?after=1", Last_Event_ID="2")[2])
+    assert [event["data"]["sequence"] for event in page["events"]] == [3]
     for wrong in ("evt_1", "-1", "1.5", "9" * 30, "9" * 19):
+        assert own_server.ask("GET", "/v1/events", Last_Event_ID=wrong)[0] == 400
         refused = EventSource(own_server.port, own_server.key, last=wrong)
         assert refused.answer.status == 400
         assert json.loads(refused.answer.read())["type"].endswith("/problems/bad-request")
@@ -134,7 +138,7 @@ def streaming(app: Flask, key: str, **headers: str) -> TestResponse:
 
 
 def held(here: Services) -> int:
-    return len(here.event_streams._held)
+    return here.event_streams.taken
 
 
 def test_an_idle_stream_holds_no_connection_beats_and_ends_by_itself(

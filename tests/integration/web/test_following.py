@@ -102,13 +102,49 @@ def test_further_clients_are_answered_at_once_and_nobody_holds_a_connection(one_
         while not waiting.taken and not held.done():
             time.sleep(0.01)
         # The pool's one connection must be free while the first client waits.
-        answer = second.get(path, Prefer="wait=60")
-        assert answer.status_code == 200
-        assert "Preference-Applied" not in answer.headers
+        for waited_for in (path, "/v1/events?after=99"):
+            answer = second.get(waited_for, Prefer="wait=60")
+            assert (answer.status_code, "Preference-Applied" in answer.headers) == (200, False)
+            assert 15 <= int(answer.headers["Retry-After"]) <= 30  # no sooner than if it had waited, or nearly
         assert second.post(f"{path}/cancel").status_code == 200
         released = held.result(30)
     assert released.json is not None
     assert released.json["state"] == "cancelled"
+
+
+def test_a_tenant_has_half_of_the_places_to_wait_and_another_gets_the_other_half(
+    environment: dict[str, str], clinic: Caller, stranger: Caller
+) -> None:
+    app = create_app(Settings.load({**environment, "POXVISIO_MAX_WAITING_CLIENTS": "2"}))
+    waiting, clients = (
+        app.extensions["poxvisio"].waiting,
+        [Caller(app.test_client(), caller.key, caller.tenant) for caller in (clinic, clinic, stranger)],
+    )
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(clients[0].get, "/v1/events", Prefer="wait=60")
+        while not waiting.taken and not held.done():
+            time.sleep(0.01)
+        refused, let_in = (client.get("/v1/events", Prefer="wait=1") for client in clients[1:])
+        app.extensions["poxvisio"].end_waiting()
+        assert held.result(30).status_code == 200
+    app.extensions["poxvisio"].close()
+    assert [answer.headers.get("Preference-Applied") for answer in (refused, let_in)] == [None, "wait=1"]
+
+
+def test_whoever_waits_for_a_job_hears_that_it_was_deleted(clinic: Caller, worker_db: Database) -> None:
+    job = sent(clinic)
+    path = f"/v1/jobs/{job['id']}"
+    waiting = clinic.client.application.extensions["poxvisio"].waiting
+    known = clinic.get(path).headers["ETag"]
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(clinic.get, path, Prefer="wait=60", If_None_Match=known)
+        while not waiting.taken and not held.done():
+            time.sleep(0.01)
+        answer_all(worker_db)
+        assert clinic.open(path, "DELETE").status_code == 204
+        # It may have seen the job close first.
+        assert held.result(30).status_code in (200, 410)
+    assert clinic.get(path, Prefer="wait=60", If_None_Match=known).status_code == 410
 
 
 def test_history_pages_from_the_newest(clinic: Caller) -> None:

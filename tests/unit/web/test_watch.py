@@ -107,3 +107,36 @@ def test_what_may_have_closed_already_is_not_waited_for_as_something_new_is() ->
     watch.usual = 60.0
     assert watch.wait(TENANT, job, 30, is_new=False)
     assert watch.usual == 60.0
+
+
+def test_the_end_wakes_everybody_and_nobody_waits_after_it() -> None:
+    jobs = Jobs()
+    watch = Watch(jobs.look, longest=60.0)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(watch.wait, tenant, uuid4(), 600) for tenant in (TENANT, TENANT, uuid4(), uuid4())]
+        while sum(len(crowd.waiting) for crowd in watch._crowds.values()) < 4:
+            time.sleep(0.001)
+        watch.end()
+        assert [found.result(60) for found in waiting] == [None] * 4
+    assert watch.ended
+    assert watch.wait(TENANT, uuid4(), 600) is None
+    watch.pause(600)
+    assert watch._crowds == {}
+
+
+def test_who_began_long_ago_is_looked_for_as_seldom_as_is_allowed() -> None:
+    jobs = Jobs()
+    watch = Watch(jobs.look, shortest=0.001, longest=0.2)
+    began = time.monotonic() - 3600
+    assert watch.wait(TENANT, uuid4(), 1.0, is_new=False, began=began) is None
+    assert 1 <= len(jobs.looks) <= 5
+
+
+def test_any_name_of_a_wish_will_do_and_clients_of_different_wishes_are_served_each_their_own() -> None:
+    def look(_tenant: UUID, numbers: Collection[int]) -> Mapping[int, list[int]]:
+        return {number: list(range(number, 4)) for number in numbers if number < 4}
+
+    watch = Watch(look)
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(watch.wait, TENANT, number, seconds) for number, seconds in ((1, 60), (3, 60), (4, 0.1))]
+        assert [each.result(60) for each in found] == [[1, 2, 3], [3], None]
