@@ -20,6 +20,7 @@ from shared.database import Database, new_id
 from shared.errors import Conflict
 from shared.logs import logger
 from shared.registry import serving
+from shared.registry.heartbeats import SYSTEM
 from shared.registry.serving import Serving
 from shared.tables import ModelChange
 
@@ -66,12 +67,12 @@ _UNTOLD = sa.text("""
     FROM model_change c LEFT JOIN model f ON f.digest = c.from_digest LEFT JOIN model t ON t.digest = c.to_digest
     WHERE c.told_upto IS NOT NULL ORDER BY c.id LIMIT 1 FOR UPDATE OF c SKIP LOCKED
 """)
-# Whoever has an endpoint, or a feed that ever held an event.
-_AUDIENCE = sa.text("""
+# Whoever has an endpoint, or a feed that ever held an event; the system itself listens to nothing.
+_AUDIENCE = sa.text(f"""
     SELECT tenant_id FROM (
       SELECT tenant_id FROM event_counter UNION SELECT tenant_id FROM endpoint WHERE job_id IS NULL) AS everybody
-    WHERE tenant_id > :after ORDER BY tenant_id LIMIT :many
-""")
+    WHERE tenant_id > :after AND tenant_id <> '{SYSTEM}' ORDER BY tenant_id LIMIT :many
+""")  # noqa: S608  # made of a constant
 _TOLD = sa.text("UPDATE model_change SET told_upto = :upto WHERE id = :id")
 
 

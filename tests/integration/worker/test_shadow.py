@@ -1,6 +1,7 @@
 """A shadow looks at photos beside what answers them, and nothing that anybody sees changes by it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from shared.bundle import Bundle
 from shared.database import Database
 from shared.ledger import deletion
 from shared.registry import shadow
 from shared.registry.changes import make
 from shared.registry.serving import Serving
+from shared.settings import Settings
+from shared.storage import Storage
 from tests.integration.worker.conftest import Submit, photo
 from tests.integration.worker.test_classification import results_of, until
 from tests.integration.worker.test_models import (
@@ -21,19 +25,34 @@ from tests.integration.worker.test_models import (
     Publish,
     heard,
     make_bundle,
-    models,
     now_serving,
     publish,
     wish,
     worker,
 )
 from worker.classification import Classification
+from worker.inference.answers import Calibration
 from worker.inference.classifier import Classifier
 from worker.models import Models
 
-__all__ = ["make_bundle", "models", "publish", "worker"]
+__all__ = ["make_bundle", "publish", "worker"]
 
 Begin = Callable[..., str]
+
+
+@pytest.fixture
+def models(
+    settings: Settings, worker_db: Database, storage: Storage, classifier: Classifier, tmp_path: Path
+) -> Iterator[Models]:
+    """Return the networks of a worker; bundles of the same weights share what was compiled of them."""
+
+    def load(bundle: Bundle) -> Classifier:
+        return Classifier(bundle, classifier.engine, Calibration.of(bundle))
+
+    found = Models(worker_db, storage, default=settings.model, cache=tmp_path / "cache", kept=1, load=load)
+    found.start()
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -101,6 +120,7 @@ def test_people_who_wait_are_served_before_the_shadow_looks(
     by = models._shadow
     assert by is not None
     order: list[str] = []
+    held: list[int] = []
     jobs: list[UUID] = []
 
     def look(pixels: np.ndarray[Any, Any], quality: Any) -> Any:
@@ -108,6 +128,7 @@ def test_people_who_wait_are_served_before_the_shadow_looks(
             jobs.append(submit_photos([photo(50)], "interactive"))
         with owner_db.transaction() as session:
             order.append(str(session.scalar(sa.text("SELECT count(*) FROM unit WHERE state = 'ready'"))))
+            held.append(session.scalar(sa.text("SELECT count(*) FROM unit WHERE state = 'leased'")) or 0)
         return Classifier.classify(by, pixels, quality)
 
     monkeypatch.setattr(by, "classify", look)
@@ -116,6 +137,7 @@ def test_people_who_wait_are_served_before_the_shadow_looks(
     assert worker.drain() == 5
     assert order[0] == "1", "it came while the shadow looked"
     assert set(order[1:]) == {"0"}, "and was answered before it looked again"
+    assert set(held) == {0}, "a worker that dies over the shadow holds nothing that could be lost or suspected"
     assert len(seen(owner_db)) == 5
 
 
