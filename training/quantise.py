@@ -62,7 +62,7 @@ def quantise(
     3. As many of the network's first convolutions stay exact as it takes for the bounds to hold on the second part:
        skin is one colour over large areas, so what is rounded early is rounded alike everywhere, and adds up.
     4. Temperature, thresholds and the gate's limit are fitted on what int8 says of the second part.
-    5. On the third int8 is held against float32, each with its own temperature, as they serve.
+    5. On the third int8 is held against float32, both with that temperature: this is about arithmetic alone.
 
     Raises ``DataRefused`` for photos that do not fit or are too few, ``NotAdmitted`` with the figures.
     """
@@ -84,10 +84,10 @@ def quantise(
             engine = _engine(bundle, weights, Path(cache), ranges)
             logits, features = _said(engine, pixels[fitted])
             own = _calibration(bundle, logits, kinds[fitted], features)
-            if _is_close(_record(bundle, exact.logits[fitted], logits, own["temperature"])):
+            if _is_close(_record(exact.logits[fitted], logits, own["temperature"])):
                 break
         coarse, _ = _said(engine, pixels[held])
-    record = _record(bundle, exact.logits[held], coarse, own["temperature"]) | {
+    record = _record(exact.logits[held], coarse, own["temperature"]) | {
         "exact_convolutions": exact_convolutions,
         "rounded_inputs": len(ranges),
         "photos": {"ranges": len(ranged), "calibration": int(fitted.sum()), "proof": int(held.sum())},
@@ -203,14 +203,8 @@ def _calibration(
     }
 
 
-def _record(
-    bundle: Bundle,
-    exact: NDArray[np.float32],
-    coarse: NDArray[np.float32],
-    temperature: float,
-) -> dict[str, Any]:
-    was = probabilities_of(exact, float(bundle.calibration["temperature"]))
-    says = probabilities_of(coarse, temperature)
+def _record(exact: NDArray[np.float32], coarse: NDArray[np.float32], temperature: float) -> dict[str, Any]:
+    was, says = probabilities_of(exact, temperature), probabilities_of(coarse, temperature)
     apart = np.abs(was - says).max(axis=1)
     flipped = int((was.argmax(1) != says.argmax(1)).sum())
     return {

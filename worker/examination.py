@@ -19,7 +19,7 @@ from shared.bundle import Bundle, load_bundle
 from shared.errors import BundleError
 from worker.decoding.outcomes import Limits
 from worker.decoding.picture import decode_picture
-from worker.inference.answers import probabilities_of
+from worker.inference.answers import probabilities_of, temperature_of
 from worker.inference.classifier import Classifier
 from worker.inference.parity import BOUNDS
 from worker.inference.preprocess import Quality, measure_quality, network_input
@@ -76,7 +76,7 @@ def examine(folder: Path, cache: Path, *, engine: str, precision: str) -> dict[s
 def _known_answers(bundle: Bundle, classifier: Classifier) -> tuple[float, int]:
     """Return how far any probability strays from the known ones, and how many photos were looked at."""
     reference = load_reference(bundle)
-    expected = probabilities_of(reference.logits, float(bundle.calibration["temperature"]))
+    expected = probabilities_of(reference.logits, temperature_of(bundle, classifier.engine.precision))
     seen = [_through_the_decoder(known_photo(pixels)) for pixels in reference.photos]
     together = classifier.classify(np.stack([pixels for pixels, _ in seen]), [quality for _, quality in seen])
     strays = 0.0

@@ -27,9 +27,9 @@ def check_parity(engine: Engine, bundle: Bundle, cache: Path) -> float:
     3. Raises ParityFailed beyond the bound of the engine's precision, or where a label differs.
     """
     reference = load_reference(bundle)
-    temperature = float(bundle.calibration["temperature"])
+    temperature = temperature_of(bundle, engine.precision)
     expected = probabilities_of(reference.logits, temperature)
-    found = probabilities_of(engine.infer(reference.photos).logits, temperature_of(bundle, engine.precision))
+    found = probabilities_of(engine.infer(reference.photos).logits, temperature)
     difference = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
     flipped = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
     passed = difference <= BOUNDS[engine.precision] and not flipped
