@@ -42,7 +42,7 @@ COMMON: Final = frozenset({"name", "model", "change", "link"})
 # Names that are in no database, and so nobody's.
 _PUBLIC: Final = {"/static/{name}": "app.css", "/problems/{name}": "not-found"}
 # Only a waiting job can be cancelled, only a closed one tried again: each is made anew for every caller who may.
-_USING_UP: Final = ("/cancel", "/retry", "/activate", "/canary", "/models/{model}/shadow", "/rollback")
+USING_UP: Final = ("/cancel", "/retry", "/activate", "/canary", "/models/{model}/shadow", "/rollback")
 _SINCE: Final = {"since": "2026-01-01T00:00:00Z"}
 _BODIES: Final[dict[str, Any]] = {
     "POST /v1/webhooks": {"url": "https://example.org/hook"},
@@ -234,7 +234,7 @@ def _row_of(
         return [f"{route}: tests/security/matrix.py makes nothing with an id named {min(unknown)}"]
     found: dict[str, int] = {}
     faults: list[str] = []
-    if route.path.endswith(_USING_UP):
+    if route.path.endswith(USING_UP):
         world.ids.clear()  # what is there has been closed
     for name in CALLERS:
         if not world.ids:
@@ -245,9 +245,9 @@ def _row_of(
         faults += [f"{route} to {name}: {fault}" for fault in _faults_of(world, name, answer)]
         if route.method == "GET" and ask(app, route, path, who[name], "HEAD").status_code != answer.status_code:
             faults.append(f"{route} answers HEAD otherwise to {name}")
-        if answer.status_code < 300 and (route.method == "DELETE" or route.path.endswith(_USING_UP)):
+        if answer.status_code < 300 and (route.method == "DELETE" or route.path.endswith(USING_UP)):
             world.ids.clear()
-    if route.path.endswith(_USING_UP):
+    if route.path.endswith(USING_UP):
         world.ids.clear()
     if found != expected:
         faults.append(f"{route} answered otherwise than its row; what it did: {row(route, found)}")

@@ -22,6 +22,7 @@ from shared.registry.bundles import FILES
 from tests.integration.web.conftest import JPEG, Caller
 from tests.integration.web.test_models import form_of
 from tests.integration.worker.test_models import MakeBundle, make_bundle
+from tests.security import matrix
 from tests.security.matrix import Route, World
 from web.openapi import IDEMPOTENCY_KEY, Operation, described_rules, template
 
@@ -87,8 +88,9 @@ def posts(app: Flask) -> Iterator[Route]:
 
 
 def anew(asker: Asker, route: Route) -> None:
-    """Make a world in which nothing has been done yet that could be done once."""
-    asker.world.fill(is_open=route.path.endswith("/cancel"))
+    """Make a world where there is none, or where this route needs one in which nothing has been done yet."""
+    if not asker.world.ids or route.path.endswith(matrix.USING_UP):
+        asker.world.fill(is_open=route.path.endswith("/cancel"))
 
 
 @pytest.fixture

@@ -1,19 +1,23 @@
 """Results as a Parquet file: what NDJSON and CSV say, read by pandas, whole or not at all."""
 
 import io
+import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from pyarrow import parquet as reading
 
+from cli.main import main
 from shared.database import Database, new_id
 from shared.errors import DatabaseAway
 from shared.views import ResultView
 from tests.integration.web.answering import ANSWER, EVIDENCE, answer_all
-from tests.integration.web.conftest import Caller
+from tests.integration.web.conftest import Caller, Server
 from web.api import parquet, results
 
 COUNT = 70
@@ -93,6 +97,12 @@ def views(count: int) -> Iterator[ResultView]:
         )
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_GROUP", 100)
+
+
+@pytest.mark.usefixtures("small")
 def test_memory_holds_one_group_however_many_rows_there_are() -> None:
     taken = 0
 
@@ -110,6 +120,7 @@ def test_memory_holds_one_group_however_many_rows_there_are() -> None:
     assert len(first) < len(whole) / 2
 
 
+@pytest.mark.usefixtures("small")
 def test_a_file_that_was_cut_off_cannot_be_opened() -> None:
     def broken() -> Iterable[ResultView]:
         yield from views(parquet._GROUP + 1)
@@ -119,3 +130,15 @@ def test_a_file_that_was_cut_off_cannot_be_opened() -> None:
     assert cut
     with pytest.raises(pa.ArrowInvalid, match="magic bytes"):
         reading.read_table(io.BytesIO(cut))
+
+
+def test_the_command_line_saves_it_from_a_running_service(server: Server, worker_db: Database, tmp_path: Path) -> None:
+    url, file = f"http://127.0.0.1:{server.port}", tmp_path / "results.parquet"
+    status, _, sent = server.ask("POST", "/v1/jobs", b"photo", Content_Type="image/jpeg")
+    assert status == 202
+    answer_all(worker_db)
+    words = ["jobs", "results", json.loads(sent)["id"], "--url", url, "--key", server.key]
+    ended = CliRunner().invoke(main, [*words, "--parquet", str(file)])
+    assert ended.exit_code == 0, ended.output
+    assert pd.read_parquet(file)["outcome"].to_list() == ["classified"]
+    assert CliRunner().invoke(main, [*words, "--parquet", str(file), "--csv"]).exit_code == 2
