@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
@@ -157,14 +158,27 @@ def test_no_series_has_a_name_in_it(
     assert told <= {word for value in known for word in value.split()}
 
 
-def test_a_database_that_is_away_is_said_and_comes_back() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    database = Database(f"postgresql://u:p@127.0.0.1:{port}/d", role="poxvisio_reader", pool_size=1)
-    found = figures(Reading(database))
-    database.close()
-    assert found["database_up"] == 0
-    assert set(found) == {"database_up", "asked_seconds_ago", "asking_seconds"}
+def allow(owner_url: str, connections: int) -> None:
+    """Let the reader's login have so many connections; -1 for any number."""
+    connection = psycopg2.connect(owner_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER ROLE poxvisio_reader_login CONNECTION LIMIT {connections}")
+    connection.close()
+
+
+def test_a_database_that_is_away_is_said_and_comes_back(reader_db: Database, owner_url: str) -> None:
+    now = [0.0]
+    reading = Reading(reader_db, clock=lambda: now[0])
+    allow(owner_url, 0)
+    try:
+        found = figures(reading)
+        assert found["database_up"] == 0
+        assert set(found) == {"database_up", "asked_seconds_ago", "asking_seconds"}
+    finally:
+        allow(owner_url, -1)
+    assert figures(reading)["database_up"] == 0  # nobody asks again so soon
+    now[0] += 6
+    assert figures(reading)["database_up"] == 1
 
 
 @pytest.fixture
