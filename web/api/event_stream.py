@@ -2,7 +2,7 @@
 
 A stream holds one thread of the server as long as it goes on, and no connection to the database while it is idle. So
 their number is bounded, each ends after a set time, and one whose client has gone is noticed by a heartbeat. While the
-database is away it goes on without news: a browser that is refused once does not come back by itself.
+database is away it goes on without news: by the standard, a client that is refused once does not come back.
 """
 
 import time

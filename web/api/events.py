@@ -82,7 +82,7 @@ class EventsQuery(Strict):
     scope="jobs:read",
     description="Unfiltered, and without a gap: who has seen a number has seen every smaller one. With `Accept: "
     "text/event-stream` it goes on as server-sent events (WHATWG HTML, section 9.2) until the time that `/v1/limits` "
-    "tells; then the client comes back with `Last-Event-ID`, as browsers do by themselves. Who asked to wait where too "
+    "tells; then the client comes back with `Last-Event-ID`. Who asked to wait where too "
     "many do is answered at once, with `Retry-After`.",
     query=EventsQuery,
     headers=(PREFER_WAIT, LAST_EVENT_ID),
