@@ -16,6 +16,9 @@ COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes
 # pip would otherwise obey a user's PIP_USER and install outside of .venv.
 export PIP_USER := 0
 
+# A file's tests stay together, for what they share, and files begin in the order of tests/conftest.py: the longest first.
+TESTS = $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
 # The tests that have a long form.
 FUZZED = tests/security/test_described.py tests/security/test_hostile_requests.py tests/security/test_hostile_files.py
 
@@ -39,10 +42,14 @@ test: .venv/.dev ## Build the environment, then check: what CI runs
 check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
-	$(BIN)/python -m mypy --strict
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore=tests/e2e
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e
+	@mkdir -p build
+	@# Types keep one core busy for half a minute, so tests run meanwhile; what was found is shown in the end.
+	@$(BIN)/python -m mypy --strict >build/types.log 2>&1 & types=$$!; \
+	  trap 'kill $$types 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	  echo '$(TESTS)'; $(TESTS); tests=$$?; \
+	  echo '$(BIN)/python -m mypy --strict'; wait $$types; types_found=$$?; cat build/types.log; \
+	  exit $$((tests ? tests : types_found))
 
 .PHONY: fuzz
 fuzz: .venv/.dev ## Send hostile files by the hundred thousand, and hostile requests at the API; SEED= repeats a run
@@ -106,6 +113,7 @@ clean: ## Remove the environment and every cache; data/ stays
 # The locks are compiled together, so that what the tests need holds what the demo needs.
 .venv/.dev: requirements/dev.txt pyproject.toml .venv/.made
 	@echo "Installing the pinned packages, with those of the tests, into .venv; the first time this takes some minutes."
-	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@# Compiling all of it beforehand takes as long as installing it; Python compiles what is imported, and keeps it.
+	@$(PIP) install --no-compile --require-hashes -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
 	@touch .venv/.demo $@

@@ -12,6 +12,7 @@ import pytest
 from shared.broker import DRAIN
 from shared.ledger.fairness import WEIGHTS
 from shared.vocabulary import LANES
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "shared", "training", "web", "worker", "migrations")
@@ -74,6 +75,10 @@ def test_lanes_are_the_same_everywhere() -> None:
     procfile = (ROOT / "Procfile").read_text(encoding="utf-8")
     [worker] = [line for line in procfile.splitlines() if line.startswith("worker:")]
     assert worker.split(" -Q ")[1].split()[0].split(",") == list(LANES)
+
+
+def test_the_longest_test_files_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def modules() -> list[Path]:

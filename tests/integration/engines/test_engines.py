@@ -45,7 +45,7 @@ def test_an_engine_equals_the_parity_record(bundle: Bundle, classifier: Load, en
 
 
 def test_openvino_equals_tensorflow_on_photos_outside_the_record(classifier: Load, samples: Samples) -> None:
-    one, other = (classifier(engine, "f32").engine.infer(samples[0]) for engine in ("openvino", "tensorflow"))
+    one, other = (classifier(engine, "f32").engine.infer(samples[0][::3][:8]) for engine in ("openvino", "tensorflow"))
     assert np.abs(one.logits - other.logits).max() < 1e-4
     assert np.abs(one.features - other.features).max() < 1e-3
     assert np.abs(one.evidence - other.evidence).max() < 1e-2
@@ -66,17 +66,18 @@ def test_the_same_photo_gets_the_same_answer_alone_and_in_any_batch(
 ) -> None:
     loaded = classifier(engine, precision)
     pixels, qualities, _ = samples
-    together = loaded.classify(pixels[:7], qualities[:7])
-    alone = [loaded.classify(pixels[at : at + 1], qualities[at : at + 1])[0] for at in range(7)]
-    backwards = loaded.classify(pixels[:7][::-1], qualities[:7][::-1])
-    three = loaded.classify(pixels[4:7], qualities[4:7])
+    together = loaded.classify(pixels[:5], qualities[:5])
+    alone = [loaded.classify(pixels[at : at + 1], qualities[at : at + 1])[0] for at in range(5)]
+    backwards = loaded.classify(pixels[:5][::-1], qualities[:5][::-1])
+    three = loaded.classify(pixels[2:5], qualities[2:5])
     assert together == alone == backwards[::-1]
-    assert three == together[4:7]
+    assert three == together[2:5]
 
 
 def test_threads_do_not_change_an_answer(bundle: Bundle, classifier: Load, compiled: Path, samples: Samples) -> None:
     single = Classifier.load(bundle, engine="openvino", precision="f32", threads=1, cache=compiled)
-    assert single.classify(*samples[:2]) == classifier("openvino", "f32").classify(*samples[:2])
+    some = samples[0][:6], samples[1][:6]
+    assert single.classify(*some) == classifier("openvino", "f32").classify(*some)
 
 
 def test_calls_of_several_threads_overlap_and_change_no_answer(classifier: Load, samples: Samples) -> None:
