@@ -10,8 +10,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
-import keras
-from keras.src.legacy.saving import legacy_h5_format
 
 from training.backbone import Published
 
@@ -25,6 +23,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 def publish(folder: Path) -> Published:
     """Writes `imagenet.h5` in the old form of `keras.applications`, without top; its address is relative."""
+    # Every process that runs tests reads this file, and few of them train: TensorFlow takes seconds to load.
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+
     keras.utils.set_random_seed(5)
     network = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(None, None, 3), pooling="avg")
     with h5py.File(folder / "imagenet.h5", "w") as file, warnings.catch_warnings():

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
 
@@ -28,6 +27,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published
 def test_imagenet_weights_come_from_their_host_once_and_are_loaded_as_they_are(
     published: tuple[Path, Published], tmp_path: Path
 ) -> None:
+    import keras
+
     folder, weights = published
     with host(folder) as address:
         here = replace(weights, url=address + weights.url)
