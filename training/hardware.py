@@ -22,6 +22,13 @@ def prepare() -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def forget_networks() -> None:
+    """Frees what Keras keeps of earlier networks. Never within a strategy's scope, whose graph it would take away."""
+    import keras
+
+    keras.utils.clear_session()
+
+
 def precision_here(asked: str) -> str:
     """Keras' policy for the arithmetic asked for."""
     return precision_of(asked, halves_here() if asked == AUTO else ())

@@ -164,6 +164,7 @@ def _member(config: Config, material: _Material, out: Path, watch: Watch, *, fol
     if (folder / runs.OUTPUTS).is_file():
         return
     split = _split(config, material.frame, fold)
+    hardware.forget_networks()
     with hardware.strategy_over(hardware.gpus()).scope():
         model = material.network(config, 1000 * seed + fold)
         MemberTraining(model, config.recipe, material.start, folder, watch).run(

@@ -23,7 +23,6 @@ def build(classes: int, start: Start, seed: int, *, dropout: float, precision: s
     """
     import keras
 
-    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     photo = keras.Input((None, None, 3), dtype="uint8", name="photo")

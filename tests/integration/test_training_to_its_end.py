@@ -4,6 +4,8 @@ What is learnt is nothing: 48 drawn photos, one epoch a phase, 32 pixels. What i
 """
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -82,3 +84,28 @@ def test_two_devices_share_each_batch(tmp_path: Path) -> None:
     assert "copies: 2" in done.stdout
     assert done.stdout.count("validation NLL") == 4
     assert "nan" not in done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_ctrl_c_keeps_what_is_finished_says_how_to_go_on_and_leaves_no_bundle(photos: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(
+        f'[data]\nfolder = "{photos}"\nclasses = ["Monkeypox", "*"]\nlicence = "own"\nsplit = "named"\n'
+        f'[network]\nid = "tiny"\nweights = "bundle:{ROOT / "models" / "demo"}"\n'
+        "[recipe]\nside = 32\nbatch = 8\nhead_epochs = 1\ntune_epochs = 50\npatience = 50\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "cli.main", "train", "--config", str(config), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        told = []
+        for line in child.stderr:
+            told.append(line)
+            if "head 1/1" in line:
+                os.kill(child.pid, signal.SIGINT)
+                break
+        told += list(child.stderr)
+    assert child.returncode == 130, "".join(told)
+    assert f"go on with --out {tmp_path / 'run'} --resume" in "".join(told)
+    assert not (tmp_path / "run" / BUNDLE).exists()
+    assert (tmp_path / "run" / "members" / "fold0-seed7" / "state.npz").is_file()
