@@ -118,7 +118,9 @@ def from_convolution(weights: Weights, ranges: Mapping[str, list[float]], exact:
 
 def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[float]]:
     """The inputs to round and their ends, by NNCF's post-training quantisation on photos [n, 224, 224, 3]."""
-    import nncf  # noqa: PLC0415 - seconds, and in an extra of its own
+    # Seconds, and in an extra of its own.
+    import nncf  # noqa: PLC0415
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
 
     nncf.set_log_level(logging.ERROR)
     model = counted_resnet50(weights)
@@ -128,8 +130,12 @@ def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[f
         data,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(photos),
-        # What moves biases is no range: the weights of the bundle stay as they are.
-        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            # What moves biases is no range: the weights of the bundle stay as they are.
+            disable_bias_correction=True,
+            # The ends of all photos; the mean of each photo's ends, which is usual, cuts off what one photo has more.
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        ),
         ignored_scope=nncf.IgnoredScope(names=heads_of(model)),
     )
     return _ranges(rounded)
