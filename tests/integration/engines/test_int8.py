@@ -108,7 +108,11 @@ def test_operations_are_counted_alike_each_time_and_the_heads_stay_exact(bundle:
     assert counts[0] == len(FOUND) > counts[-1] > 0
 
 
-def test_nncf_finds_ranges_for_the_same_places_whatever_the_photos(bundle: Bundle) -> None:
+def test_nncf_finds_ranges_for_the_same_places_whatever_the_photos(
+    bundle: Bundle, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("the long form, --long, has NNCF look at photos: ten seconds of a processor")
     pytest.importorskip("nncf")
     found = find_ranges(load_weights(bundle), load_reference(bundle).photos[:2])
     assert set(found) == set(FOUND)
