@@ -127,6 +127,9 @@ _SHARES: Final = {"of_tenant": 64, "suspects_of_tenant": 32, "most_of_tenant": 2
 # More than a body holds.
 _MOST_ANSWERS: Final = 100
 
+# Deleting a job takes the answers out of kept bodies: that comes before one is kept or after it, never in between.
+_HOLD_JOB: Final = sa.text("SELECT FROM job WHERE id = :job FOR KEY SHARE")
+
 LOST: Final = "lost: the deliverer ended before it could record the answer"
 
 
@@ -202,6 +205,7 @@ def body_of(session: Session, owed: Owed, public_url: str) -> bytes:
     """
     answers = None
     if owed.event.job_id is not None:
+        session.execute(_HOLD_JOB, {"job": owed.event.job_id})
         with contextlib.suppress(Gone, NotFound):
             answers = history.results(session, history.job(session, owed.event.job_id), limit=_MOST_ANSWERS).rows
     body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)

@@ -1,6 +1,7 @@
 """What a webhook tells: links alone, or the answers too, as it is or as a CloudEvent; the same bytes at every try."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -105,3 +106,30 @@ def test_answers_of_a_deleted_job_are_not_sent_again(clinic: Clinic, worker_db: 
     told = body(worker_db, again)["data"]
     assert "results" not in told
     assert told["total"] == 1
+
+
+def test_answers_are_not_kept_past_a_deletion_that_comes_meanwhile(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, detail="full")
+    job = answered(clinic, worker_db, 1)
+    (owed,) = claim(worker_db)
+
+    def delete_it() -> None:
+        with clinic.db.transaction(clinic.tenant) as session:
+            delete(session, clinic.tenant, job)
+
+    with ThreadPoolExecutor(1) as pool:
+        with worker_db.transaction() as session:
+            assert b'"results"' in deliveries.body_of(session, owed, URL)
+            deleting = pool.submit(delete_it)
+            until(lambda: deleting.done() or somebody_waits(owner_db), "it waits or is done")
+        deleting.result()
+    with owner_db.transaction() as session:
+        assert session.connection().exec_driver_sql("SELECT body FROM delivery").scalars().all() == [None]
+
+
+def somebody_waits(owner_db: Database) -> bool:
+    with owner_db.transaction() as session:
+        found = session.connection().exec_driver_sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(found.scalar())
