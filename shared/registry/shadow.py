@@ -20,6 +20,8 @@ FEWEST: Final = 20
 #: The normal quantile of a two-sided 95 % interval.
 _Z: Final = 1.959963984540054
 
+# As whoever deletes a job does: the photos of one are locked in two orders otherwise, and both would wait.
+_HOLD_JOBS = sa.text("SELECT FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER BY id FOR KEY SHARE")
 _WRITE = sa.text("""
     INSERT INTO shadow_result (image_id, tenant_id, job_id, digest, outcome, label, p, live_digest, live_outcome,
                                live_label, live_p, moved)
@@ -89,6 +91,7 @@ class _Sum:
 
 def write(session: Session, rows: Sequence[Seen]) -> int:
     """Write what a shadow said; a photo that has a row keeps it. Returns how many were written."""
+    session.execute(_HOLD_JOBS, {"jobs": list({str(row.job_id) for row in rows})})
     return sum(
         session.execute(_WRITE, {name: getattr(row, name) for name in Seen.__slots__}).rowcount  # type: ignore[attr-defined]  # a cursor's
         for row in rows

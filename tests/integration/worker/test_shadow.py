@@ -1,6 +1,7 @@
 """A shadow looks at photos beside what answers them, and nothing that anybody sees changes by it."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -188,3 +189,33 @@ def test_a_shadow_becomes_live_or_is_taken_back_and_is_none_any_more(
     wish(app_db, "rollback", "second", second)
     make(worker_db, DEMO)
     assert now_serving(app_db) == Serving(6, third)
+
+
+def test_what_is_written_while_the_job_is_deleted_keeps_nobody_waiting_for_ever(
+    begin: Begin, worker: Classification, submit_photos: Submit, worker_db: Database, owner_db: Database,
+    app_db: Database, tenant: UUID,
+) -> None:  # fmt: skip
+    """Photos locked in two orders would be a deadlock, of which PostgreSQL ends one side."""
+    begin()
+    job = submit_photos([photo(seed) for seed in range(3)])
+    worker.drain()
+    first, *_, last = seen(owner_db)
+    with owner_db.transaction() as session:
+        session.execute(sa.text("DELETE FROM shadow_result"))
+
+    def delete_it() -> None:
+        with app_db.transaction(tenant) as session:
+            deletion.delete(session, tenant, job)
+
+    def somebody_waits() -> bool:
+        with owner_db.transaction() as session:
+            return bool(session.scalar(sa.text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")))
+
+    with ThreadPoolExecutor(1) as pool:
+        with worker_db.transaction() as session:
+            shadow.write(session, [_again(last)])
+            deleting = pool.submit(delete_it)
+            until(somebody_waits)
+            assert shadow.write(session, [_again(first)]) == 1
+        deleting.result()
+    assert seen(owner_db) == []
