@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from shared import history
 from shared.bundle import Bundle, load_bundle
 from shared.database import Database, new_id
-from shared.errors import BundleError, StorageAway, Unavailable
+from shared.errors import BundleError, Gone, NotFound, StorageAway, Unavailable
 from shared.ledger.submit import NewImage, NewJob, submit
 from shared.logs import logger
 from shared.registry import bundles, heartbeats, serving
@@ -110,12 +110,20 @@ class Heartbeat:
     def _judge(self, beat: Round) -> None:
         if beat.state != "waiting":
             return
+        try:
+            found = self._found(beat)
+        except (BundleError, Gone, NotFound) as error:
+            # Gone for good, as where MODEL names another bundle since: to wait for it would end all further rounds.
+            found = Finding("failed", seconds=beat.seconds, problem=str(error))
+        with self._database.transaction() as session:
+            heartbeats.settle(session, beat, found)
+
+    def _found(self, beat: Round) -> Finding:
         known = self._known.get(beat.digest) or self._answers_for(beat)
         with self._database.transaction() as session:
-            view = history.job(session, beat.id)
-            answers = history.results(session, view).rows
+            answers = history.results(session, history.job(session, beat.id)).rows
             bound = tolerance(_precisions(session, beat.digest) or known.precisions)
-            heartbeats.settle(session, beat, _finding(beat, known, answers, bound))
+        return _finding(beat, known, answers, bound)
 
     def _clear(self, beat: Round) -> None:
         """Delete the photos and copies of a round, then its rows: a storage that is away keeps both until later."""

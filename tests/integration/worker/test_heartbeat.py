@@ -1,7 +1,10 @@
 """Known answers through storage, ledger, decoder and network, and what is told when they come back otherwise."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import ProgrammingError
 
 from shared import accounts, events
+from shared.bundle import CALIBRATION, CARD
 from shared.database import Database
 from shared.ledger.submit import NewImage, NewJob, submit
 from shared.registry import heartbeats
@@ -19,6 +23,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 from tests.conftest import make_tenant
 from tests.integration.worker.conftest import Worker
+from training.publish import write_card
 from worker.heartbeat import Heartbeat
 from worker.inference.answers import Calibration
 from worker.inference.classifier import Classifier
@@ -45,12 +50,19 @@ def drifted(sound: Classifier, by: float) -> Classifier:
 
 @pytest.fixture
 def make_heartbeat(settings: Settings, worker_db: Database, storage: Storage) -> Beat:
-    def run(seconds: float = 300.0) -> Heartbeat:
-        return Heartbeat(
-            worker_db, storage, lambda _: None, default=settings.model, cache=settings.cache_dir, seconds=seconds
-        )
+    def run(seconds: float = 300.0, default: Path = settings.model) -> Heartbeat:
+        return Heartbeat(worker_db, storage, lambda _: None, default=default, cache=settings.cache_dir, seconds=seconds)
 
     return run
+
+
+def another_bundle(like: Path, folder: Path) -> Path:
+    """Write a bundle of another digest."""
+    shutil.copytree(like, folder, ignore=shutil.ignore_patterns("photos"))
+    sealed = json.loads((folder / CALIBRATION).read_text()) | {"id": "another"}
+    (folder / CALIBRATION).write_text(json.dumps(sealed))
+    write_card(folder, json.loads((folder / CARD).read_text()) | {"id": "another"})
+    return folder
 
 
 @pytest.fixture
@@ -155,6 +167,19 @@ def test_another_process_settles_what_one_that_died_had_sent(
     make_worker().drain()
     make_heartbeat().settle()
     assert states(owner_db) == ["good"]
+
+
+def test_a_round_whose_bundle_is_gone_is_told_and_holds_up_no_further_one(
+    make_heartbeat: Beat, make_worker: Worker, owner_db: Database, app_db: Database, operator: UUID, settings: Settings,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    make_heartbeat().send()
+    make_worker().drain()
+    heartbeat = make_heartbeat(default=another_bundle(settings.model, tmp_path / "another"))
+    heartbeat.settle()
+    assert (states(owner_db), told(app_db, operator)) == (["failed"], ["failed"])
+    again(owner_db)
+    assert heartbeat.send() == 1
 
 
 def test_a_worker_submits_for_the_system_and_for_no_clinic(worker_db: Database, tenant: UUID) -> None:
