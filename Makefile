@@ -80,6 +80,7 @@ lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install $(UV)
 	@$(COMPILE) --extra demo -o requirements/demo.txt
 	@$(COMPILE) --extra dev -o requirements/dev.txt
+	@$(COMPILE) --extra int8 -c requirements/dev.txt -o requirements/int8.txt
 	@$(COMPILE) requirements/server.in -c requirements/demo.txt -o requirements/server.txt
 	@$(COMPILE) requirements/gpu.in -c requirements/demo.txt --python-platform linux -o requirements/gpu.txt
 

@@ -120,9 +120,14 @@ def from_convolution(weights: Weights, ranges: Mapping[str, list[float]], exact:
 
 def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[float]]:
     """The inputs to round and their ends, by NNCF's post-training quantisation on photos [n, 224, 224, 3]."""
-    # Seconds, and in an extra of its own.
-    import nncf  # noqa: PLC0415
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
+    try:
+        import nncf  # noqa: PLC0415 - seconds, and in an extra of its own
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
+    except ImportError:
+        raise DataRefused(
+            "the ranges of int8 are found by NNCF, which is not installed here: "
+            "pip install --require-hashes -r requirements/int8.txt"
+        ) from None
 
     nncf.set_log_level(logging.ERROR)
     model = counted_resnet50(weights)

@@ -45,9 +45,10 @@ class Classifier:
         """Compiles the network (0.3 s with OpenVINO, 3 s with Keras) and checks it against the bundle's reference.
 
         engine "auto": TensorFlow where it sees a GPU, else PyTorch where it sees one, else OpenVINO. precision "auto":
-        int8 with OpenVINO where the bundle was quantised, else the first half precision that the device is faster in
-        and the bundle was proved in, else f32. threads 0: one per core. Compiled code and the parity record go to a
-        folder of their own inside `cache`. Raises ParityFailed, BundleAltered; EngineRefused where the engine cannot be
+        the first half precision that the device is faster in and the bundle was proved in; else, with OpenVINO, int8
+        where the bundle was quantised; else f32. An admitted int8 keeps much exact, so that bf16 is faster where the
+        processor has it (``poxvisio models bench``). threads 0: one per core. Compiled code and the parity record go to
+        a folder of their own inside `cache`. Raises ParityFailed, BundleAltered; EngineRefused where the engine cannot be
         built here; ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
@@ -81,9 +82,9 @@ def _library() -> str:
 
 def _arithmetic(bundle: Bundle, library: str) -> str:
     proved = bundle.calibration["precisions"]
-    if library == "openvino" and "int8" in proved and openvino_engine.int8_here():
-        return "int8"
-    return next((half for half in _HALVES[library]() if half in proved), "f32")
+    if half := next((half for half in _HALVES[library]() if half in proved), None):
+        return half
+    return "int8" if library == "openvino" and "int8" in proved and openvino_engine.int8_here() else "f32"
 
 
 def _built(bundle: Bundle, library: str, precision: str, threads: int, folder: Path) -> Engine:

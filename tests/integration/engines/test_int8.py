@@ -14,7 +14,7 @@ from shared.errors import BundleAltered, EngineRefused, ParityFailed
 from tests.integration.engines.conftest import MODELS
 from training.publish import write_card
 from training.quantise import BEGINS, find_ranges, from_convolution
-from worker.inference import openvino_engine
+from worker.inference import classifier, openvino_engine
 from worker.inference.answers import fitted_for, temperature_of
 from worker.inference.classifier import Classifier
 from worker.inference.openvino_int8 import counted_resnet50, heads_of
@@ -45,13 +45,23 @@ def quantised(bundle: Bundle, tmp_path: Path) -> Quantised:
     return run
 
 
-def test_a_quantised_bundle_is_served_in_int8_by_itself_and_says_the_same(
-    quantised: Quantised, tmp_path: Path, bundle: Bundle
+def test_a_quantised_bundle_is_served_in_int8_where_nothing_is_faster(
+    quantised: Quantised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not openvino_engine.int8_here():
+        pytest.skip("this processor has no int8")
+    made = quantised()
+    usual = Classifier.load(made, engine="openvino", cache=tmp_path / "cache").engine.precision
+    assert usual == (openvino_engine.halves_here() or ("int8",))[0]
+    monkeypatch.setitem(classifier._HALVES, "openvino", tuple)
+    assert Classifier.load(made, engine="openvino", cache=tmp_path / "cache").engine.precision == "int8"
+
+
+def test_a_quantised_bundle_in_int8_says_the_same(quantised: Quantised, tmp_path: Path, bundle: Bundle) -> None:
     made = quantised()
     if not openvino_engine.int8_here():
         pytest.skip("this processor has no int8")
-    served = Classifier.load(made, cache=tmp_path / "cache")
+    served = Classifier.load(made, engine="openvino", precision="int8", cache=tmp_path / "cache")
     assert (served.engine.name, served.engine.precision) == ("openvino", "int8")
     photos = load_reference(bundle).photos
     together = served.engine.infer(photos)

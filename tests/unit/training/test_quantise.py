@@ -1,5 +1,6 @@
 """What admits a bundle in int8, and what is written then."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from shared.bundle import load_bundle
 from shared.errors import DataRefused
 from tests.unit.training.folders import first
-from training.quantise import AGREEMENT, _calibration, _is_close, _kinds, _record, _write, quantise
+from training.quantise import AGREEMENT, _calibration, _is_close, _kinds, _record, _write, find_ranges, quantise
 from worker.inference.answers import fitted_for
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
@@ -75,3 +76,9 @@ def test_too_few_photos_prove_nothing_and_nothing_is_written(tmp_path: Path) -> 
     with pytest.raises(DataRefused, match="200 are the least"):
         quantise(DEMO, tmp_path / "photos", out, "quick")
     assert not out.exists()
+
+
+def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(DataRefused, match=r"requirements/int8\.txt"):
+        find_ranges({}, np.zeros((1, 224, 224, 3), np.uint8))
