@@ -159,7 +159,12 @@ def shadow_report(model: str, *, out: Path | None, photos: int, url: str, key: s
     click.echo(f"{len(found['disagreements'])} photos of yours would have another label")
 
 
-@models.command(epilog=example("poxvisio models quantise models/demo --photos practice/ --out models/demo-int8"))
+@models.command(
+    epilog=example(
+        "poxvisio data synth unseen/ --patients 190 --copies 1 --seed 12",
+        "poxvisio models quantise models/demo --photos unseen/ --out models/demo-int8",
+    )
+)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--photos",

@@ -22,6 +22,8 @@ from shared.bundle import CALIBRATION, CARD, GATE, SEALED, Bundle, load_bundle
 from shared.errors import DataRefused, Refused
 from training import manifest
 from training.calibration import conformal_threshold, fit_temperature
+from training.landing import landing, refuse_occupied
+from training.layouts import CLASSES, V1
 from training.novelty import limit_of
 from training.pictures import look_at_all
 from training.publish import write_card
@@ -69,7 +71,9 @@ def quantise(
     Raises ``DataRefused`` for photos that do not fit or are too few, ``NotAdmitted`` with the figures.
     """
     bundle = load_bundle(folder)
+    refuse_occupied(out)
     frame = manifest.build(photos)
+    _refuse_other_kind(bundle, manifest.describe(frame))
     kinds = _kinds(frame["label"].tolist(), bundle)
     folds = frame["fold"].to_numpy()
     ranged = np.flatnonzero(np.isin(folds, _RANGE_FOLDS))[:_MOST_FOR_RANGES]
@@ -190,18 +194,29 @@ def _is_close(record: Mapping[str, Any], margin: float = 1.0) -> bool:
     return bool(record["agreement"] >= AGREEMENT and record["max_probability_difference"] <= bound)
 
 
+def _refuse_other_kind(bundle: Bundle, photos: manifest.Description) -> None:
+    """Refuse what would prove nothing: drawn photos for a network of people's, or the reverse; those it learnt from."""
+    if photos.synthetic != bundle.synthetic:
+        said = {True: "SYNTHETIC", False: "photographs"}
+        raise DataRefused(
+            f"the photos are {said[photos.synthetic]}, those of bundle {bundle.id} were {said[bundle.synthetic]}: what "
+            "int8 does to the ones says nothing of the others"
+        )
+    if photos.digest == bundle.card.get("data", {}).get("manifest_digest"):
+        raise DataRefused(f"bundle {bundle.id} was trained on these very photos: bring others")
+
+
 def _kinds(labels: Sequence[str], bundle: Bundle) -> NDArray[np.int64]:
-    """Each photo's place among the bundle's labels: classes by their names, or both of two in the order of MSLD."""
+    """Each photo's place among the bundle's labels: classes by their names, or MSLD's two, of which mpox is first."""
     names = sorted(set(labels))
     order = {name: place for place, name in enumerate(bundle.labels)}
     if not set(names) <= set(order):
-        if len(names) != len(bundle.labels) or len(names) != 2:  # noqa: PLR2004  # two classes
+        if tuple(names) != CLASSES[V1] or len(bundle.labels) != len(names):
             raise DataRefused(
                 f"the photos have the classes {', '.join(names)}, the bundle {', '.join(bundle.labels)}: name the "
                 "folders like its labels"
             )
-        # "Monkeypox" stands before "Others", and the positive label first in a bundle.
-        order = {name: place for place, name in enumerate(names)}
+        order = {name: place for place, name in enumerate(CLASSES[V1])}
     return np.array([order[label] for label in labels], dtype=np.int64)
 
 
@@ -231,11 +246,7 @@ def _record(exact: NDArray[np.float32], coarse: NDArray[np.float32], temperature
 
 def _write(bundle: Bundle, out: Path, model_id: str, int8: Mapping[str, Any]) -> None:
     """Write the new bundle whole, or not at all."""
-    if out.exists():
-        raise DataRefused(f"{out} is there already: name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=out.parent))
-    try:
+    with landing(out) as part:
         for name in (CARD, *SEALED):
             shutil.copyfile(bundle.file(name), part / name)
         stored = dict(bundle.calibration)
@@ -245,7 +256,3 @@ def _write(bundle: Bundle, out: Path, model_id: str, int8: Mapping[str, Any]) ->
         card = dict(bundle.card) | {"id": model_id, "quantised_from": bundle.digest, "int8": int8["record"]}
         write_card(part, card)
         load_bundle(part)
-        part.chmod(0o755)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -1,7 +1,9 @@
 """What admits a bundle in int8, and what is written then."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,19 @@ from numpy.typing import NDArray
 from shared.bundle import load_bundle
 from shared.errors import DataRefused
 from tests.unit.training.folders import first
-from training.quantise import AGREEMENT, _calibration, _is_close, _kinds, _record, _write, find_ranges, quantise
+from training.layouts import SYNTHETIC_NOTE
+from training.manifest import Description
+from training.quantise import (
+    AGREEMENT,
+    _calibration,
+    _is_close,
+    _kinds,
+    _record,
+    _refuse_other_kind,
+    _write,
+    find_ranges,
+    quantise,
+)
 from worker.inference.answers import fitted_for
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
@@ -40,11 +54,11 @@ def test_labels_that_flip_or_probabilities_that_move_keep_a_bundle_out(logits: N
     assert AGREEMENT == 0.995
 
 
-def test_classes_go_by_name_or_both_of_two_in_order_and_nothing_is_guessed() -> None:
+def test_classes_go_by_name_or_are_those_of_msld_and_nothing_is_guessed() -> None:
     bundle = load_bundle(DEMO)
     assert _kinds(["Others", "Monkeypox", "Others"], bundle).tolist() == [1, 0, 1]
     assert _kinds([bundle.labels[1], bundle.labels[0]], bundle).tolist() == [1, 0]
-    for strange in (["Monkeypox"], ["Chickenpox", "Measles", "Monkeypox"]):
+    for strange in (["Monkeypox"], ["Chickenpox", "Monkeypox"], ["Chickenpox", "Measles", "Monkeypox"]):
         with pytest.raises(DataRefused, match="name the folders like its labels"):
             _kinds(strange, bundle)
 
@@ -66,12 +80,13 @@ def test_what_is_written_is_a_whole_bundle_of_another_digest_with_its_own_calibr
     assert fitted_for(made, "int8")["temperature"] == own["temperature"] != bundle.calibration["temperature"]
     assert made.card["quantised_from"] == bundle.digest
     assert [path.name for path in out.parent.iterdir()] == ["int8"], "nothing half written is left"
-    with pytest.raises(DataRefused, match="there already"):
+    with pytest.raises(DataRefused, match="is not empty"):
         _write(bundle, out, "quick", {"record": {}})
 
 
 def test_too_few_photos_prove_nothing_and_nothing_is_written(tmp_path: Path) -> None:
     first(tmp_path / "photos")
+    (tmp_path / "photos" / SYNTHETIC_NOTE).touch()
     out = tmp_path / "out"
     with pytest.raises(DataRefused, match="200 are the least"):
         quantise(DEMO, tmp_path / "photos", out, "quick")
@@ -82,3 +97,24 @@ def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(DataRefused, match=r"requirements/int8\.txt"):
         find_ranges({}, np.zeros((1, 224, 224, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"synthetic": False}, "those of bundle demo-synthetic were SYNTHETIC"),
+        ({"digest": "ab" * 32}, "trained on these very photos"),
+    ],
+)
+def test_photos_of_another_kind_or_learnt_from_prove_nothing(other: dict[str, Any], said: str) -> None:
+    bundle = load_bundle(DEMO)
+    learnt = replace(bundle, card=dict(bundle.card) | {"data": {"manifest_digest": "ab" * 32}})
+    photos = Description("cd" * 32, 500, 500, 500, 5, {}, {}, (), synthetic=True)
+    _refuse_other_kind(learnt, photos)
+    with pytest.raises(DataRefused, match=said):
+        _refuse_other_kind(learnt, replace(photos, **other))
+
+
+def test_a_folder_that_holds_something_is_refused_before_any_photo_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="is not empty"):
+        quantise(DEMO, tmp_path / "no photos here", DEMO, "quick")
