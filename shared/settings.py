@@ -174,7 +174,7 @@ class Settings(BaseSettings):
         default=100.0,
         ge=0,
         validation_alias="POXVISIO_KEY_RATE",
-        description="Requests a second that one API key may send in the long run; beyond, 429; 0: not bounded",
+        description="Requests a second of one API key in the long run, and as many of its links; else 429; 0: no bound",
     )
     tenant_rate: float = Field(
         default=200.0,

@@ -69,7 +69,7 @@ def _authenticated() -> Caller:
     if known is not None:
         _count(known)
     elif not (verdict := here.refused.look(address)).is_free:
-        raise _too_many(TOO_MANY_REFUSED, "Too many unknown API keys came from your address.", verdict)
+        raise too_many(TOO_MANY_REFUSED, "Too many unknown API keys came from your address.", verdict)
     try:
         with here.database.transaction() as session:
             found = accounts.authenticate(session, token)
@@ -93,10 +93,11 @@ def _count(known: Known) -> None:
     g.levels = verdict.levels
     if not verdict.is_free:
         whose = " and ".join(level.policy.name for level in verdict.violated)
-        raise _too_many(RATE_LIMITED, f"The {whose} sent too many requests.", verdict)
+        raise too_many(RATE_LIMITED, f"The {whose} sent too many requests.", verdict)
 
 
-def _too_many(kind: Kind, what: str, verdict: Verdict) -> Problem:
+def too_many(kind: Kind, what: str, verdict: Verdict) -> Problem:
+    """Return the problem of one request too many, ``what`` in a sentence, and when to come back."""
     violated = verdict.violated
     # Not all at once, and never before there is more.
     spread = 1 + _JITTER * random.random()  # noqa: S311  # spreads load, guards nothing
@@ -111,7 +112,14 @@ def _too_many(kind: Kind, what: str, verdict: Verdict) -> Problem:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 network of 64 bits."""
+    """Return what counts as one address: an IPv4 address, or an IPv6 network of 64 bits.
+
+    Some proxies add the port, which every connection has another of.
+    """
+    if address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = address.partition(":")[0]
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

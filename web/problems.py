@@ -174,9 +174,9 @@ RATE_LIMITED = _kind(
     "rate-limited",
     429,
     "Too many requests",
-    "The API key, or all keys of its tenant together, ask more often than the service lets anybody ask. Nothing was "
-    "done. Come back when Retry-After has passed; the RateLimit header of every answer says what is left, and "
-    "`/v1/limits` what there is.",
+    "The API key, all keys of its tenant together, or whoever opens the links that it gave, ask more often than the "
+    "service lets anybody ask. Nothing was done. Come back when Retry-After has passed; the RateLimit header of every "
+    "answer to a key says what is left, and `/v1/limits` what there is.",
 )
 TOO_MANY_REFUSED = _kind(
     "too-many-refused-keys",

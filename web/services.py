@@ -123,6 +123,7 @@ class Services:
     rates: Rates
     exchange: Exchange
     refused: Rates
+    opened_links: Rates
     known_keys: KnownKeys
 
     @classmethod
@@ -159,6 +160,8 @@ class Services:
             rates=rates,
             exchange=Exchange(rates, settings),
             refused=Rates([Policy("address", settings.refused_keys / _MINUTE, _MINUTE)]),
+            # Apart from the key's own: whoever has a link must not be able to use up what its maker may ask.
+            opened_links=Rates([Policy("link", settings.key_rate, settings.rate_seconds)]),
             known_keys=KnownKeys(),
         )
 

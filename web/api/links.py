@@ -23,9 +23,18 @@ from shared.accounts import KeyUnknown
 from shared.signing import Keyring
 from web.api.pictures import PNG_OR_JPEG, HeatmapQuery, heatmap_of, photo_of
 from web.asking import read_query
-from web.auth import caller
+from web.auth import caller, too_many
 from web.openapi import Answer, operation
-from web.problems import BAD_LINK, DATABASE_AWAY, LINK_ENDED, NOT_FOUND, NOT_YET, STORAGE_AWAY, Problem
+from web.problems import (
+    BAD_LINK,
+    DATABASE_AWAY,
+    LINK_ENDED,
+    NOT_FOUND,
+    NOT_YET,
+    RATE_LIMITED,
+    STORAGE_AWAY,
+    Problem,
+)
 from web.services import services
 from web.wire import Address, Picture
 
@@ -89,14 +98,17 @@ def link_addresses(seconds: int | None) -> Address | None:
     {200: Answer("The working copy as JPEG, or the layer of its evidence as PNG.", PNG_OR_JPEG)},
     tag="images",
     description="Needs no key: the link, as `links=SECONDS` gave it out, is the permission. `width` and `height` are "
-    "for heat maps.",
+    "for heat maps. The links of one key together may be opened as often as one key may ask.",
     query=HeatmapQuery,
-    problems=(NOT_FOUND, NOT_YET, BAD_LINK, LINK_ENDED, STORAGE_AWAY, DATABASE_AWAY),
+    problems=(NOT_FOUND, NOT_YET, BAD_LINK, LINK_ENDED, RATE_LIMITED, STORAGE_AWAY, DATABASE_AWAY),
 )
 def show(link: str) -> Response:
     """Show the picture that a link is for."""
     query = read_query(HeatmapQuery)
     permitted = read(services().keyring, link)
+    verdict = services().opened_links.take({"link": permitted.key})
+    if not verdict.is_free:
+        raise too_many(RATE_LIMITED, "The links of this API key were opened too often.", verdict)
     try:
         with services().database.transaction() as session:
             tenant = accounts.tenant_of(session, permitted.key)

@@ -3,12 +3,13 @@
 import io
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +28,7 @@ from tests.integration.ledger.factories import submit_job
 from tests.integration.ledger.test_backlog import a_worker
 from tests.integration.web.conftest import JPEG, Caller, make_key
 from tests.integration.web.test_pressure import Unread, kind, recount
+from web.api.links import Link
 from web.app import create_app
 from web.services import Services
 
@@ -154,6 +156,23 @@ def test_an_address_that_guesses_is_bounded_and_asks_the_database_no_more(app: F
     assert strange(app, "192.0.2.2").status_code == 401
 
 
+def test_the_links_of_a_key_are_bounded_apart_from_the_key(app: Flask, clinic: Caller, statements: list[str]) -> None:
+    keyring = app.extensions["poxvisio"].keyring
+
+    def opened(key: UUID) -> TestResponse:
+        link = Link("heatmap", uuid4(), key, int(time.time()) + 60).text(keyring)
+        return app.test_client().get(f"/v1/links/{link}")
+
+    ours = UUID(hex=clinic.key.split("_")[1])
+    assert [opened(ours).status_code for _ in range(OF_KEY)] == [404] * OF_KEY
+    statements.clear()
+    refused = opened(ours)
+    assert (refused.status_code, kind(refused), statements) == (429, "rate-limited", [])
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert opened(uuid4()).status_code == 410, "another key's"
+    assert clinic.get("/v1/keys").status_code == 200, "who has a link takes nothing from its maker"
+
+
 def test_whoever_was_let_in_a_moment_ago_is_not_shut_out_by_neighbours(app: Flask, clinic: Caller) -> None:
     address = "192.0.2.1"
     assert strange(app, address, clinic.key).status_code == 200
@@ -168,6 +187,15 @@ def test_a_revoked_key_is_let_in_no_more_though_it_was_known(app: Flask, clinic:
     with owner_db.transaction(clinic.tenant) as session:
         accounts.revoke_key(session, clinic.tenant, UUID(hex=clinic.key.split("_")[1]))
     assert clinic.get("/v1/keys").status_code == 401
+
+
+def test_the_port_of_a_connection_makes_no_other_address(settings: Settings, owner_db: Database) -> None:
+    with serving(settings, proxies=1) as app:
+        for host in ("198.51.100.1", "[2001:db8::1]"):
+            found = [
+                strange(app, "127.0.0.1", X_Forwarded_For=f"{host}:{port}").status_code for port in range(4000, 4006)
+            ]
+            assert found == [401] * 5 + [429], host
 
 
 @pytest.mark.parametrize(("proxies", "expected"), [(0, 429), (1, 401)])
