@@ -7,8 +7,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from training.runs import TEST, TRAIN, Run
 
@@ -46,6 +44,9 @@ def fitted(
     classes: int,
 ) -> NDArray[np.float64]:
     """Probabilities [test, classes] of a regularised logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - two seconds to import
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     scaler = StandardScaler().fit(features[train])
     model = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=_ITERATIONS)
     model.fit(scaler.transform(features[train]), kinds[train])

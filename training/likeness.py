@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 LIMIT: Final = 10
 BITS: Final = 64
@@ -21,6 +18,8 @@ Hashes = NDArray[np.uint64]
 
 def perceptual_hash(picture: Image.Image) -> str:
     """The 64 bits of the picture's coarse pattern (pHash: the lowest 8 x 8 of a 32 x 32 DCT) as 16 hex digits."""
+    import imagehash  # noqa: PLC0415 - it brings SciPy, and most of training needs neither
+
     return str(imagehash.phash(picture))
 
 
@@ -52,6 +51,9 @@ def groups(patients: Sequence[str], found: Hashes, *, limit: int = LIMIT) -> lis
 
     A group bears the name of its first patient in alphabetical order.
     """
+    from scipy.sparse import coo_matrix  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     names, owner = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     pairs = owner[near_duplicates(found, limit=limit)].reshape(-1, 2)
     ties = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(names), len(names)))

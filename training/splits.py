@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from shared.errors import DataRefused
 from training.layouts import listed
@@ -36,6 +35,8 @@ def assign(labels: pd.Series, groups: pd.Series, *, folds: int = FOLDS, seed: in
 
     Raises `DataRefused` where a class has fewer independent groups than there are folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - two seconds to import
+
     if folds < 2:  # noqa: PLR2004 - one to learn from, one to be measured on
         raise DataRefused(f"{folds} folds are no split: 2 are the least")
     independent = groups.groupby(labels).nunique()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, matthews_corrcoef, roc_auc_score
 
 from training.canary import canary
 from training.comparisons import delong, mcnemar
@@ -23,6 +22,8 @@ ONCE = np.ones((1, 300))
 
 
 def test_areas_and_correlation_agree_with_scikit_learn_also_when_weighted() -> None:
+    from sklearn.metrics import average_precision_score, matthews_corrcoef, roc_auc_score
+
     weights = DRAWS.integers(0, 4, (1, 300)).astype(float)
     for row in (ONCE, weights):
         expected = roc_auc_score(POSITIVE, SCORES, sample_weight=row[0])
