@@ -34,6 +34,10 @@ _COMMANDS: Final = {
     "migrate": ("cli.admin", "migrate_command", "Bring the database to the present schema."),
 }
 
+_OF_TRAINING: Final = frozenset(
+    {"tensorflow", "keras", "pandas", "scipy", "imagehash", "sklearn", "kagglesdk", "jsonschema"}
+)
+
 
 class Failure(click.ClickException):
     """An error as one line on stderr; exit code 3."""
@@ -80,6 +84,10 @@ class LazyCommands(click.Group):
             raise WrongSetting(str(error)) from error
         except PoxVisioError as error:
             raise Failure(str(error)) from error
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _OF_TRAINING:
+                raise
+            raise WrongSetting(f"this needs {error.name}: install the extra train (pip install '.[train]')") from error
         except KeyboardInterrupt:
             click.echo("poxvisio: interrupted", err=True)
             raise click.exceptions.Exit(130) from None

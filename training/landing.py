@@ -1,15 +1,25 @@
-"""Owns how a folder of training data comes into being: under a temporary name first, then in its place or nowhere."""
+"""Owns how folders and files of training come into being: under a temporary name first, then in place or nowhere."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from shared.errors import DataRefused
+
+# What a place says that cannot be written to: a file where a folder must be, the reverse, a disk that only reads.
+_REFUSALS: Final = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT,
+        errno.ENAMETOOLONG,
+    }
+)  # fmt: skip
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -46,6 +56,23 @@ def telling_of_the_disk(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataRefused(f"the disk is full at {place.parent}: make room there, or give another folder") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise DataRefused(f"{place} cannot be written: {error.strerror}; give another folder") from error
+        if error.errno in _REFUSALS:
+            raise DataRefused(
+                f"{error.filename or place} cannot be used: {error.strerror}; give another place"
+            ) from error
+        raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, to the disk, and then in its place: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from shared.errors import DataRefused
 from training import splits
+from training.landing import replace_file, telling_of_the_disk
 from training.layouts import FOLDER, UNKNOWN_TONE, Layout, Original, is_augmented, listed, recognise
 from training.likeness import groups, hashes, perceptual_hash
 
@@ -128,9 +129,8 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the manifest under a temporary name, then put it in its place. Raises `DataRefused` for an unsound one."""
     _verify(frame)
     rows = _rows(frame)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(f"# poxvisio manifest {VERSION} sha256={_digest(rows)}\n{rows}", encoding="utf-8", newline="")
-    partial.replace(path)
+    with telling_of_the_disk(path):
+        replace_file(path, f"# poxvisio manifest {VERSION} sha256={_digest(rows)}\n{rows}".encode())
 
 
 def read(path: Path, *, folder: Path | None = None) -> pd.DataFrame:

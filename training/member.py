@@ -14,13 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import TrainingRefused
 from training.augmentation import batches
 from training.backbone import Start
 from training.calibration import negative_log_likelihood
 from training.config import Recipe
 from training.event_log import EventLog
+from training.landing import replace_file
 from training.pictures import resized
-from training.runs import HISTORY, replace_file, save_arrays
+from training.runs import HISTORY, save_arrays
 from training.schedule import TUNE, Phase, phases_of
 from training.splits import Split
 from training.trunk import trunk_of
@@ -81,7 +83,8 @@ class MemberTraining:
     def run(self, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], split: Split, seed: int) -> None:
         """Trains on photos [n, 224, 224, 3] to the end.
 
-        The network then holds the weights of least validation NLL of the last phase.
+        The network then holds the weights of least validation NLL of the last phase. Raises TrainingRefused where no
+        epoch of a phase had one.
         """
         classes = self._model.output_shape[-1]
         truth = np.eye(classes, dtype=np.float32)[kinds]
@@ -123,6 +126,11 @@ class MemberTraining:
             progress.epoch += 1
             self._write(best)
             self._tell(phase, before, {"loss": loss, "validation_nll": nll, "validation_accuracy": right})
+        if not math.isfinite(progress.best):
+            raise TrainingRefused(
+                f"{self._folder.name}: no epoch of {phase.name} ended with a number, so nothing was learnt: lower its "
+                "rate, or take float32 for precision, and begin anew in another folder"
+            )
         for variable, value in zip(self._learnt(), best, strict=True):
             variable.assign(value)
 

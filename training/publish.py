@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from shared.bundle import CALIBRATION, CARD, GATE, PARITY, RESEARCH_USE, SEALED, WEIGHTS, digest_of, sha256_of
 from worker.inference.weights import NORM_EPSILON
@@ -66,8 +66,8 @@ def write_bundle(
     """Writes the sealed files, then the card that lists their SHA-256, and returns the digest."""
     out.mkdir(parents=True, exist_ok=True)
     for name, tensors in ((WEIGHTS, weights), (GATE, gate), (PARITY, parity)):
-        save_file(dict(tensors), out / name)
-        (out / name).chmod(0o644)  # safetensors keeps its files from everyone else, workers included
+        # Its own writer tells of a full disk by an error of its own, and keeps the file from workers of other users.
+        (out / name).write_bytes(save(dict(tensors)))
     (out / CALIBRATION).write_text(_pretty(calibration), encoding="utf-8")
     return write_card(out, {"use": "research-only", "statement": RESEARCH_USE, **card})
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from shared.errors import TrainingRefused
 from training import manifest
+from training.landing import replace_file
 from worker.inference.preprocess import Quality
 
 FORMAT: Final = 2
@@ -110,21 +110,6 @@ def kinds_of(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]
     return np.array(found, dtype=np.int64)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, to the disk, and then in its place: it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Writes arrays as one .npz, whole or not at all."""
     held = io.BytesIO()
@@ -174,10 +159,12 @@ def load_run(folder: Path) -> Run:
     if missing:
         raise TrainingRefused(
             f"{folder} is no finished run ({', '.join(missing)} missing): "
-            f"go on with `poxvisio train --out {folder} --resume`"
+            f"go on with `poxvisio train --config FILE --out {folder} --resume`"
         )
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or "format" not in facts:
+            raise TrainingRefused(f"{folder / FACTS} is none of a run: give the folder that `poxvisio train` wrote")
         if facts["format"] != FORMAT:
             raise TrainingRefused(f"{folder} was written by another version (format {facts['format']}): train anew")
         frame = manifest.read(folder / MANIFEST)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from shared.bundle import sha256_of
 from shared.errors import TrainingRefused
@@ -25,7 +25,7 @@ from training import hardware, manifest, runs, splits
 from training.backbone import IMAGENET, Published, Start, find_start
 from training.config import Config
 from training.event_log import EventLog
-from training.landing import landing
+from training.landing import landing, replace_file, telling_of_the_disk
 from training.member import STATE, MemberTraining, Watch
 from training.pictures import look_at_all
 from training.publish import rounded, widened
@@ -73,18 +73,23 @@ def train(
     `show` is told how many epochs there are at most, and gives what is told how many are done. Raises TrainingRefused,
     DataRefused, BundleError.
     """
+    _refuse_foreign(out)
     hardware.prepare()
     material = _material(config, imagenet, tell)
+    # Built before anything is written: weights may not fit.
+    untrained = None if (out / runs.FROZEN).is_file() else material.network(config, 0)
     try:
         if _claim(out, config, source, resume=resume):
             tell(f"{out} is finished: nothing to do")
             return
-        _begin(config, material, out, tell)
+        _begin(material, untrained, out, tell)
+        del untrained
         members = _train_members(config, material, out, tell, show)
         _publish(config, material, out, members, tell)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            with telling_of_the_disk(out):
+                raise
         raise TrainingRefused(
             f"the disk is full at {out}: make room there, then --resume goes on after the last finished epoch"
         ) from error
@@ -105,6 +110,15 @@ def _split(config: Config, frame: pd.DataFrame, fold: int) -> splits.Split:
     return splits.named(frame) if config.data.split == runs.NAMED else splits.fold(frame, fold)
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds something else than a run: data set and run would overwrite each other's manifest."""
+    if (out / runs.CONFIG).is_file() or not out.exists():
+        return
+    left = {runs.MANIFEST, f".{runs.CONFIG}.part", f".{runs.MANIFEST}.part"}  # by whoever was stopped at once
+    if not out.is_dir() or any(path.name not in left for path in out.iterdir()):
+        raise TrainingRefused(f"{out} holds something else than a run: give a new or an empty folder")
+
+
 def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> bool:
     """Makes the run's folder, or finds the one to go on with, and says whether that is finished.
 
@@ -121,16 +135,16 @@ def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> bool:
             )
         return (out / runs.FACTS).is_file()
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(config.manifest, out / runs.MANIFEST)
-    runs.replace_file(out / runs.CONFIG, asked)
+    replace_file(out / runs.MANIFEST, config.manifest.read_bytes())
+    replace_file(out / runs.CONFIG, asked)
     return False
 
 
-def _begin(config: Config, material: _Material, out: Path, tell: Tell) -> None:
+def _begin(material: _Material, untrained: Any, out: Path, tell: Tell) -> None:
     """What does not change with the members: the features that training begins with, the quality of each photo."""
-    if not (out / runs.FROZEN).is_file():
+    if untrained is not None:
         tell("features of the network that training begins with")
-        frozen = _outputs(rounded(material.network(config, 0)), material.pixels)
+        frozen = _outputs(rounded(untrained), material.pixels)
         runs.save_array(out / runs.FROZEN, frozen.features)
     runs.save_qualities(out / runs.QUALITIES, material.qualities)
 
@@ -174,7 +188,7 @@ def _member(config: Config, material: _Material, out: Path, watch: Watch, *, fol
     outputs = _outputs(stored, material.pixels)
     roles = np.full(len(material.kinds), runs.UNUSED, dtype=np.uint8)
     roles[split.train], roles[split.validation], roles[split.test] = runs.TRAIN, runs.VALIDATION, runs.TEST
-    save_file(dict(stored), folder / _WEIGHTS)
+    replace_file(folder / _WEIGHTS, save(dict(stored)))  # its own writer tells of a full disk by an error of its own
     runs.save_member(out, Member(fold, seed, outputs.logits, outputs.features, roles))
     (folder / STATE).unlink(missing_ok=True)
 

@@ -15,10 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from shared.bundle import CARD
+from training.landing import replace_file, telling_of_the_disk
 from training.report import charts, words
 from training.report.document import Evaluation
 from training.report.performance import METRICS
-from training.runs import replace_file, save_json
+from training.runs import save_json
 
 HERE: Final = Path(__file__).parent
 SCHEMA: Final = HERE / "metrics.schema.json"
@@ -76,7 +77,8 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Writes report.html, metrics.json, card.md and the figures with their points; returns what was written.
 
-    Raises jsonschema.ValidationError where the document is not what the schema promises: a fault of this program.
+    Raises DataRefused where the disk refuses, jsonschema.ValidationError where the document is not what the schema
+    promises: a fault of this program.
     """
     document = evaluation.document
     jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -92,8 +94,9 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
             if isinstance(points, list)
         },
     }
-    for name, text in content.items():
-        replace_file(folder / name, text.encode())
+    with telling_of_the_disk(folder):
+        for name, text in content.items():
+            replace_file(folder / name, text.encode())
     return [folder / name for name in content]
 
 

@@ -73,3 +73,19 @@ def test_synth_leaves_an_occupied_folder_alone(drawn: Path) -> None:
     assert done.exit_code == 2
     assert "is not empty" in done.stderr
     assert sorted(drawn.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", ["file/new", "file/deeper/new", "full"])
+def test_a_place_that_cannot_be_written_to_is_refused_and_left_as_it_was(
+    drawn: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for command in (("synth", tmp_path / place, "--patients", 5), ("check", drawn, "--manifest", tmp_path / place)):
+        done = run(*command)
+        assert done.exit_code == 2, done.output
+        assert "Error: " in done.stderr
+        assert place.partition("/")[0] in done.stderr
+        assert sorted(tmp_path.rglob("*")) == before

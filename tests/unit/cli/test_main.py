@@ -109,3 +109,10 @@ def test_a_wrong_setting_is_told_before_anything_starts(command: str, tmp_path: 
 def test_verify_is_called_offline_only_with_the_keys_at_hand() -> None:
     shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
     assert "offline, given the public keys as a file" in shown
+
+
+def test_a_command_that_lacks_the_extra_train_says_so_in_one_line() -> None:
+    without = "import sys; sys.modules['pandas'] = None; from cli.main import main; main(['data', 'check', 'photos'])"
+    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "poxvisio: this needs pandas: install the extra train (pip install '.[train]')\n"

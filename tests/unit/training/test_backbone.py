@@ -11,8 +11,10 @@ import pytest
 
 from shared.errors import TrainingRefused
 from tests.unit.training.published_weights import host, publish
-from training.backbone import NONE, Published, find_start, load_start
-from training.config import Network
+from training.backbone import NONE, Published, Start, find_start, load_start
+from training.config import Network, Recipe
+from training.member import MemberTraining
+from training.splits import Split
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras against numpy 2
 IMAGENET = Network(id="tiny", weights="imagenet")
@@ -73,3 +75,19 @@ def test_a_file_is_taken_by_its_sha256_alone_and_scratch_is_never_a_way_out(
         find_start(Network(id="tiny", weights=f"file:{tmp_path / 'none.h5'}", weights_sha256=digest))
     scratch = find_start(Network(id="tiny", weights="scratch"))
     assert (scratch.path, scratch.sha256, scratch.transfers) == (None, NONE, False)
+
+
+def test_a_training_that_meets_no_number_is_refused_and_not_passed_off_as_trained(tmp_path: Path) -> None:
+    import keras
+
+    photo = keras.Input((None, None, 3), dtype="uint8")
+    inside = keras.Input((None, None, 3))
+    trunk = keras.Model(inside, keras.layers.GlobalAveragePooling2D()(inside), name="resnet50")
+    head = keras.layers.Dense(2, name="head")
+    model = keras.Model(photo, head(trunk(keras.ops.cast(photo, "float32"))))
+    head.kernel.assign(np.full((3, 2), np.nan))
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    split = Split(np.arange(4), np.arange(4, 8), np.arange(0))
+    training = MemberTraining(model, Recipe(side=32, batch=4, tune_epochs=1), Start("scratch", NONE, None), tmp_path)
+    with pytest.raises(TrainingRefused, match="nothing was learnt"):
+        training.run(pixels, np.arange(8) % 2, split, 7)

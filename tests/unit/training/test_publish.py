@@ -1,9 +1,13 @@
 """Rounding before anything is measured: values that both bf16 and float16 hold exactly."""
 
+import resource
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from training.publish import to_bfloat16
+from training.publish import to_bfloat16, write_bundle
 
 
 @pytest.mark.parametrize(
@@ -29,3 +33,17 @@ def test_what_float16_stores_is_still_exact_in_bf16_even_among_its_subnormals() 
     assert np.array_equal(to_bfloat16(stored), stored)
     large = np.abs(kernels) > 2.0**-14
     assert np.array_equal(stored[large], to_bfloat16(kernels)[large])
+
+
+def test_weights_that_the_disk_refuses_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    """And none of a library's own, which nobody would turn into words for people."""
+    weights = {"head/kernel": np.zeros(5000, dtype=np.float32)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_bundle(tmp_path, weights=weights, calibration={}, gate={}, parity={}, card={"id": "none"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)

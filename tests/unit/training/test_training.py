@@ -18,7 +18,9 @@ from training import demo_photos
 from training.backbone import find_start
 from training.casting import Plan, photos
 from training.config import Network, read_config
-from training.runs import HISTORY, kinds_of, replace_file
+from training.landing import replace_file
+from training.runs import FACTS, FROZEN, HISTORY, MANIFEST, OPERATIONS, QUALITIES, kinds_of, load_run
+from training.training_run import train
 
 COMMAND = [sys.executable, "-m", "tests.unit.training.one_member"]
 ROOT = Path(__file__).parents[3]
@@ -132,3 +134,22 @@ def test_labels_become_classes_and_what_is_not_named_is_refused() -> None:
     assert kinds_of(labels, ["Monkeypox", "*"]).tolist() == [0, 1, 1]
     with pytest.raises(TrainingRefused, match="Cowpox, Measles"):
         kinds_of(labels, ["Monkeypox", "Others"])
+
+
+def test_a_folder_that_holds_something_else_is_no_place_for_a_run(tmp_path: Path) -> None:
+    """A data set above all: its manifest would be the run's."""
+    source = tmp_path / "config.toml"
+    source.write_text(GOOD, encoding="utf-8")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "SYNTHETIC.txt").touch()
+    with pytest.raises(TrainingRefused, match="something else than a run"):
+        train(read_config(source), tmp_path / "photos", source=source, resume=False)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["SYNTHETIC.txt"]
+
+
+@pytest.mark.parametrize("facts", ["[]", "{}"])
+def test_facts_of_something_else_are_no_run(tmp_path: Path, facts: str) -> None:
+    for name in (FACTS, MANIFEST, FROZEN, QUALITIES, OPERATIONS):
+        (tmp_path / name).write_text(facts)
+    with pytest.raises(TrainingRefused, match="none of a run"):
+        load_run(tmp_path)
