@@ -43,6 +43,12 @@ def caller() -> Caller:
     return found
 
 
+def require(asking: Caller, scope: str, what: str = "This") -> None:
+    """Raise ``Problem`` (403) unless the caller's key has this scope; ``what`` begins the sentence that says so."""
+    if scope not in asking.scopes:
+        raise Problem(MISSING_SCOPE, f"{what} needs a key with the scope {scope!r}.")
+
+
 def install(app: Flask) -> None:
     """Authenticate and count before every view whose operation names a scope; 404 and 405 need no key."""
     if proxies := app.extensions["poxvisio"].settings.proxies:
@@ -55,8 +61,7 @@ def install(app: Flask) -> None:
         if found is None or found.scope is None:
             return
         g.caller = _authenticated()
-        if found.scope not in g.caller.scopes:
-            raise Problem(MISSING_SCOPE, f"This needs a key with the scope {found.scope!r}.")
+        require(g.caller, found.scope)
 
 
 def _authenticated() -> Caller:

@@ -23,7 +23,7 @@ from web.api.webhook_shapes import (
     endpoint_body,
 )
 from web.asking import NoQuery, read_json, read_query
-from web.auth import caller
+from web.auth import caller, require
 from web.intake import fingerprint
 from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
 from web.problems import (
@@ -83,6 +83,7 @@ def create() -> Response:
     read_query(NoQuery)
     wanted = read_json(EndpointRequest)
     _check_url(wanted.url)
+    _check_detail(wanted.detail)
     here, tenant = services(), caller().tenant_id
 
     def act(session: Session) -> NewEndpointBody:
@@ -152,6 +153,8 @@ def update(webhook: str) -> Response:
             detail=wanted.detail,
             form=wanted.format,
         )
+        if wanted.url is not None or wanted.events is not None or wanted.detail is not None:
+            _check_detail(changed.detail)
     return respond(endpoint_body(changed))
 
 
@@ -268,6 +271,12 @@ def _since(webhook: str, send: Callable[..., int]) -> Response:
         return CountBody(count=send(session, endpoint_id, wanted.since, preview=wanted.preview), preview=wanted.preview)
 
     return perform(fingerprint.of_request("POST", request.path, wanted.model_dump(mode="json")), CountBody, act)
+
+
+def _check_detail(detail: str) -> None:
+    """Raise ``Problem`` (403) where answers would go to somebody who may not read them."""
+    if detail == "full":
+        require(caller(), "jobs:read", "A webhook that tells answers")
 
 
 def _check_url(url: str) -> None:

@@ -37,7 +37,10 @@ WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), PLAIN]
 Priority = Literal["interactive", "normal", "bulk"]
 WebhookDetail = Annotated[
     Detail,
-    Field(description="`thin`: ids, counts and links. `full`: also the answers of a closed job, as many as 20 kB hold"),
+    Field(
+        description="`thin`: ids, counts and links. `full`: also the answers of a closed job, as many as 20 kB hold; "
+        "needs the scope `jobs:read` too"
+    ),
 ]
 WebhookFormat = Annotated[Format, Field(description="The body: that of Standard Webhooks, or a CloudEvent 1.0")]
 

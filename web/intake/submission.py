@@ -33,6 +33,7 @@ from shared.logs import logger
 from shared.registry import records
 from shared.views import JobView
 from web.asking import idempotency_key, read_query, wrong
+from web.auth import require
 from web.intake import fingerprint, pressure
 from web.intake.arrival import Arrival, check_length, check_type
 from web.intake.body import Body
@@ -155,6 +156,8 @@ class _Submission:
         return self._services.model.bundle().id == model
 
     def _check_webhook(self, webhook: OneOffWebhook) -> None:
+        if webhook.detail == "full":
+            require(self._caller, "jobs:read", "A webhook that tells answers")
         try:
             webhooks.check_url(webhook.url, self._services.settings.webhook_loopback)
         except Refused as error:

@@ -311,6 +311,17 @@ def test_a_one_off_webhook_may_be_told_the_answer_itself(clinic: Caller) -> None
     assert (made["detail"], made["format"], made["job"]) == ("full", "cloudevents", job["id"])
 
 
+def test_a_one_off_webhook_tells_no_answers_for_a_key_that_may_not_read_them(
+    app: Flask, clinic: Caller, owner_db: Database, nothing_half_done: Callable[[], None]
+) -> None:
+    sender = Caller(app.test_client(), make_key(owner_db, clinic.tenant, ["jobs:write"]), clinic.tenant)
+    refused = sender.send([("a.jpg", JPEG)], {"webhook": {"url": "https://example.org/hook", "detail": "full"}})
+    assert refused.status_code == 403
+    assert "jobs:read" in refused.text
+    nothing_half_done()
+    assert sender.send([("a.jpg", JPEG)], {"webhook": {"url": "https://example.org/hook"}}).status_code == 202
+
+
 def test_a_one_off_webhook_hears_of_the_acceptance(clinic: Caller, rows: Callable[[str], int]) -> None:
     job = clinic.send([("a.jpg", JPEG)], {"webhook": {"url": "https://example.org/hook"}}, Idempotency_Key="w").json
     assert job is not None

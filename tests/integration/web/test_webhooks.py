@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from shared.database import Database
 from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import JPEG, Caller
+from tests.integration.web.conftest import JPEG, Caller, make_key
 from worker import deliveries
 
 URL = "https://example.org/hook"
@@ -63,6 +64,25 @@ def test_the_form_of_a_body_is_chosen_and_changed(clinic: Caller, hook: dict[str
     assert (changed["detail"], changed["format"]) == ("full", "standard")
     refused = clinic.open(f"/v1/webhooks/{made['id']}", "PATCH", json={"detail": "whole"})
     assert refused.status_code == 422
+
+
+def test_a_key_that_may_not_read_answers_has_none_sent_to_it(
+    app: Flask, clinic: Caller, owner_db: Database, hook: dict[str, Any]
+) -> None:
+    full = clinic.post("/v1/webhooks", {"url": URL, "events": ["ping"], "detail": "full"}).json
+    assert full is not None
+    keeper = Caller(app.test_client(), make_key(owner_db, clinic.tenant, ["webhooks"]), clinic.tenant)
+    assert keeper.post("/v1/webhooks", {"url": URL, "detail": "full"}).status_code == 403
+    assert keeper.open(f"/v1/webhooks/{hook['id']}", "PATCH", json={"detail": "full"}).status_code == 403
+    for change in ({"url": "https://example.org/elsewhere"}, {"events": []}):
+        assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json=change).status_code == 403
+    listed = {endpoint["id"]: endpoint for endpoint in (clinic.get("/v1/webhooks").json or {})["webhooks"]}
+    assert listed == {
+        made["id"]: made for made in ({k: v for k, v in each.items() if k != "secret"} for each in (hook, full))
+    }
+    assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json={"state": "disabled"}).status_code == 200
+    assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json={"detail": "thin"}).status_code == 200
+    assert keeper.post("/v1/webhooks", {"url": URL}).status_code == 201
 
 
 def test_a_kind_asked_for_twice_is_kept_once(clinic: Caller) -> None:
