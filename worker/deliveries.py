@@ -124,11 +124,7 @@ _REAP: Final = sa.text(
 # last), all that it may have in flight, and the suspects of everybody.
 _SHARES: Final = {"of_tenant": 64, "suspects_of_tenant": 32, "most_of_tenant": 256, "all_suspects": 256}
 
-# More than a body holds.
-_MOST_ANSWERS: Final = 100
-
-# Deleting a job takes the answers out of kept bodies: that comes before one is kept or after it, never in between.
-_HOLD_JOB: Final = sa.text("SELECT FROM job WHERE id = :job FOR KEY SHARE")
+_MOST_ANSWERS: Final = 100  # more than a body holds
 
 LOST: Final = "lost: the deliverer ended before it could record the answer"
 
@@ -201,11 +197,11 @@ def claim(session: Session, limit: int, lease_seconds: float, slow: Collection[U
 def body_of(session: Session, owed: Owed, public_url: str) -> bytes:
     """Return a full body, and keep it with the delivery while the lease holds: every attempt sends the same bytes.
 
-    Without answers, where the job was deleted meanwhile, it is thin.
+    The job is held: its deletion comes before this, and the body is thin, or after it, and takes the answers out.
     """
     answers = None
     if owed.event.job_id is not None:
-        session.execute(_HOLD_JOB, {"job": owed.event.job_id})
+        session.execute(sa.text("SELECT FROM job WHERE id = :job FOR KEY SHARE"), {"job": owed.event.job_id})
         with contextlib.suppress(Gone, NotFound):
             answers = history.results(session, history.job(session, owed.event.job_id), limit=_MOST_ANSWERS).rows
     body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from standardwebhooks.webhooks import Webhook
 
-from shared import event_body, ids
+from shared import endpoints, event_body, ids
 from shared.database import Database
 from shared.ledger.deletion import delete
 from tests.integration.delivery.clinic import Clinic, Receive, Start, answering, claim, until
@@ -75,6 +75,24 @@ def test_what_was_sent_once_is_sent_again_though_the_answers_changed(
     assert first.body == second.body
     assert first.headers["content-type"] == "application/cloudevents+json"
     assert Webhook(secret).verify(second.body, second.headers)["type"] == "job.completed"
+
+
+def test_an_endpoint_that_became_thin_hears_of_no_answers_though_they_were_kept(
+    clinic: Clinic, worker_db: Database, owner_db: Database, receive: Receive, deliverer: Start
+) -> None:
+    receiver = receive(answering(500, 200))
+    endpoint_id, _ = clinic.endpoint(receiver.url, DONE, detail="full")
+    answered(clinic, worker_db, 1)
+    deliverer(receiver, POXVISIO_WEBHOOK_SCHEDULE="600")
+    until(lambda: clinic.states(endpoint_id) == ["waiting"] and len(receiver.requests) == 1, "the first try")
+    with clinic.db.transaction(clinic.tenant) as session:
+        endpoints.update(session, endpoint_id, detail="thin")
+    change(owner_db, "UPDATE delivery SET next_at = now()")
+    until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
+    first, second = (json.loads(request.body)["data"] for request in receiver.requests)
+    assert "results" in first
+    assert "results" not in second
+    assert second["total"] == 1
 
 
 def test_a_cloud_event_names_its_job_and_holds_the_same_data(clinic: Clinic, worker_db: Database) -> None:

@@ -74,7 +74,8 @@ def test_a_key_that_may_not_read_answers_has_none_sent_to_it(
     keeper = Caller(app.test_client(), make_key(owner_db, clinic.tenant, ["webhooks"]), clinic.tenant)
     assert keeper.post("/v1/webhooks", {"url": URL, "detail": "full"}).status_code == 403
     assert keeper.open(f"/v1/webhooks/{hook['id']}", "PATCH", json={"detail": "full"}).status_code == 403
-    for change in ({"url": "https://example.org/elsewhere"}, {"events": []}):
+    changes: list[dict[str, Any]] = [{"url": "https://example.org/elsewhere"}, {"events": []}]
+    for change in changes:
         assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json=change).status_code == 403
     listed = {endpoint["id"]: endpoint for endpoint in (clinic.get("/v1/webhooks").json or {})["webhooks"]}
     assert listed == {
