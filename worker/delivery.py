@@ -189,7 +189,9 @@ class Deliverer:
         url = self._settings.public_url
         # What was kept tells answers; an endpoint that has become thin since hears of none.
         if owed.detail == "full" and owed.event.kind in event_body.CLOSING:
-            return owed.kept or await self._in_database(lambda session: deliveries.body_of(session, owed, url))
+            if owed.kept is not None:
+                return owed.kept
+            return await self._in_database(lambda session: deliveries.body_of(session, owed, url))
         return event_body.render(owed.event, url, owed.previous_id, owed.form)
 
     async def _settle(self, owed: Owed, tried: Tried, verdict: Verdict, deadline: float) -> bool:
