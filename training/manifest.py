@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import DataRefused
 from training import splits
@@ -268,4 +268,6 @@ def _digest(rows: str) -> str:
 
 
 def _why(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own text names an object in memory
+        return f"no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
     return (str(error) or type(error).__name__).partition("\n")[0][:120]

@@ -40,6 +40,16 @@ class Shelf:
 
     def take(self, record: Mapping[str, Any], archive: Path, show: Show) -> None:
         """Copies the archive to a file. Raises DataRefused where it is not the one of the record, StorageAway."""
+        try:
+            digest = self._copied(record, archive, show)
+        except BaseException:  # half an archive is of no use to anybody
+            archive.unlink(missing_ok=True)
+            raise
+        if digest != record["sha256"]:
+            archive.unlink()
+            raise DataRefused(f"the copy of {record['data_set']} in the storage is damaged or gone")
+
+    def _copied(self, record: Mapping[str, Any], archive: Path, show: Show) -> str:
         seen, held, total = hashlib.sha256(), 0, int(record["bytes"])
         with archive.open("wb") as file, show(total) as advance:
             while held < total:
@@ -53,9 +63,7 @@ class Shelf:
                 seen.update(piece)
                 held += len(piece)
                 advance(held)
-        if seen.hexdigest() != record["sha256"]:
-            archive.unlink()
-            raise DataRefused(f"the copy of {record['data_set']} in the storage is damaged or gone")
+        return seen.hexdigest()
 
     def put(self, record: Mapping[str, Any], archive: Path) -> None:
         """Keeps an archive whose record says its SHA-256 and its size. Raises StorageAway."""

@@ -5,7 +5,6 @@ A round is a job of a tenant of the system's own, which has no key: nobody sees 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -43,10 +42,6 @@ _BEFORE = sa.text("""
 _END = sa.text("UPDATE heartbeat SET ended_at = now() WHERE id = :id AND ended_at IS NULL RETURNING id")
 _FORGET_JOB = sa.text("SELECT forget_system_job(:id)")
 _FORGET_OLD = sa.text("DELETE FROM heartbeat WHERE sent_at < now() - interval '30 days' AND ended_at IS NOT NULL")
-_LATEST = sa.text("""
-    SELECT DISTINCT ON (digest) model_id, digest, state, difference, seconds, sent_at
-    FROM heartbeat WHERE state <> 'waiting' AND sent_at > now() - interval '1 day' ORDER BY digest, id DESC
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +68,6 @@ class Finding:
     difference: float | None = None
     seconds: float | None = None
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Latest:
-    """The last settled round of a model within a day, for gauges: ``good`` is 1, everything else 0."""
-
-    model_id: str
-    digest: str
-    state: str
-    difference: float | None
-    seconds: float | None
-    sent_at: datetime
 
 
 def is_due(session: Session, seconds: float) -> bool:
@@ -143,11 +126,6 @@ def end(session: Session, beat: Round) -> None:
     if session.execute(_END, {"id": beat.id}).one_or_none() is not None:
         session.execute(_FORGET_JOB, {"id": beat.id})
         session.execute(_FORGET_OLD)
-
-
-def latest(session: Session) -> list[Latest]:
-    """Return the last settled round of each model within a day."""
-    return [Latest(*row) for row in session.execute(_LATEST)]
 
 
 def _tell(session: Session, beat: Round, found: Finding, photos: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from shared.errors import DataRefused, Unavailable
+from shared.errors import DataRefused, StorageAway, Unavailable
 from shared.storage import storage_at
 from tests.unit.training.folders import first
 from training import fetching, manifest
@@ -260,3 +260,13 @@ def test_a_full_disk_is_told_so_and_leaves_nothing(tmp_path: Path) -> None:
         (place / "half").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_copy_does_not_stay_where_the_storage_goes_away(tmp_path: Path) -> None:
+    record = {"data_set": "msld-v1", "sha256": "ab" * 32, "bytes": 10}
+    shelf = Shelf(storage_at(f"file://{tmp_path}/storage"))
+    # No storage goes away so quietly as a folder that is read as a file.
+    (tmp_path / "storage" / "datasets" / "msld-v1" / f"{'ab' * 32}.zip").mkdir(parents=True)
+    with pytest.raises(StorageAway):
+        shelf.take(record, tmp_path / "held", lambda _: nullcontext(lambda _: None))
+    assert not (tmp_path / "held").exists()

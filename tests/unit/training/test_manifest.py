@@ -100,7 +100,9 @@ def test_damaged_files_are_named_all_at_once(v1: Path) -> None:
     place = v1 / "Original Images" / "Original Images" / "Others"
     (place / "NM01_01.jpg").write_bytes(b"")
     (place / "NM02_01.jpg").write_bytes((place / "NM02_01.jpg").read_bytes()[:300])
-    with pytest.raises(DataRefused, match=r"2 photos cannot be read: .*NM01_01.jpg .*NM02_01.jpg"):
+    with pytest.raises(
+        DataRefused, match=r"2 photos cannot be read: .*NM01_01.jpg \(no JPEG, PNG or WEBP\).*NM02_01.jpg"
+    ):
         manifest.build(v1, folds=3)
 
 
