@@ -146,6 +146,23 @@ def test_full_buckets_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rates._buckets) <= 100
 
 
+def test_more_addresses_than_there_are_buckets_are_looked_through_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.rates._MOST", 160)
+
+    class Watched(Rates):
+        looked = 0
+
+        def _forget(self, now: float, *, untold: bool = False) -> None:
+            self.looked += 1
+            super()._forget(now, untold=untold)
+
+    rates = Watched([Policy("address", 0.001, 60_000)], Clock())
+    for number in range(1160):
+        rates.take({"address": f"network {number}"})
+    assert len(rates._buckets) <= 160
+    assert rates.looked <= 1000 // 10 + 1
+
+
 @pytest.mark.parametrize(
     ("address", "counted"),
     [
@@ -153,6 +170,9 @@ def test_full_buckets_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("192.0.2.7:4711", "192.0.2.7"),
+        ("[2001:db8::1]:4711", "2001:db8::/64"),
+        ("[2001:db8::1]", "2001:db8::/64"),
         ("", ""),
     ],
 )
