@@ -305,13 +305,13 @@ def test_no_endpoint_gets_more_at_once_than_its_cap_from_two_deliverers(
     slow, quick = receive(reply), receive(answering(200))
     capped, _ = clinic.endpoint(slow.url)
     other, _ = clinic.endpoint(quick.url)
-    clinic.happens(times=60)
+    clinic.happens(times=30)
     deliverer(slow, quick)
     deliverer(slow, quick)
-    until(lambda: clinic.states(capped) == ["delivered"] * 60, "all delivered")
-    until(lambda: clinic.states(other) == ["delivered"] * 60, "all delivered to the other")
+    until(lambda: clinic.states(capped) == ["delivered"] * 30, "all delivered")
+    until(lambda: clinic.states(other) == ["delivered"] * 30, "all delivered to the other")
     assert slow.most_open <= 4
-    assert len(slow.requests) == len({received.id for received in slow.requests}) == 60
+    assert len(slow.requests) == len({received.id for received in slow.requests}) == 30
 
 
 def test_the_deliverer_outlives_the_database_going_away(

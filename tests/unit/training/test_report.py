@@ -29,7 +29,7 @@ def evaluated(run: Path, out: Path) -> Path:
     """Evaluate a run whose photos bear a watermark: the rules cannot hold."""
     command = [sys.executable, "-m", "cli.main", "evaluate", str(run), "--out", str(out), "--gates"]
     done = subprocess.run(
-        [*command, "--robustness-photos", "2", "--probes", "4"], check=False, capture_output=True, text=True
+        [*command, "--robustness-photos", "1", "--probes", "2"], check=False, capture_output=True, text=True
     )
     assert done.returncode == 1, done.stderr
     assert "FAILS  no shortcut" in done.stderr
@@ -39,7 +39,7 @@ def evaluated(run: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("evaluated"))
+    return make(tmp_path_factory.mktemp("evaluated"), patients=9)
 
 
 @pytest.fixture(scope="module")
