@@ -1,6 +1,7 @@
 """Owns the folder of a training run: what lies where in it, and its reading as one thing.
 
 config.toml manifest.csv    what was asked, on which photos
+begun.json                  with which weights and arithmetic, which a run that goes on must not change
 run.json                    what it was: labels, members, versions, machine, weights it began with
 frozen.npy                  features of all photos under the weights it began with
 qualities.npy               blur, exposure, size and flatness of all photos
@@ -30,7 +31,7 @@ from training.landing import replace_file
 from worker.inference.preprocess import Quality
 
 FORMAT: Final = 2
-CONFIG, MANIFEST, FACTS, FROZEN = "config.toml", "manifest.csv", "run.json", "frozen.npy"
+CONFIG, MANIFEST, BEGUN, FACTS, FROZEN = "config.toml", "manifest.csv", "begun.json", "run.json", "frozen.npy"
 QUALITIES, MEMBERS, OUTPUTS, HISTORY = "qualities.npy", "members", "outputs.npz", "history.csv"
 OPERATIONS, BUNDLE, REPORT, LOGS = "operations.json", "bundle", "report", "logs"
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 3

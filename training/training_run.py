@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,11 @@ class _Material:
     start: Start
     precision: str
 
+    @property
+    def begun(self) -> dict[str, str]:
+        """What must be the same where a run goes on, and no configuration says."""
+        return {"weights": self.start.sha256, "precision": self.precision}
+
     def network(self, config: Config, seed: int) -> Any:
         """A network as training begins with it."""
         return build(
@@ -79,7 +85,7 @@ def train(
     # Built before anything is written: weights may not fit.
     untrained = None if (out / runs.FROZEN).is_file() else material.network(config, 0)
     try:
-        if _claim(out, config, source, resume=resume):
+        if _claim(out, config, source, material.begun, resume=resume):
             tell(f"{out} is finished: nothing to do")
             return
         _begin(material, untrained, out, tell)
@@ -114,15 +120,15 @@ def _refuse_foreign(out: Path) -> None:
     """Refuse a folder that holds something else than a run: data set and run would overwrite each other's manifest."""
     if (out / runs.CONFIG).is_file() or not out.exists():
         return
-    left = {runs.MANIFEST, f".{runs.CONFIG}.part", f".{runs.MANIFEST}.part"}  # by whoever was stopped at once
-    if not out.is_dir() or any(path.name not in left for path in out.iterdir()):
+    first = (runs.MANIFEST, runs.BEGUN, runs.CONFIG)  # left by whoever was stopped at once
+    if not out.is_dir() or {path.name for path in out.iterdir()} - {*first, *(f".{name}.part" for name in first)}:
         raise TrainingRefused(f"{out} holds something else than a run: give a new or an empty folder")
 
 
-def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> bool:
+def _claim(out: Path, config: Config, source: Path, begun: Mapping[str, str], *, resume: bool) -> bool:
     """Makes the run's folder, or finds the one to go on with, and says whether that is finished.
 
-    A run never changes its configuration.
+    A run never changes its configuration, nor half way the weights it begins with or its arithmetic.
     """
     asked = source.read_bytes()
     if (out / runs.CONFIG).is_file():
@@ -133,9 +139,17 @@ def _claim(out: Path, config: Config, source: Path, *, resume: bool) -> bool:
             raise TrainingRefused(
                 f"{out} was begun with another configuration or manifest: begin anew in another --out"
             )
-        return (out / runs.FACTS).is_file()
+        if (out / runs.FACTS).is_file():
+            return True
+        before = json.loads((out / runs.BEGUN).read_text(encoding="utf-8"))
+        if changed := [f"{name} {before[name]}, now {value}" for name, value in begun.items() if before[name] != value]:
+            raise TrainingRefused(
+                f"{out} was begun with {'; '.join(changed)}: put that back, or begin anew in another --out"
+            )
+        return False
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / runs.MANIFEST, config.manifest.read_bytes())
+    runs.save_json(out / runs.BEGUN, begun)
     replace_file(out / runs.CONFIG, asked)
     return False
 

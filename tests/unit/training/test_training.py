@@ -20,7 +20,7 @@ from training.casting import Plan, photos
 from training.config import Network, read_config
 from training.landing import replace_file
 from training.runs import FACTS, FROZEN, HISTORY, MANIFEST, OPERATIONS, QUALITIES, kinds_of, load_run
-from training.training_run import train
+from training.training_run import _claim, train
 
 COMMAND = [sys.executable, "-m", "tests.unit.training.one_member"]
 ROOT = Path(__file__).parents[3]
@@ -153,3 +153,15 @@ def test_facts_of_something_else_are_no_run(tmp_path: Path, facts: str) -> None:
         (tmp_path / name).write_text(facts)
     with pytest.raises(TrainingRefused, match="none of a run"):
         load_run(tmp_path)
+
+
+def test_a_run_goes_on_with_the_weights_and_arithmetic_it_was_begun_with_or_not_at_all(tmp_path: Path) -> None:
+    source, out = tmp_path / "config.toml", tmp_path / "run"
+    source.write_text(GOOD.replace("photos", str(tmp_path)), encoding="utf-8")
+    (tmp_path / MANIFEST).write_text("rows")
+    begun = {"weights": "ab" * 32, "precision": "float32"}
+    assert _claim(out, read_config(source), source, begun, resume=False) is False
+    assert _claim(out, read_config(source), source, begun, resume=True) is False
+    for changed in ({"weights": "cd" * 32}, {"precision": "mixed_bfloat16"}):
+        with pytest.raises(TrainingRefused, match=f"now {next(iter(changed.values()))}"):
+            _claim(out, read_config(source), source, begun | changed, resume=True)
