@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from shared.bundle import CALIBRATION, CARD, GATE, SEALED, Bundle, load_bundle
 from shared.errors import DataRefused, Refused
+from shared.registry.records import check_id
 from training import manifest
 from training.calibration import conformal_threshold, fit_temperature
 from training.landing import landing, refuse_occupied
@@ -68,9 +69,11 @@ def quantise(
     4. Temperature, thresholds and the gate's limit are fitted on what int8 says of the second part.
     5. On the third int8 is held against float32, both with that temperature: this is about arithmetic alone.
 
-    Raises ``DataRefused`` for photos that do not fit or are too few, ``NotAdmitted`` with the figures.
+    Raises ``IdRefused`` for an id under which nothing can be published, ``DataRefused`` for photos that do not fit or
+    are too few, ``NotAdmitted`` with the figures.
     """
     bundle = load_bundle(folder)
+    check_id(model_id)
     refuse_occupied(out)
     frame = manifest.build(photos)
     _refuse_other_kind(bundle, manifest.describe(frame))

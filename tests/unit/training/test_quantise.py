@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import load_bundle
 from shared.errors import DataRefused
+from shared.registry.records import IdRefused
 from tests.unit.training.folders import first
 from training.layouts import SYNTHETIC_NOTE
 from training.manifest import Description
@@ -118,3 +119,8 @@ def test_photos_of_another_kind_or_learnt_from_prove_nothing(other: dict[str, An
 def test_a_folder_that_holds_something_is_refused_before_any_photo_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataRefused, match="is not empty"):
         quantise(DEMO, tmp_path / "no photos here", DEMO, "quick")
+
+
+def test_an_id_under_which_nothing_can_be_published_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(IdRefused, match="must be 1 to 100 of"):
+        quantise(DEMO, tmp_path / "no photos here", tmp_path / "out", "Not an id")
