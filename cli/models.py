@@ -1,7 +1,6 @@
 """``poxvisio models``: publish bundles, and choose which of them answers."""
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import click
 from cli import engine_bench
 from cli.bundle_form import BundleForm
 from cli.listing import line
-from cli.options import example, json_option, print_json, service_options
+from cli.options import SHARE, example, json_option, print_json, service_options
 from cli.progress import progress
 from cli.service import Service
 from cli.shadow_page import page
@@ -23,26 +22,6 @@ from shared.errors import DataRefused, Refused, Unavailable
 _WAIT_SECONDS: Final = 300.0
 _LOOK_SECONDS: Final = 1.0
 _ID = click.argument("model", metavar="ID")
-
-
-class Share(click.ParamType[float]):
-    """A share of one, given as such below 1 and in per cent from 1 on."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share, above 0 to 1."""
-        try:
-            given = float(value)
-        except ValueError:
-            given = math.nan
-        share = given / 100 if given >= 1 else given
-        if not 0 < share <= 1:
-            self.fail(f"{value!r} is no share: give per cent from 1 to 100, or a part of one below 1", param, ctx)
-        return share
-
-
-SHARE: Final = Share()
 
 
 @click.group(

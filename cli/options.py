@@ -1,6 +1,7 @@
 """Options that several commands share: which service, with which key, output for programs, examples."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -12,6 +13,26 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # As `shared/accounts.py` makes them; a test holds the two against each other, since that module loads the database.
 _KEY: Final = re.compile(r"pxv_[0-9a-f]{32}_[0-9a-f]{48}")
+
+
+class Share(click.ParamType[float]):
+    """A share of one, given as such below 1 and in per cent from 1 on."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share, above 0 to 1."""
+        try:
+            given = float(value)
+        except ValueError:
+            given = math.nan
+        share = given / 100 if given >= 1 else given
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no share: give per cent from 1 to 100, or a part of one below 1", param, ctx)
+        return share
+
+
+SHARE: Final = Share()
 
 
 def example(*lines: str) -> str:
