@@ -114,7 +114,9 @@ class Heartbeat:
             found = self._found(beat)
         except (BundleError, Gone, NotFound) as error:
             # Gone for good, as where MODEL names another bundle since: to wait for it would end all further rounds.
-            found = Finding("failed", seconds=beat.seconds, problem=str(error))
+            # The error names folders of this machine: those stand in the log alone.
+            log.warning("heartbeat_not_judged", model=beat.model_id, digest=beat.digest, why=str(error))
+            found = Finding("failed", seconds=beat.seconds, problem="its bundle or its job is gone")
         with self._database.transaction() as session:
             heartbeats.settle(session, beat, found)
 

@@ -181,6 +181,18 @@ def test_a_round_whose_bundle_is_gone_is_told_and_holds_up_no_further_one(
     assert heartbeat.send() == 1
 
 
+def test_what_is_told_names_no_folder_of_the_machine(
+    make_heartbeat: Beat, make_worker: Worker, app_db: Database, operator: UUID, tmp_path: Path
+) -> None:
+    make_heartbeat().send()
+    make_worker().drain()
+    make_heartbeat(default=tmp_path / "nowhere").settle()
+    with app_db.transaction(operator) as session:
+        [drift] = [event.body for event in events.since(session, 0) if event.kind == DRIFT]
+    assert drift["problem"]
+    assert "nowhere" not in str(drift)
+
+
 def test_a_worker_submits_for_the_system_and_for_no_clinic(worker_db: Database, tenant: UUID) -> None:
     job = NewJob(tenant, tenant, None, "normal", [NewImage(tenant, 0, None, None, "k", bytes(32), 1)])
     with pytest.raises(ProgrammingError, match="row-level security"), worker_db.transaction() as session:
