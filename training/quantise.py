@@ -31,12 +31,10 @@ from training.publish import write_card
 from training.served import run
 from worker.inference.answers import probabilities_of
 from worker.inference.openvino_engine import OpenVinoEngine
-from worker.inference.openvino_int8 import LEVELS, counted_resnet50, heads_of
-from worker.inference.parity import BOUNDS
+from worker.inference.openvino_int8 import LEVELS, counted_resnet50, heads_of, is_close
+from worker.inference.parity import AGREEMENT, BOUNDS
 from worker.inference.weights import Weights, load_reference, load_weights
 
-#: Labels must agree on this share of held-out photos, and no probability may move further than ``BOUNDS["int8"]``.
-AGREEMENT: Final = 0.995
 #: Fewer held-out photos could not show that.
 FEWEST: Final = 200
 _RANGE_FOLDS, _FIT_FOLDS = (0,), (1, 2)
@@ -93,7 +91,7 @@ def quantise(
             engine = _engine(bundle, weights, Path(cache), ranges)
             logits, features = _said(engine, pixels[fitted])
             own = _calibration(bundle, logits, kinds[fitted], features)
-            if _is_close(_record(exact.logits[fitted], logits, own["temperature"]), _MARGIN):
+            if is_close(_record(exact.logits[fitted], logits, own["temperature"]), _MARGIN):
                 break
         coarse, _ = _said(engine, pixels[held])
     record = _record(exact.logits[held], coarse, own["temperature"]) | {
@@ -105,7 +103,7 @@ def quantise(
         "temperature": own["temperature"],
         "temperature_of_f32": float(bundle.calibration["temperature"]),
     }
-    if not _is_close(record):
+    if not is_close(record):
         raise NotAdmitted(
             f"int8 gives another label on {record['flipped_labels']} of {held.sum():,} photos and moves a probability "
             f"by {record['max_probability_difference']:.3g}; {1 - AGREEMENT:.1%} and {BOUNDS['int8']:g} are the most"
@@ -190,11 +188,6 @@ def _engine(bundle: Bundle, weights: Weights, cache: Path, ranges: Mapping[str, 
 def _said(engine: OpenVinoEngine, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     found = run(engine, pixels)
     return found.logits, found.features
-
-
-def _is_close(record: Mapping[str, Any], margin: float = 1.0) -> bool:
-    bound = margin * BOUNDS["int8"]
-    return bool(record["agreement"] >= AGREEMENT and record["max_probability_difference"] <= bound)
 
 
 def _refuse_other_kind(bundle: Bundle, photos: manifest.Description) -> None:

@@ -18,6 +18,7 @@ from openvino import opset13 as ops
 from shared.bundle import CALIBRATION, Bundle
 from shared.errors import BundleAltered, EngineRefused
 from worker.inference.openvino_graph import resnet50
+from worker.inference.parity import AGREEMENT, BOUNDS
 from worker.inference.weights import Weights
 
 # Low and high end by place: "op12/0" is the first input of the twelfth operation.
@@ -28,17 +29,28 @@ _KERNEL_LEVELS: Final = 255
 
 
 def ranges_of(bundle: Bundle) -> Ranges:
-    """The ranges that a bundle was quantised with. Raises EngineRefused where it was not."""
+    """The ranges that a bundle was quantised with. Raises EngineRefused where it was not, or without a proof."""
     record = bundle.calibration.get("int8")
     if not isinstance(record, Mapping):
         raise EngineRefused(
             f"bundle {bundle.id} was not quantised: serve it in another precision, or make one that was "
             "(poxvisio models quantise)."
         )
+    proof = record.get("record")
+    if not isinstance(proof, Mapping) or not is_close(proof):
+        raise EngineRefused(
+            f"bundle {bundle.id} holds no proof that int8 stays close to float32: see poxvisio models quantise."
+        )
     ranges = record.get("ranges")
     if not isinstance(ranges, Mapping) or not all(_is_range(ends) for ends in ranges.values()):
         raise BundleAltered(f"{bundle.file(CALIBRATION)} holds no ranges for int8: quantise the bundle again.")
     return ranges
+
+
+def is_close(proof: Mapping[str, Any], margin: float = 1.0) -> bool:
+    """Whether int8 kept within this part of the bounds, by `agreement` and `max_probability_difference`."""
+    apart, agreed = proof.get("max_probability_difference", np.inf), proof.get("agreement", 0.0)
+    return bool(agreed >= AGREEMENT and apart <= margin * BOUNDS["int8"])
 
 
 def counted_resnet50(weights: Weights) -> ov.Model:

@@ -23,6 +23,7 @@ from worker.inference.weights import load_reference, load_weights
 # What NNCF finds on 80 drawn photos, all stages of it.
 FOUND: dict[str, list[float]] = json.loads((Path(__file__).parent / "int8_ranges.json").read_text(encoding="utf-8"))
 FITTED = {"temperature": 0.9, "thresholds": {"mpox (synthetic)": 0.25, "other (synthetic)": 0.7}, "gate_limit": 4.0}
+PROOF = {"agreement": 1.0, "max_probability_difference": 0.015}
 
 Quantised = Callable[..., Bundle]
 
@@ -31,12 +32,12 @@ Quantised = Callable[..., Bundle]
 def quantised(bundle: Bundle, tmp_path: Path) -> Quantised:
     """Return a function that makes a bundle with a record, eleven convolutions exact unless given ranges."""
 
-    def run(ranges: Any = None) -> Bundle:
+    def run(ranges: Any = None, **proof: float) -> Bundle:
         folder = tmp_path / "int8"
         shutil.copytree(MODELS, folder, ignore=shutil.ignore_patterns("photos"))
         stored = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
         used = from_convolution(load_weights(bundle), FOUND, 11) if ranges is None else ranges
-        record = {"ranges": used, "calibration": FITTED, "record": {}}
+        record = {"ranges": used, "calibration": FITTED, "record": PROOF | proof}
         stored |= {"id": "int8", "precisions": [*stored["precisions"], "int8"], "int8": record}
         (folder / CALIBRATION).write_text(json.dumps(stored), encoding="utf-8")
         write_card(folder, json.loads((folder / CARD).read_text(encoding="utf-8")) | {"id": "int8"})
@@ -85,6 +86,14 @@ def test_without_a_record_there_is_no_int8(bundle: Bundle, tmp_path: Path) -> No
         Classifier.load(bundle, engine="openvino", precision="int8", cache=tmp_path)
     with pytest.raises(EngineRefused, match="OpenVINO alone"):
         Classifier.load(bundle, engine="tensorflow", precision="int8", cache=tmp_path)
+
+
+@pytest.mark.parametrize("proof", [{"agreement": 0.99}, {"max_probability_difference": 0.031}])
+def test_a_record_that_proves_too_little_is_refused(
+    quantised: Quantised, tmp_path: Path, proof: dict[str, float]
+) -> None:
+    with pytest.raises(EngineRefused, match="holds no proof"):
+        Classifier.load(quantised(**proof), engine="openvino", precision="int8", cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

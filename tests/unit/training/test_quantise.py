@@ -16,9 +16,7 @@ from tests.unit.training.folders import first
 from training.layouts import SYNTHETIC_NOTE
 from training.manifest import Description
 from training.quantise import (
-    AGREEMENT,
     _calibration,
-    _is_close,
     _kinds,
     _record,
     _refuse_other_kind,
@@ -27,6 +25,8 @@ from training.quantise import (
     quantise,
 )
 from worker.inference.answers import fitted_for
+from worker.inference.openvino_int8 import is_close
+from worker.inference.parity import AGREEMENT
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 
@@ -40,18 +40,18 @@ def logits() -> NDArray[np.float32]:
 def test_labels_that_flip_or_probabilities_that_move_keep_a_bundle_out(logits: NDArray[np.float32]) -> None:
     own = 0.9
     same = _record(logits, logits, own)
-    assert (same["agreement"], same["max_probability_difference"], _is_close(same)) == (1.0, 0.0, True)
+    assert (same["agreement"], same["max_probability_difference"], is_close(same)) == (1.0, 0.0, True)
     near, far = (np.tile(np.array([[0.0, apart]], dtype=np.float32), (400, 1)) for apart in (0.1, 0.3))
     clear = _record(near, far, own)
     assert clear["agreement"] == 1.0
-    assert not _is_close(clear), "it moved too far without another label"
+    assert not is_close(clear), "it moved too far without another label"
     edge = np.tile(np.array([[0.0, 0.001]], dtype=np.float32), (400, 1))
     for flips, admitted in ((2, True), (3, False)):
         other = edge.copy()
         other[:flips] = [0.001, 0.0]
         found = _record(edge, other, own)
         assert found["flipped_labels"] == flips
-        assert _is_close(found) is admitted, "of 400 photos two may have another label"
+        assert is_close(found) is admitted, "of 400 photos two may have another label"
     assert AGREEMENT == 0.995
 
 
