@@ -8,7 +8,7 @@ begins behind the front door: that requests come in is seen by whoever sends the
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +75,9 @@ class Heartbeat:
             if not heartbeats.is_due(session, self._seconds):
                 return 0
             now = serving.read(session)
-        known = [self._answers_of(digest) for digest in dict.fromkeys([now.live, now.canary or now.live])]
+        known = self._answers_of_all(dict.fromkeys([now.live, now.canary or now.live]))
+        if not known:
+            return 0
         self._known = {one.digest: one for one in known}
         stored = [(one, self._stored(one)) for one in known]
         with self._database.transaction() as session:
@@ -142,6 +144,16 @@ class Heartbeat:
         """Return what a round sent by another process must be answered with."""
         default = load_bundle(self._default)
         return KnownAnswers.of(default) if default.digest == beat.digest else self._answers_of(beat.digest)
+
+    def _answers_of_all(self, digests: Iterable[str | None]) -> list[KnownAnswers]:
+        """Return the known answers of those that can be had: one bundle that is gone must not silence the others."""
+        known: list[KnownAnswers] = []
+        for digest in digests:
+            try:
+                known.append(self._answers_of(digest))
+            except BundleError as error:
+                log.error("heartbeat_without_model", digest=digest, why=str(error))
+        return known
 
     def _answers_of(self, digest: str | None) -> KnownAnswers:
         if digest is not None and digest in self._known:

@@ -193,6 +193,24 @@ def test_what_is_told_names_no_folder_of_the_machine(
     assert "nowhere" not in str(drift)
 
 
+def test_a_canary_whose_bundle_is_gone_does_not_silence_the_live_model(
+    make_heartbeat: Beat, owner_db: Database
+) -> None:
+    with owner_db.transaction() as session:
+        given = {"digest": "ab" * 32}
+        session.execute(
+            sa.text("""
+                INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes, state)
+                VALUES (:digest, 'gone', '{}', '{a,b}', false, true, 1, 'ready')
+            """), given
+        )  # fmt: skip
+        session.execute(
+            sa.text("INSERT INTO model_serving (version, canary, canary_share) VALUES (1, :digest, 0.5)"), given
+        )
+    assert make_heartbeat().send() == 1
+    assert states(owner_db) == ["waiting"]
+
+
 def test_a_worker_submits_for_the_system_and_for_no_clinic(worker_db: Database, tenant: UUID) -> None:
     job = NewJob(tenant, tenant, None, "normal", [NewImage(tenant, 0, None, None, "k", bytes(32), 1)])
     with pytest.raises(ProgrammingError, match="row-level security"), worker_db.transaction() as session:
