@@ -39,7 +39,7 @@ test: .venv/.dev ## Build the environment, then check: what CI runs
 	@$(MAKE) --no-print-directory check
 
 .PHONY: check
-# Thousands of Python processes start here: with bytecode turned off each would compile all that it imports.
+# Many Python processes start here: with bytecode turned off each would compile all that it imports.
 check: export PYTHONDONTWRITEBYTECODE :=
 check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m ruff check

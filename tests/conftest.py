@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg2
 import pytest
 import sqlalchemy as sa
+from xdist.scheduler import LoadFileScheduling
 
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.valkey import EmbeddedValkey
@@ -38,8 +39,8 @@ LONGEST = (
     "unit/training/test_report.py",
     "integration/delivery/test_sending.py",
     "e2e/test_commands.py",
-    "integration/test_up.py",
     "e2e/test_page.py",
+    "integration/test_up.py",
     "e2e/test_benchmarks.py",
     "unit/training/test_training.py",
     "chaos/test_links.py",
@@ -51,6 +52,24 @@ LONGEST = (
     "integration/ledger/test_state_machine.py",
     "e2e/test_procfile.py",
 )
+
+
+#: Files that share what is dear to start: one process runs them, and ``poxvisio up`` starts once for all.
+TOGETHER = ("tests/e2e/test_commands.py", "tests/e2e/test_page.py")
+
+
+class Files(LoadFileScheduling):  # type: ignore[misc]  # xdist comes without types
+    """Gives each file to one process, and those of ``TOGETHER`` to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return TOGETHER[0] if file in TOGETHER else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    """Return who gives the tests to the processes of ``pytest -n``."""
+    return Files(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

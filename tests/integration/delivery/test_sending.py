@@ -299,7 +299,7 @@ def test_no_endpoint_gets_more_at_once_than_its_cap_from_two_deliverers(
     clinic: Clinic, receive: Receive, deliverer: Start
 ) -> None:
     def reply(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
-        time.sleep(0.03)
+        time.sleep(0.1)  # so that both deliverers are there before all is delivered
         answering(200)(receiver, request)
 
     slow, quick = receive(reply), receive(answering(200))
