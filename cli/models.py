@@ -89,7 +89,7 @@ def activate(model: str, url: str, key: str, as_json: bool) -> None:
 
 @models.command(epilog=example("poxvisio models canary second --share 0.1"))
 @_ID
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), required=True, help="Share of jobs, above 0 to 1.")
+@click.option("--share", type=SHARE, required=True, help="Share of jobs, above 0 to 1.")
 @service_options
 @json_option("the change")
 def canary(model: str, share: float, url: str, key: str, as_json: bool) -> None:
@@ -97,11 +97,9 @@ def canary(model: str, share: float, url: str, key: str, as_json: bool) -> None:
     _change(url, key, model, "canary", {"share": share}, as_json=as_json)
 
 
-@models.command(epilog=example("poxvisio models shadow second --share 10"))
+@models.command(epilog=example("poxvisio models shadow second --share 0.1"))
 @_ID
-@click.option(
-    "--share", type=SHARE, required=True, help="Share of photos: per cent from 1 on (10), of one below (0.1)."
-)
+@click.option("--share", type=SHARE, required=True, help="Share of photos, above 0 to 1.")
 @service_options
 @json_option("the change")
 def shadow(model: str, share: float, url: str, key: str, as_json: bool) -> None:

@@ -15,24 +15,21 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _KEY: Final = re.compile(r"pxv_[0-9a-f]{32}_[0-9a-f]{48}")
 
 
-class Share(click.ParamType[float]):
-    """A share of one, given as such below 1 and in per cent from 1 on."""
+class _Share(click.FloatRange):
+    """A share of one, above 0."""
 
-    name = "share"
+    def __init__(self) -> None:
+        super().__init__(0, 1, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share, above 0 to 1."""
-        try:
-            given = float(value)
-        except ValueError:
-            given = math.nan
-        share = given / 100 if given >= 1 else given
-        if not 0 < share <= 1:
-            self.fail(f"{value!r} is no share: give per cent from 1 to 100, or a part of one below 1", param, ctx)
+        """Return the share; what is no number is in every range."""
+        share = float(super().convert(value, param, ctx))
+        if math.isnan(share):
+            self.fail(f"{value!r} is no share", param, ctx)
         return share
 
 
-SHARE: Final = Share()
+SHARE: Final = _Share()
 
 
 def example(*lines: str) -> str:

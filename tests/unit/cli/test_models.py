@@ -106,9 +106,8 @@ def test_a_model_that_there_is_not_is_no_traceback(register: Register) -> None:
         (["activate", "second"], "activate", {}),
         (["rollback", "second"], "rollback", {}),
         (["canary", "second", "--share", "0.1"], "canary", {"share": 0.1}),
-        (["shadow", "second", "--share", "10"], "shadow", {"share": 0.1}),
         (["shadow", "second", "--share", "0.5"], "shadow", {"share": 0.5}),
-        (["shadow", "second", "--share", "1"], "shadow", {"share": 0.01}),
+        (["shadow", "second", "--share", "1"], "shadow", {"share": 1.0}),
     ],
 )
 def test_a_change_is_asked_for_and_waited_for(
