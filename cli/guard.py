@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 
 _GROUP_SECONDS = 5.0
@@ -31,6 +32,7 @@ class Guard:
         self._holds = tuple(holds)
         self._removes = tuple(removes)
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: FileIO | None = None
         self._orders = b""
 
     def tell(self, groups: Sequence[int], servers: Sequence[tuple[int, int]]) -> None:
@@ -43,12 +45,10 @@ class Guard:
             self._close(self._process)
             self._process = None
         if self._process is None:
-            self._process = self._spawn()
-        elif orders == self._orders:
-            return
-        if self._process.stdin:
+            self._process = self._spawn(orders)
+        elif orders != self._orders and self._pipe is not None:
             with contextlib.suppress(BrokenPipeError):  # it died this instant: the next call starts another
-                self._process.stdin.write(orders)
+                self._pipe.write(orders)
                 self._orders = orders
 
     def dismiss(self) -> None:
@@ -58,13 +58,22 @@ class Guard:
             self._close(self._process)
             self._process = None
 
-    def _spawn(self) -> "subprocess.Popen[bytes]":
+    def _spawn(self, orders: bytes) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-I", str(Path(__file__).resolve()), *map(str, self._removes)]
-        return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, pass_fds=self._holds, start_new_session=True)
+        reading, writing = os.pipe()
+        self._pipe = FileIO(writing, "w")
+        # Before the guard lives: a supervisor killed the moment after would leave one that knows of nothing.
+        self._pipe.write(orders)
+        self._orders = orders
+        try:
+            return subprocess.Popen(command, stdin=reading, pass_fds=self._holds, start_new_session=True)
+        finally:
+            os.close(reading)
 
     def _close(self, process: "subprocess.Popen[bytes]") -> None:
-        if process.stdin:
-            process.stdin.close()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
         process.wait()
 
 

@@ -249,6 +249,27 @@ def test_a_killed_guard_is_replaced(lonely: subprocess.Popen[bytes], tmp_path: P
     assert wait_until(lambda: not any(map(alive, left)), 60)
 
 
+def test_a_supervisor_killed_as_it_starts_its_guard_leaves_nothing() -> None:
+    code = """
+        import os, signal, subprocess, sys
+        from cli import guard
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+        print(child.pid, flush=True)
+        start = subprocess.Popen
+        def start_and_die(*words, **more):
+            start(*words, **more)
+            os.kill(os.getpid(), signal.SIGKILL)
+        subprocess.Popen = start_and_die
+        guard.Guard().tell([child.pid], [])
+    """
+    done = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.stdout is not None
+    pid = int(done.stdout.readline())
+    assert done.wait(30) == -signal.SIGKILL
+    done.stdout.close()
+    assert wait_until(lambda: not alive(pid), 20)
+
+
 def test_sigterm_ends_everything_and_the_supervisor_itself(lonely: subprocess.Popen[bytes], tmp_path: Path) -> None:
     left = family(tmp_path)
     os.kill(int((tmp_path / "sweep").read_text()), signal.SIGKILL)  # the stubborn one would take its whole patience
