@@ -4,7 +4,6 @@ Each function is one short transaction. Locks are taken in one order everywhere:
 endpoint, the delivery.
 """
 
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import event_body, events, history
+from shared import events
 from shared.database import new_id
-from shared.errors import Gone, NotFound
 from shared.event_body import Detail, Format
 from shared.tables import Attempt, Delivery, Endpoint
 from shared.webhooks import Recorded
@@ -192,25 +190,6 @@ def claim(session: Session, limit: int, lease_seconds: float, slow: Collection[U
         )
         for row in found
     ]
-
-
-def body_of(session: Session, owed: Owed, public_url: str) -> bytes:
-    """Return a full body, and keep it with the delivery while the lease holds: every attempt sends the same bytes.
-
-    The job is held: its deletion comes before this, and the body is thin, or after it, and takes the answers out.
-    """
-    answers = None
-    if owed.event.job_id is not None:
-        session.execute(sa.text("SELECT FROM job WHERE id = :job FOR KEY SHARE"), {"job": owed.event.job_id})
-        with contextlib.suppress(Gone, NotFound):
-            answers = history.results(session, history.job(session, owed.event.job_id), limit=_MOST_ANSWERS).rows
-    body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)
-    session.execute(
-        sa.update(Delivery)
-        .where(Delivery.id == owed.id, Delivery.fence == owed.fence, Delivery.state == "leased")
-        .values(body=body)
-    )
-    return body
 
 
 def reap(session: Session, attempts: int) -> int:

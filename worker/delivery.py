@@ -27,7 +27,7 @@ from shared.errors import DatabaseAway, InvalidSetting, Refused
 from shared.logs import logger
 from shared.settings import Settings
 from shared.signing import Keyring
-from worker import deliveries
+from worker import deliveries, full_bodies
 from worker.deliveries import Owed, Tried
 from worker.egress import Answer, Egress
 from worker.endpoint_health import Patience, Verdict
@@ -149,7 +149,14 @@ class Deliverer:
     async def _deliver(self, owed: Owed) -> None:
         deadline = time.monotonic() + self._lease
         started = datetime.now(UTC)
-        answer = await self._send(owed)
+        try:
+            body = await self._body(owed)
+        except DatabaseAway:
+            body = None
+        if body is None:
+            log.warning("delivery_left", delivery=ids.text("delivery", owed.id))
+            return
+        answer = await self._send(owed, body)
         self._remember(owed.endpoint_id, answer.seconds)
         passing("deliverer.answered")
         verdict = judge(answer, owed.attempt, self._settings.webhook_schedule, random.random())  # noqa: S311 - jitter
@@ -176,8 +183,7 @@ class Deliverer:
             if len(self._slow) > _MOST_SLOW:
                 del self._slow[next(iter(self._slow))]
 
-    async def _send(self, owed: Owed) -> Answer:
-        body = await self._body(owed)
+    async def _send(self, owed: Owed, body: bytes) -> Answer:
         try:
             secrets = [self._keyring.unseal(sealed).decode() for sealed in owed.secrets]
         except Refused:
@@ -185,13 +191,14 @@ class Deliverer:
         headers = signing.webhook_headers(secrets, ids.text("event", owed.event.id), int(time.time()), body)
         return await self._egress.post(owed.url, body, {"content-type": event_body.content_type(body), **headers})
 
-    async def _body(self, owed: Owed) -> bytes:
+    async def _body(self, owed: Owed) -> bytes | None:
+        """Return what is sent; None where the lease is no longer ours: whoever holds it sends."""
         url = self._settings.public_url
         # What was kept tells answers; an endpoint that has become thin since hears of none.
         if owed.detail == "full" and owed.event.kind in event_body.CLOSING:
             if owed.kept is not None:
                 return owed.kept
-            return await self._in_database(lambda session: deliveries.body_of(session, owed, url))
+            return await self._in_database(lambda session: full_bodies.build(session, owed, url))
         return event_body.render(owed.event, url, owed.previous_id, owed.form)
 
     async def _settle(self, owed: Owed, tried: Tried, verdict: Verdict, deadline: float) -> bool:

@@ -13,7 +13,8 @@ from shared.ledger.deletion import delete
 from tests.integration.delivery.clinic import Clinic, Receive, Start, answering, claim, until
 from tests.integration.ledger.factories import change, finish, submit_job, take
 from tests.integration.ledger.said import said
-from worker import deliveries
+from worker import full_bodies
+from worker.deliveries import Owed
 
 URL = "https://pox.example"
 DONE = ("job.completed",)
@@ -26,9 +27,9 @@ def answered(clinic: Clinic, worker_db: Database, photos: int) -> UUID:
     return job.id
 
 
-def body(worker_db: Database, owed: deliveries.Owed) -> dict[str, Any]:
+def body(worker_db: Database, owed: Owed) -> dict[str, Any]:
     with worker_db.transaction() as session:
-        return dict(json.loads(deliveries.body_of(session, owed, URL)))
+        return dict(json.loads(full_bodies.build(session, owed, URL) or b""))
 
 
 def test_a_full_body_tells_the_answers_and_says_that_these_are_all(clinic: Clinic, worker_db: Database) -> None:
@@ -51,7 +52,8 @@ def test_a_full_body_stays_under_20_kb_and_says_that_there_are_more(clinic: Clin
     answered(clinic, worker_db, 200)
     (owed,) = claim(worker_db)
     with worker_db.transaction() as session:
-        sent = deliveries.body_of(session, owed, URL)
+        sent = full_bodies.build(session, owed, URL)
+    assert sent is not None
     told = json.loads(sent)["data"]
     assert 15_000 < len(sent) < 20_000
     assert 0 < len(told["results"]) < 200
@@ -139,7 +141,7 @@ def test_answers_are_not_kept_past_a_deletion_that_comes_meanwhile(
 
     with ThreadPoolExecutor(1) as pool:
         with worker_db.transaction() as session:
-            assert b'"results"' in deliveries.body_of(session, owed, URL)
+            assert b'"results"' in (full_bodies.build(session, owed, URL) or b"")
             deleting = pool.submit(delete_it)
             until(lambda: deleting.done() or somebody_waits(owner_db), "it waits or is done")
         deleting.result()
@@ -151,3 +153,12 @@ def somebody_waits(owner_db: Database) -> bool:
     with owner_db.transaction() as session:
         found = session.connection().exec_driver_sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
         return bool(found.scalar())
+
+
+def test_whoever_lost_the_lease_has_no_body_to_send(clinic: Clinic, worker_db: Database, owner_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", DONE, detail="full")
+    answered(clinic, worker_db, 1)
+    (owed,) = claim(worker_db)
+    change(owner_db, "UPDATE delivery SET fence = fence + 1")
+    with worker_db.transaction() as session:
+        assert full_bodies.build(session, owed, URL) is None
