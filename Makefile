@@ -17,7 +17,7 @@ COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes
 export PIP_USER := 0
 
 # A file's tests stay together, for what they share, and files begin in the order of tests/conftest.py: the longest first.
-TESTS = $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+TESTS = $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # The tests that have a long form.
 FUZZED = tests/security/test_described.py tests/security/test_hostile_requests.py tests/security/test_hostile_files.py
