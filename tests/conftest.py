@@ -8,7 +8,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -238,13 +239,22 @@ def settings(environment: dict[str, str]) -> Settings:
 
 @pytest.fixture
 def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return every address that any socket of Python's is told to connect to; nothing is really dialled."""
+    """Return every address that any socket of Python's is told to connect to; nothing is really dialled.
+
+    Threads that other tests left go on as they were: a web process of theirs may still speak to its Valkey.
+    """
     seen: list[Any] = []
+    others = set(threading.enumerate()) - {threading.current_thread()}
 
-    def connect(_: socket.socket, address: Any) -> None:
-        seen.append(address)
-        raise ConnectionRefusedError(111, "not dialled in tests")
+    def guarded(usual: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+        def connect(self: socket.socket, address: Any) -> Any:
+            if threading.current_thread() in others:
+                return usual(self, address)
+            seen.append(address)
+            raise ConnectionRefusedError(111, "not dialled in tests")
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "connect_ex", connect)
+        return connect
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
     return seen

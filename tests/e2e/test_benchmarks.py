@@ -11,7 +11,7 @@ from benchmarks.apart import ROOT
 
 # One of each kind. The others start whole services, several times over or beside other servers of models, and are tried
 # with `python -m benchmarks --quick`.
-TRIED = ("decoding", "pipeline", "ledger", "accept", "history_pages")
+TRIED = ("decoding", "ledger", "accept", "history_pages")
 
 RUN = {"date", "command", "quick", "seconds", "load_before", "load_after", "machine"}
 MACHINE = {"processor", "cores", "memory_gib", "kernel", "python", "packages"}

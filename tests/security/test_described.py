@@ -40,7 +40,7 @@ def test_whatever_is_asked_is_answered_as_described(
         lambda: make_key(owner_db, clinic.tenant),
         world.ids,
         seed=extent.seed,
-        examples=500 if extent.is_long else 6,
+        examples=500 if extent.is_long else 4,
         chains=2000 if extent.is_long else 30,
     )
     assert not findings.faults, f"seed {extent.seed}:\n" + "\n".join(findings.faults)

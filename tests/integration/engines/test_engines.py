@@ -25,6 +25,17 @@ from worker.inference.weights import load_reference
 Load = Callable[[str, str], Classifier]
 Samples = tuple[NDArray[np.uint8], list[Quality], list[dict[str, object]]]
 BUILDS = [("openvino", "f32"), ("openvino", "bf16"), ("tensorflow", "f32"), ("tensorflow", "bf16")]
+
+
+@pytest.fixture(autouse=True)
+def _spared(request: pytest.FixtureRequest) -> None:
+    """Leave TensorFlow in bf16 on a CPU, which nobody is served by, to the long form: it compiles for half a minute."""
+    given = getattr(request.node, "callspec", None)
+    build = (given.params.get("engine"), given.params.get("precision")) if given else None
+    if build == ("tensorflow", "bf16") and not request.config.getoption("--long"):
+        pytest.skip("the long form, --long, compiles TensorFlow in bf16 too")
+
+
 pytestmark = [
     # TensorFlow and Keras warn about their own insides at import.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
