@@ -49,6 +49,8 @@ def logged(folder: Path) -> dict[str, int]:
     return dict(found)
 
 
+# Three processes load TensorFlow and compile a ResNet50 each.
+@pytest.mark.timeout(480)
 def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
