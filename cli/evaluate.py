@@ -55,7 +55,7 @@ def evaluate(
     held: bool,
     as_json: bool,
 ) -> None:
-    """Write report.html, metrics.json and card.md of a finished training run, and its figures into the bundle's card.
+    """Write report.html, metrics.json and card.md of a finished training run, there and into its bundle.
 
     Every figure is of photos whose patients the network did not see. Research use only.
     """
@@ -63,10 +63,12 @@ def evaluate(
     from training.gates import gates  # noqa: PLC0415
     from training.report.document import Extent  # noqa: PLC0415
     from training.report.document import evaluate as evaluated  # noqa: PLC0415
-    from training.report.files import into_card, write  # noqa: PLC0415
+    from training.report.files import refuse_to_overwrite, write  # noqa: PLC0415
     from training.runs import BUNDLE, REPORT, load_run  # noqa: PLC0415
 
     finished: Run = load_run(run)
+    folder = out or run / REPORT
+    refuse_to_overwrite(folder)
     found = evaluated(
         finished,
         photos or Path(finished.facts["folder"]),
@@ -74,8 +76,7 @@ def evaluate(
         with_photos=finished.synthetic or show_people,
         tell=tell,
     )
-    written = write(found, out or run / REPORT)
-    into_card(found.document, run / BUNDLE)
+    written = write(found, folder, run / BUNDLE)
     if as_json:
         print_json(found.document)
     for path in written[:3]:

@@ -127,7 +127,12 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(path, as_json(content))
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """JSON as it stands in the files of a run."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def save_member(folder: Path, member: Member) -> None:

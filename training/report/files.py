@@ -15,13 +15,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from shared.bundle import CARD
-from training.landing import replace_file, telling_of_the_disk
+from training.landing import refuse_foreign, replace_all, telling_of_the_disk
 from training.report import charts, words
 from training.report.document import Evaluation
 from training.report.performance import METRICS
-from training.runs import save_json
+from training.runs import REPORT, as_json
 
 HERE: Final = Path(__file__).parent
+IN_THE_BUNDLE: Final = ("report.html", "metrics.json", "card.md")
+FIGURES: Final = "figures"
 SCHEMA: Final = HERE / "metrics.schema.json"
 NAMES: Final = {
     "auroc": "AUROC", "auprc": "AUPRC", "mcc": "MCC", "f1": "F1", "ece": "ECE", "brier": "Brier score",
@@ -74,11 +76,17 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def write(evaluation: Evaluation, folder: Path) -> list[Path]:
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raises DataRefused where a report would take the place of a folder that holds something else."""
+    refuse_foreign(folder, (*IN_THE_BUNDLE, FIGURES))
+
+
+def write(evaluation: Evaluation, folder: Path, bundle: Path) -> list[Path]:
     """Writes report.html, metrics.json, card.md and the figures with their points; returns what was written.
 
-    Raises DataRefused where the disk refuses, jsonschema.ValidationError where the document is not what the schema
-    promises: a fault of this program.
+    The first three go into the bundle's `report/` too, and the first figures into its card, all as one set. Raises
+    DataRefused where the disk refuses or the folder holds something else, jsonschema.ValidationError where the document
+    is not what the schema promises: a fault of this program.
     """
     document = evaluation.document
     jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -87,21 +95,24 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         "metrics.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
         "report.html": _rendered("report.html.jinja", evaluation, figures, escape=True),
         "card.md": _rendered("card.md.jinja", evaluation, figures, escape=False),
-        **{f"figures/{name}.svg": charts.standalone(svg) for name, svg in figures.items()},
+        **{f"{FIGURES}/{name}.svg": charts.standalone(svg) for name, svg in figures.items()},
         **{
-            f"figures/{name}.csv": _table(points)
+            f"{FIGURES}/{name}.csv": _table(points)
             for name, points in document["sections"]["plots"].items()
             if isinstance(points, list)
         },
     }
+    written = {name: text.encode() for name, text in content.items()}
+    in_bundle = {name: written[name] for name in IN_THE_BUNDLE}
+    for place in (folder, bundle / REPORT):
+        refuse_to_overwrite(place)
     with telling_of_the_disk(folder):
-        for name, text in content.items():
-            replace_file(folder / name, text.encode())
+        replace_all({bundle / REPORT: in_bundle, folder: written}, {bundle / CARD: _card(document, bundle)})
     return [folder / name for name in content]
 
 
-def into_card(document: Mapping[str, Any], bundle: Path) -> None:
-    """Puts the first figures with their intervals into the card of the bundle; its digest does not cover them."""
+def _card(document: Mapping[str, Any], bundle: Path) -> bytes:
+    """The card of the bundle with the first figures and their intervals; its digest does not cover them."""
     s, card = document["sections"], json.loads((bundle / CARD).read_text(encoding="utf-8"))
     card["metrics"] = {
         "statement": document["synthetic_statement"] or document["statement"],
@@ -113,7 +124,7 @@ def into_card(document: Mapping[str, Any], bundle: Path) -> None:
         "probes_without_skin": next(row for row in s["ood"]["rows"] if row["family"] == "all"),
         "rules_of_trust": s["summary"]["rules"],
     }
-    save_json(bundle / CARD, card)
+    return as_json(card)
 
 
 def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str], *, escape: bool) -> str:

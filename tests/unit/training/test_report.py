@@ -97,6 +97,22 @@ def test_the_card_of_the_bundle_has_the_figures_and_its_digest_stays(document: d
     ]
 
 
+def test_the_bundle_holds_the_report_and_its_digest_stays(run: Path, report: Path) -> None:
+    held = {path.name: path.read_bytes() for path in (run / "bundle/report").iterdir()}
+    assert sorted(held) == ["card.md", "metrics.json", "report.html"]
+    assert held == {name: (report / name).read_bytes() for name in held}
+    assert load_bundle(run / "bundle").digest == load_bundle(DEMO).digest
+
+
+def test_a_report_never_takes_the_place_of_other_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.md").write_text("mine", encoding="utf-8")
+    command = [sys.executable, "-m", "cli.main", "evaluate", str(run), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "thesis.md" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.md"]
+
+
 def test_the_schema_refuses_a_figure_without_an_interval(document: dict[str, Any]) -> None:
     jsonschema.validate(document, SCHEMA)
     broken = json.loads(json.dumps(document))
