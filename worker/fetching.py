@@ -20,10 +20,10 @@ from shared.ledger.url_list import Due
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.keys import original_key
+from worker.backoff import backoff_seconds
 from worker.egress import NOT_ALLOWED, TOO_LARGE, Egress, Fetched
 from worker.expansion import refused
 from worker.turn import Turn
-from worker.work import backoff_seconds
 
 MAX_TRIES: Final = 6
 REASONS: Final = {

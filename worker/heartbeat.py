@@ -6,6 +6,7 @@ tolerance, or no answer came before the next round was due, whoever has a say in
 begins behind the front door: that requests come in is seen by whoever sends them.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from shared import history
 from shared.bundle import Bundle, load_bundle
 from shared.database import Database, new_id
-from shared.errors import BundleError, Gone, NotFound, StorageAway, Unavailable
+from shared.errors import BundleError, BundleMissing, Gone, NotFound, StorageAway, Unavailable
 from shared.ledger.submit import NewImage, NewJob, submit
 from shared.logs import logger
 from shared.registry import bundles, heartbeats, serving
@@ -25,6 +26,7 @@ from shared.registry.heartbeats import SYSTEM, Finding, Round
 from shared.storage import Storage
 from shared.storage.keys import copies_of, original_key, originals_of
 from shared.views import ResultView
+from worker.backoff import backoff_seconds
 from worker.known_answers import KnownAnswers, tolerance
 
 log = logger(__name__)
@@ -59,25 +61,39 @@ class Heartbeat:
         """Send and settle rounds until asked to stop."""
         # A service that has just started is given time to load its network.
         begins = time.monotonic() + self._seconds
-        while not self._stopping.wait(_PAUSE_SECONDS):
+        faults = 0
+        while not self._stopping.wait(self._pause(faults)):
             try:
                 self.settle()
                 if time.monotonic() >= begins:
                     self.send()
+                faults = 0
             except (Unavailable, BundleError) as error:
+                faults += 1
                 log.warning("heartbeat_interrupted", why=str(error))
             except Exception:  # the edge of a thread: one bad round must not be the last
+                faults += 1
                 log.exception("heartbeat_failed")
 
+    def _pause(self, faults: int) -> float:
+        """Return for how long to wait after so many faults in a row: what is gone may be gone for good."""
+        if not faults:
+            return _PAUSE_SECONDS
+        longer = backoff_seconds(faults, random.random())  # noqa: S311  # jitter
+        return max(_PAUSE_SECONDS, min(longer, self._seconds))
+
     def send(self) -> int:
-        """Send a round of each model that serves, where one is due; return how many were sent."""
+        """Send a round of each model that serves, where one is due; return how many were sent.
+
+        Raises ``BundleMissing`` where the bundle of none of them can be had.
+        """
         with self._database.transaction() as session:
             if not heartbeats.is_due(session, self._seconds):
                 return 0
             now = serving.read(session)
         known = self._answers_of_all(dict.fromkeys([now.live, now.canary or now.live]))
         if not known:
-            return 0
+            raise BundleMissing("no bundle of what serves can be had: no known answers are sent")
         self._known = {one.digest: one for one in known}
         stored = [(one, self._stored(one)) for one in known]
         with self._database.transaction() as session:
@@ -97,17 +113,26 @@ class Heartbeat:
         return len(stored)
 
     def settle(self) -> None:
-        """Look at what is under way: settle what was answered or is late, and forget what has closed."""
+        """Look at what is under way: settle what was answered or is late, and forget what has closed.
+
+        Raises ``StorageAway``, after all else is done, where the photos of a closed round are still to be deleted.
+        """
+        away: StorageAway | None = None
         with self._database.transaction() as session:
             rounds = heartbeats.under_way(session)
         for beat in rounds:
             if beat.closed:
                 self._judge(beat)
-                self._clear(beat)
+                try:
+                    self._clear(beat)
+                except StorageAway as error:
+                    away = error
             elif beat.state == "waiting" and beat.age > self._seconds:
                 late = Finding("late", problem=f"no answer within {self._seconds:g} seconds")
                 with self._database.transaction() as session:
                     heartbeats.settle(session, beat, late)
+        if away is not None:
+            raise away
 
     def _judge(self, beat: Round) -> None:
         if beat.state != "waiting":
@@ -131,12 +156,8 @@ class Heartbeat:
 
     def _clear(self, beat: Round) -> None:
         """Delete the photos and copies of a round, then its rows: a storage that is away keeps both until later."""
-        try:
-            self._storage.delete_prefix(originals_of(beat.id))
-            self._storage.delete_prefix(copies_of(beat.id))
-        except StorageAway as error:
-            log.warning("heartbeat_not_cleared", why=str(error))
-            return
+        self._storage.delete_prefix(originals_of(beat.id))
+        self._storage.delete_prefix(copies_of(beat.id))
         with self._database.transaction() as session:
             heartbeats.end(session, beat)
 

@@ -19,11 +19,12 @@ from shared.ledger.intake import Intake
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage
+from worker.backoff import backoff_seconds
 from worker.expansion import Expansion
 from worker.fetching import Fetching, NothingDue
 from worker.leases import LeaseKeeper
 from worker.turn import Interrupted, Turn
-from worker.work import MAX_ATTEMPTS, PHOTO_MISSING, STORAGE_UNREACHABLE, backoff_seconds
+from worker.work import MAX_ATTEMPTS, PHOTO_MISSING, STORAGE_UNREACHABLE
 
 log = logger(__name__)
 

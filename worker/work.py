@@ -9,6 +9,7 @@ from shared.bundle import Bundle
 from shared.ledger.claim import Claimed, ClaimedImage
 from shared.ledger.complete import Deferred, Outcome
 from shared.logs import logger
+from worker.backoff import backoff_seconds
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.photos import Decoded, Rejected, Unreadable
@@ -22,14 +23,6 @@ STORAGE_UNREACHABLE = "storage_unreachable"
 PHOTO_MISSING = "photo_missing"
 BYTES_CHANGED = "bytes_changed"
 MODEL_UNAVAILABLE = "model_unavailable"
-
-
-def backoff_seconds(attempt: int, chance: float) -> float:
-    """Return how long a photo waits whose storage or memory failed: 2 s doubling up to 5 minutes, with 20 % jitter.
-
-    ``attempt`` counts from 1, ``chance`` is uniform in [0, 1).
-    """
-    return min(300.0, float(2**attempt)) * (0.8 + 0.4 * chance)
 
 
 @dataclass(slots=True, eq=False)

@@ -23,10 +23,11 @@ from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Remembering, Submit, Worker, photo
 from worker import finishing
+from worker.backoff import backoff_seconds
 from worker.inference.answers import Answer
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
-from worker.work import MAX_ATTEMPTS, backoff_seconds
+from worker.work import MAX_ATTEMPTS
 
 
 def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[JobView, list[ResultView]]:
@@ -49,6 +50,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         (3, 0.0, 6.4),  # 8 s less 20 %
         (3, 1.0, 9.6),  # 8 s and 20 %
         (12, 0.5, 300.0),  # 5 minutes at most
+        (5000, 0.5, 300.0),  # also after a week
     ],
 )
 def test_photos_that_cannot_be_fetched_wait_longer_each_time(attempt: int, chance: float, seconds: float) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from shared import accounts, events
 from shared.bundle import CALIBRATION, CARD
 from shared.database import Database
+from shared.errors import StorageAway
 from shared.ledger.submit import NewImage, NewJob, submit
 from shared.registry import heartbeats
 from shared.registry.heartbeats import DRIFT, SYSTEM
@@ -209,6 +210,58 @@ def test_a_canary_whose_bundle_is_gone_does_not_silence_the_live_model(
         )
     assert make_heartbeat().send() == 1
     assert states(owner_db) == ["waiting"]
+
+
+class Clock:
+    """A thread's waiting and its clock in one: it writes the pauses down, and ends the thread after so many."""
+
+    def __init__(self, pauses: int) -> None:
+        self.now, self.left = 0.0, pauses
+        self.pauses: list[float] = []
+        self.at: dict[int, Callable[[], object]] = {}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        self.now += seconds
+        self.at.get(len(self.pauses), lambda: None)()
+        return len(self.pauses) == self.left
+
+
+def test_rounds_that_cannot_be_sent_are_tried_ever_more_seldom_until_one_can(
+    make_heartbeat: Beat, owner_db: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, seconds = Clock(pauses=30), 20.0
+    heartbeat = make_heartbeat(seconds, default=tmp_path / "bundle")
+    monkeypatch.setattr("worker.heartbeat.time", clock)
+    monkeypatch.setattr(heartbeat, "_stopping", clock)
+    clock.at[27] = lambda: shutil.copytree(settings.model, tmp_path / "bundle")
+    heartbeat.run()
+    assert clock.pauses[:20] == [1.0] * 20, "no round is due"
+    for pause, middle in zip(clock.pauses[20:27], [2, 4, 8, 16, 20, 20, 20], strict=True):
+        assert 0.8 * middle <= pause <= min(1.2 * middle, seconds)
+    assert clock.pauses[27:] == [1.0] * 3
+    assert states(owner_db) == ["waiting"]
+
+
+def test_a_storage_that_is_away_holds_up_the_end_of_a_round_and_no_verdict(
+    make_heartbeat: Beat, make_worker: Worker, owner_db: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(prefix: str) -> None:
+        raise StorageAway(f"{prefix} cannot be reached")
+
+    heartbeat = make_heartbeat()
+    heartbeat.send()
+    make_worker().drain()
+    with monkeypatch.context() as patched, pytest.raises(StorageAway):
+        patched.setattr(storage, "delete_prefix", away)
+        heartbeat.settle()
+    assert states(owner_db) == ["good"]
+    assert [item.key for item in storage.list("")] != []
+    heartbeat.settle()
+    assert [item.key for item in storage.list("")] == []
 
 
 def test_a_worker_submits_for_the_system_and_for_no_clinic(worker_db: Database, tenant: UUID) -> None:
