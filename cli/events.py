@@ -11,7 +11,8 @@ import click
 from cli.listing import line
 from cli.options import example, service_options
 from cli.progress import tell
-from cli.service import Service, ServiceAway
+from cli.service import Service
+from cli.transport import ServiceAway
 
 _PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 _TRIES_UNREACHED: Final = 2

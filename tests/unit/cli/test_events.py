@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from cli import events
 from cli.events import followed
 from cli.main import main
-from cli.service import Service, ServiceAway, ServiceRefused
+from cli.service import Service
+from cli.transport import ServiceAway, ServiceRefused
 from tests.unit.cli.test_service import CLOSE, Scripted
 
 KEY = f"pxv_{'1' * 32}_{'2' * 48}"

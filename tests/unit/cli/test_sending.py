@@ -6,7 +6,7 @@ import pytest
 
 from cli.photos import Photo
 from cli.sending import NotSaved, check_writable, parts, save, save_whole
-from cli.service import ServiceAway
+from cli.transport import ServiceAway
 
 
 def _photos(*sizes: int) -> list[Photo]:

@@ -11,7 +11,8 @@ import pytest
 
 from cli.multipart import PhotoForm
 from cli.photos import Photo, find_photos
-from cli.service import Service, ServiceAway, ServiceRefused, WaitedTooLong
+from cli.service import Service, WaitedTooLong
+from cli.transport import ServiceAway, ServiceRefused
 
 Answer = tuple[int, dict[str, str], Any] | None
 CLOSE: Answer = None  # hang up without an answer
