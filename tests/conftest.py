@@ -45,7 +45,6 @@ LONGEST = (
     "e2e/test_page.py",
     "integration/test_up.py",
     "e2e/test_benchmarks.py",
-    "unit/training/test_training.py",
     "chaos/test_links.py",
     "security/test_hostile_requests.py",
     "security/photos/test_sandbox.py",

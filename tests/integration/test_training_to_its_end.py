@@ -78,7 +78,7 @@ def test_training_from_every_kind_of_weights_ends_in_a_bundle_of_six_labels(
 
 @pytest.mark.timeout(1200)
 def test_two_devices_share_each_batch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.unit.training.one_member", str(tmp_path), "2"]
+    command = [sys.executable, "-m", "tests.unit.training.one_member", "--resnet50", "--devices", "2", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "copies: 2" in done.stdout

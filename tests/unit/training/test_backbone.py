@@ -9,14 +9,18 @@ import h5py
 import numpy as np
 import pytest
 
+from shared.bundle import load_bundle
 from shared.errors import TrainingRefused
 from tests.unit.training.published_weights import host, publish
 from training.backbone import NONE, Published, Start, find_start, load_start
 from training.config import Network, Recipe
 from training.member import MemberTraining
 from training.splits import Split
+from training.trunk import build
+from worker.inference.weights import load_reference, load_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras against numpy 2
+DEMO = Path(__file__).parents[3] / "models" / "demo"
 IMAGENET = Network(id="tiny", weights="imagenet")
 
 
@@ -75,6 +79,16 @@ def test_a_file_is_taken_by_its_sha256_alone_and_scratch_is_never_a_way_out(
         find_start(Network(id="tiny", weights=f"file:{tmp_path / 'none.h5'}", weights_sha256=digest))
     scratch = find_start(Network(id="tiny", weights="scratch"))
     assert (scratch.path, scratch.sha256, scratch.transfers) == (None, NONE, False)
+
+
+def test_the_network_that_training_begins_with_computes_what_its_bundle_serves() -> None:
+    bundle = load_bundle(DEMO)
+    start = find_start(Network(id="tiny", weights=f"bundle:{DEMO}"))
+    network = build(2, start, 7, dropout=0.2, precision="float32")
+    network.get_layer("head").set_weights([load_weights(bundle)[f"head/{name}"] for name in ("kernel", "bias")])
+    reference = load_reference(bundle)
+    found = np.asarray(network(reference.photos[:2], training=False))
+    assert found == pytest.approx(reference.logits[:2], abs=1e-3)
 
 
 def test_a_training_that_meets_no_number_is_refused_and_not_passed_off_as_trained(tmp_path: Path) -> None:

@@ -49,19 +49,16 @@ def logged(folder: Path) -> dict[str, int]:
     return dict(found)
 
 
-# Three processes load TensorFlow and compile a ResNet50 each.
-@pytest.mark.timeout(480)
-def test_a_run_killed_in_either_phase_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_killed_in_the_second_phase_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    subprocess.run([*COMMAND, str(whole)], cwd=ROOT, check=True, capture_output=True)
     with subprocess.Popen(
-        [*COMMAND, str(killed)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*COMMAND, str(whole), str(killed)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            if "tune 1/2" in line:
+            if "killed tune 1/2" in line:
                 os.kill(child.pid, signal.SIGKILL)
                 break
     assert not (killed / "final.npz").exists()
