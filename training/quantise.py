@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,40 +77,74 @@ def quantise(
     frame = manifest.build(photos)
     _refuse_other_kind(bundle, manifest.describe(frame))
     kinds = _kinds(frame["label"].tolist(), bundle)
-    folds = frame["fold"].to_numpy()
-    ranged = np.flatnonzero(np.isin(folds, _RANGE_FOLDS))[:_MOST_FOR_RANGES]
-    fitted, held = np.isin(folds, _FIT_FOLDS), ~np.isin(folds, (*_RANGE_FOLDS, *_FIT_FOLDS))
-    if held.sum() < fewest:
-        raise DataRefused(f"{held.sum():,} photos are left for the proof; {fewest} are the least: bring more photos")
+    parts = _parts(frame["fold"].to_numpy(), fewest)
     pixels, _ = look_at_all(photos, frame["image"].tolist(), advance=advance)
     weights = load_weights(bundle)
-    found = find_ranges(weights, pixels[ranged])
+    found = find_ranges(weights, pixels[parts.ranged])
     with tempfile.TemporaryDirectory() as cache:
-        exact = run(_engine(bundle, weights, Path(cache)), pixels)
-        for exact_convolutions in BEGINS:
-            ranges = from_convolution(weights, found, exact_convolutions)
-            engine = _engine(bundle, weights, Path(cache), ranges)
-            logits, features = _said(engine, pixels[fitted])
-            own = _calibration(bundle, logits, kinds[fitted], features)
-            if is_close(_record(exact.logits[fitted], logits, own["temperature"]), _MARGIN):
-                break
-        coarse, _ = _said(engine, pixels[held])
-    record = _record(exact.logits[held], coarse, own["temperature"]) | {
-        "exact_convolutions": exact_convolutions,
-        "rounded_inputs": len(ranges),
-        "photos": {"ranges": len(ranged), "calibration": int(fitted.sum()), "proof": int(held.sum())},
+        exact = run(_engine(bundle, weights, Path(cache)), pixels).logits
+        rows = parts.fitted
+        fit = _fit(bundle, weights, Path(cache), found=found, pixels=pixels[rows], exact=exact[rows], kinds=kinds[rows])
+        coarse, _ = _said(fit.engine, pixels[parts.held])
+    record = _record(exact[parts.held], coarse, fit.calibration["temperature"]) | {
+        "exact_convolutions": fit.exact_convolutions,
+        "rounded_inputs": len(fit.ranges),
+        "photos": {"ranges": len(parts.ranged), "calibration": len(parts.fitted), "proof": len(parts.held)},
         "manifest": manifest.describe(frame).digest,
         "synthetic": bool(frame["synthetic"].any()),
-        "temperature": own["temperature"],
+        "temperature": fit.calibration["temperature"],
         "temperature_of_f32": float(bundle.calibration["temperature"]),
     }
     if not is_close(record):
         raise NotAdmitted(
-            f"int8 gives another label on {record['flipped_labels']} of {held.sum():,} photos and moves a probability "
-            f"by {record['max_probability_difference']:.3g}; {1 - AGREEMENT:.1%} and {BOUNDS['int8']:g} are the most"
+            f"int8 gives another label on {record['flipped_labels']} of {len(parts.held):,} photos and moves a "
+            f"probability by {record['max_probability_difference']:.3g}; {1 - AGREEMENT:.1%} and {BOUNDS['int8']:g} "
+            "are the most"
         )
-    _write(bundle, out, model_id, {"ranges": ranges, "calibration": own, "record": record})
+    _write(bundle, out, model_id, {"ranges": fit.ranges, "calibration": fit.calibration, "record": record})
     return record
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Rows of the manifest, parted by patient: NNCF's, those that calibration is fitted on, those of the proof."""
+
+    ranged: NDArray[np.intp]
+    fitted: NDArray[np.intp]
+    held: NDArray[np.intp]
+
+
+def _parts(folds: NDArray[Any], fewest: int) -> _Parts:
+    of_ranges, of_fit = np.isin(folds, _RANGE_FOLDS), np.isin(folds, _FIT_FOLDS)
+    held = np.flatnonzero(~of_ranges & ~of_fit)
+    if len(held) < fewest:
+        raise DataRefused(f"{len(held):,} photos are left for the proof; {fewest} are the least: bring more photos")
+    return _Parts(np.flatnonzero(of_ranges)[:_MOST_FOR_RANGES], np.flatnonzero(of_fit), held)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """An int8 engine, what is rounded in it, how many first convolutions are not, and its own calibration."""
+
+    engine: OpenVinoEngine
+    ranges: dict[str, list[float]]
+    exact_convolutions: int
+    calibration: dict[str, Any]
+
+
+def _fit(
+    bundle: Bundle, weights: Weights, cache: Path, *, found: Mapping[str, list[float]], pixels: NDArray[np.uint8],
+    exact: NDArray[np.float32], kinds: NDArray[np.int64],
+) -> _Fit:  # fmt: skip
+    """The coarsest that is close to ``exact``, logits [n, classes], on photos [n, 224, 224, 3]; else the finest."""
+    for exact_convolutions in BEGINS:
+        ranges = from_convolution(weights, found, exact_convolutions)
+        engine = _engine(bundle, weights, cache, ranges)
+        logits, features = _said(engine, pixels)
+        calibration = _calibration(bundle, logits, kinds, features)
+        if is_close(_record(exact, logits, calibration["temperature"]), _MARGIN):
+            break
+    return _Fit(engine, ranges, exact_convolutions, calibration)
 
 
 def from_convolution(weights: Weights, ranges: Mapping[str, list[float]], exact: int) -> dict[str, list[float]]:
