@@ -29,6 +29,7 @@ from training.runs import (
     save_qualities,
 )
 from training.served import Served
+from training.shipping import CHOSEN_ON
 from training.synthesis import watermarked
 from training.synthetic import jpeg, lesion_mask, patient, render
 
@@ -82,7 +83,7 @@ def make(out: Path, *, patients: int = 12, folds: int = 3) -> Path:
         "start": {"kind": "the demo bundle, not trained further", "sha256": hashlib.sha256(b"none").hexdigest()},
         "recipe": {"trained": "no"}, "commit": "none", "versions": {"numpy": np.__version__}, "hardware": "any",
         "precision": "float32",
-        "gate": {"kind": "residual", "measured": {"residual": {"auroc": 0.9, "rejected": 0.8}}},
+        "gate": {"kind": "residual", "measured": {"residual": {"auroc": 0.9, "rejected": 0.8}}, "chosen_on": CHOSEN_ON},
     })  # fmt: skip
     return run
 

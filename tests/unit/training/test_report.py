@@ -70,6 +70,7 @@ def test_every_section_is_in_the_numbers_and_on_the_page(document: dict[str, Any
     for name, title in words.SECTIONS:
         assert f'<section id="{name}"><h2>{title}</h2>' in page
     assert "External validation: none done." in page
+    assert "on the validation photos of the network that is served" in page
 
 
 def test_every_metric_is_there_with_its_interval_or_the_reason_why_not(document: dict[str, Any]) -> None:
