@@ -22,7 +22,7 @@ from shared.event_body import Detail, Format
 from shared.events import NewEvent
 from shared.signing import Keyring
 from shared.tables import Attempt, Delivery, Endpoint, Event
-from shared.webhooks import check_kinds
+from shared.webhooks import BY_NAME, check_kinds
 
 # How long the old secret goes on signing beside the new one.
 OVERLAP: Final = timedelta(hours=24)
@@ -198,6 +198,8 @@ def replay(session: Session, endpoint_id: UUID, since: datetime, *, preview: boo
     missed.append(Event.created_at >= sa.func.now() - REACH)
     if endpoint.kinds:
         missed.append(Event.kind.in_(endpoint.kinds))
+    else:
+        missed.append(Event.kind.not_in(BY_NAME))
     if endpoint.job_id is not None:
         missed.append(Event.job_id == endpoint.job_id)
     if preview:

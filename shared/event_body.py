@@ -1,9 +1,9 @@
 """What an event looks like on the wire: thin or full, as it is or as a CloudEvent.
 
 A thin body is built anew for every attempt from the event's row and is the same, byte for byte, each time. A full one
-also tells what became of a closed job's photos, which a later round may change: it is built once and kept with its
-delivery. ``webhook-id`` is the event's id, so that ``previous_id``, the event sent to that endpoint before, can be held
-against it: a receiver knows that it missed none.
+also tells the answer of a photo, or those of a closed job, which a later round may change: it is built once and kept
+with its delivery. ``webhook-id`` is the event's id, so that ``previous_id``, the event sent to that endpoint before,
+can be held against it: a receiver knows that it missed none.
 """
 
 import json
@@ -20,8 +20,8 @@ Detail = Literal["thin", "full"]
 Format = Literal["standard", "cloudevents"]
 
 MAX_BODY: Final = 20_000
-#: Kinds of events after which every photo has its one answer: a full body tells the answers.
-CLOSING: Final = frozenset({"job.completed", "job.stopped", "job.cancelled", "job.expired"})
+#: Kinds of events after which a photo, or every photo of a job, has its one answer: a full body tells what it is.
+ANSWERED: Final = frozenset({"job.completed", "job.stopped", "job.cancelled", "job.expired", "image.completed"})
 # Facts of the event itself; a body cannot replace them.
 _RESERVED: Final = ("id", "sequence", "previous_id", "job", "round", "links", "use")
 # A body beginning so is a CloudEvent.
@@ -62,14 +62,17 @@ def render(
     """Return the body of a webhook: the event's document with ``previous_id`` in its data.
 
     With ``answers``, the first of a closed job's in the order of its photos, it holds as many of them as there is room
-    for, and says in ``results_complete`` whether that is all; the link leads to the rest. A body that would pass 20 kB
-    without them loses what the event's author put in and says ``truncated``.
+    for, and says in ``results_complete`` whether that is all; the link leads to the rest. Of an event of one photo they
+    are that one's, and it stands in ``result``. A body that would pass 20 kB without them loses what the event's author
+    put in and says ``truncated``.
     """
     told = document(event, public_url)
     told["data"]["previous_id"] = None if previous_id is None else ids.text("event", previous_id)
     if len(_encode(_formed(told, public_url, form))) >= MAX_BODY:
         told["data"] = {key: told["data"][key] for key in _RESERVED if key in told["data"]} | {"truncated": True}
-    if answers is not None:
+    if answers and event.kind == "image.completed":
+        told["data"]["result"] = _result(answers[0])
+    elif answers is not None:
         _add(told, answers, MAX_BODY - len(_encode(_formed(told, public_url, form))))
     return _encode(_formed(told, public_url, form))
 

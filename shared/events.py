@@ -78,11 +78,11 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
     """
     if not rows:
         return []
-    firsts = _take(session, Counter(row.tenant_id for row in rows))
+    firsts = take(session, Counter(row.tenant_id for row in rows))
     fresh = _without_repeats(session, rows)
     given_back = Counter(row.tenant_id for row in rows) - Counter(row.tenant_id for row in fresh)
     if given_back:
-        _take(session, {tenant: -n for tenant, n in given_back.items()})
+        take(session, {tenant: -n for tenant, n in given_back.items()})
     recorded, taken = [], Counter[UUID]()
     for row in fresh:
         taken[row.tenant_id] += 1
@@ -108,7 +108,17 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
 
 def hold(session: Session, tenant_id: UUID) -> None:
     """Lock the tenant's counter, for a transaction that will lock an endpoint and may then have an event to record."""
-    _take(session, {tenant_id: 0})
+    take(session, {tenant_id: 0})
+
+
+def take(session: Session, numbers: Mapping[UUID, int]) -> dict[UUID, tuple[int, datetime]]:
+    """Lock the tenants' counters, in order of id, and move them on; return each one's last number before, and the time.
+
+    Whoever takes numbers writes an event for each of them in the same transaction.
+    """
+    tenants = list(numbers)
+    given = {"tenants": [str(tenant) for tenant in tenants], "numbers": [numbers[tenant] for tenant in tenants]}
+    return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in session.execute(_TAKE, given)}
 
 
 def since(session: Session, after: int, limit: int = 100) -> list[Recorded]:
@@ -127,13 +137,6 @@ def since(session: Session, after: int, limit: int = 100) -> list[Recorded]:
         )
         for event in found
     ]
-
-
-def _take(session: Session, numbers: Mapping[UUID, int]) -> dict[UUID, tuple[int, datetime]]:
-    """Move the counters on; return each tenant's last number before that, and the time."""
-    tenants = list(numbers)
-    given = {"tenants": [str(tenant) for tenant in tenants], "numbers": [numbers[tenant] for tenant in tenants]}
-    return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in session.execute(_TAKE, given)}
 
 
 def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEvent]:

@@ -29,12 +29,15 @@ KINDS: Final = (
     "job.stopped",
     "job.cancelled",
     "job.expired",
+    "image.completed",
     "endpoint.disabled",
     "endpoint.warning",
     "model.activated",
     "model.drift",
     "ping",
 )
+# One for every photo: who asks for no kind in particular does not get these.
+BY_NAME: Final = frozenset({"image.completed"})
 _MAX_URL: Final = 2048
 _MAX_LABEL: Final = 63
 # A host whose last label is a number is an address in some spelling (WHATWG URL, section 3.5): no such domain exists.
@@ -133,8 +136,9 @@ def create_endpoint(  # noqa: PLR0917 - the order is the one people say it in
     detail: str = "thin",
     form: str = "standard",
 ) -> tuple[Endpoint, str]:
-    """Create an endpoint and return it with its secret, which is shown this once; no kinds means every kind.
+    """Create an endpoint and return it with its secret, which is shown this once.
 
+    No kinds means every kind but those of ``BY_NAME``.
     With ``job_id`` it is a one-off: it hears of that job alone. ``detail`` and ``form`` are those of its bodies
     (``event_body``). The caller has asked ``check_url`` about the URL.
     Raises ``KindUnknown``, and ``BadSecret`` for a secret of the wrong form.
@@ -204,7 +208,7 @@ def _wants(endpoint_id: UUID, kinds: Sequence[str], job_id: UUID | None, event: 
         return event.addressee == endpoint_id
     if job_id is not None and job_id != event.job_id:
         return False
-    return not kinds or event.kind in kinds
+    return event.kind in kinds if kinds else event.kind not in BY_NAME
 
 
 def _check_public(parts: SplitResult, port: int | None) -> None:

@@ -195,7 +195,7 @@ class Deliverer:
         """Return what is sent; None where the lease is no longer ours: whoever holds it sends."""
         url = self._settings.public_url
         # What was kept tells answers; an endpoint that has become thin since hears of none.
-        if owed.detail == "full" and owed.event.kind in event_body.CLOSING:
+        if owed.detail == "full" and owed.event.kind in event_body.ANSWERED:
             if owed.kept is not None:
                 return owed.kept
             return await self._in_database(lambda session: full_bodies.build(session, owed, url))

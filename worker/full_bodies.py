@@ -2,13 +2,16 @@
 
 import contextlib
 from typing import Final
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import event_body, history
+from shared import event_body, history, ids
 from shared.errors import Gone, NotFound
 from shared.tables import Delivery
+from shared.views import ResultView
+from shared.webhooks import Recorded
 from worker.deliveries import Owed
 
 # More than a body holds.
@@ -24,7 +27,7 @@ def build(session: Session, owed: Owed, public_url: str) -> bytes | None:
     if owed.event.job_id is not None:
         session.execute(_HOLD, {"job": owed.event.job_id})
         with contextlib.suppress(Gone, NotFound):
-            answers = history.results(session, history.job(session, owed.event.job_id), limit=_MOST_ANSWERS).rows
+            answers = _answers(session, owed.event, owed.event.job_id)
     body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)
     kept = session.execute(
         sa.update(Delivery)
@@ -33,3 +36,12 @@ def build(session: Session, owed: Owed, public_url: str) -> bytes | None:
         .returning(Delivery.id)
     )
     return body if kept.first() else None
+
+
+def _answers(session: Session, event: Recorded, job_id: UUID) -> list[ResultView] | None:
+    """Return the answers that an event is about; None where a photo has another one, or none, since it was retried."""
+    job = history.job(session, job_id)
+    if event.kind != "image.completed":
+        return history.results(session, job, limit=_MOST_ANSWERS).rows
+    found = history.image(session, ids.parse("image", event.body["image"]))
+    return [found] if job.round == event.round or found.outcome == event.body["outcome"] else None

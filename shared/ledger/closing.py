@@ -11,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import events
+from shared import events, image_events
 from shared.vocabulary import OUTCOMES
 
 # Jobs of fewer photos are over before anybody could ask how far they are.
@@ -35,7 +35,8 @@ _COUNT = sa.text(f"""
     FROM unnest(CAST(:jobs AS uuid[]), CAST(:written AS int[]), {", ".join(f"CAST(:{o} AS int[])" for o in OUTCOMES)})
       AS x(id, written, {", ".join(OUTCOMES)})
     WHERE j.id = x.id
-    RETURNING j.id, j.tenant_id, j.state, j.round, j.total, j.remaining, {", ".join(f"j.{o}" for o in OUTCOMES)}
+    RETURNING j.id, j.tenant_id, j.state, j.round, j.total, j.remaining, {", ".join(f"j.{o}" for o in OUTCOMES)},
+      {image_events.ASKED} AS is_asked
 """)  # noqa: S608  # made of the constant names above
 
 
@@ -51,7 +52,7 @@ def count(
     closing: str = "completed",
     ended: Iterable[UUID] = (),
 ) -> list[UUID]:
-    """Add new results to their jobs and return the jobs that this closed.
+    """Add new results to their jobs and return the jobs that this closed; whoever asked hears of each photo.
 
     ``tally`` gives, for each job, how many results of each outcome were really inserted: so ``remaining`` is ``total``
     minus the results at every instant. ``closing`` is the state that a job takes when nothing remains. ``ended`` are
@@ -76,6 +77,8 @@ def count(
     closed = [row for row in rows if row.remaining == 0 and row.state != "receiving"]
     far = [row for row in rows if row.remaining and _passes_a_quarter(row, sum(tally[row.id].values()))]
     told = [_event(row, f"job.{row.state}") for row in closed] + [_event(row, "job.progress") for row in far]
+    if asked := [row.id for row in rows if row.is_asked]:
+        image_events.record(session, asked, {event.tenant_id for event in told})
     events.record(session, told)
     return [row.id for row in closed]
 

@@ -14,7 +14,8 @@ from shared.errors import Conflict, Gone, NotFound
 _HOLD = sa.text("SELECT state, closed_at, deleted_at FROM job WHERE tenant_id = :tenant AND id = :job FOR UPDATE")
 
 # Children first, so that no foreign key has to look for them row by row. Events stay: the feed has no gaps, and they
-# hold counts and ids alone. A one-off endpoint hears of this job alone; it goes with what it was still owed.
+# hold counts and ids alone; what a photo was called goes. A one-off endpoint hears of this job alone; it goes with what
+# it was still owed, before other deliveries are locked, and those are in order of id, as for whoever sends them again.
 _ROWS = (
     sa.text("DELETE FROM unit WHERE job_id = :job"),
     sa.text("DELETE FROM result WHERE job_id = :job"),
@@ -23,9 +24,15 @@ _ROWS = (
     sa.text("DELETE FROM endpoint WHERE job_id = :job"),
     # Bodies that tell answers: whatever is sent again has counts and links alone.
     sa.text("""
-        UPDATE delivery d SET body = NULL FROM event e
-        WHERE e.job_id = :job AND e.tenant_id = :tenant AND d.tenant_id = :tenant AND d.event_seq = e.seq
-          AND d.body IS NOT NULL
+        WITH telling AS MATERIALIZED (
+          SELECT d.id FROM event e JOIN delivery d ON d.tenant_id = e.tenant_id AND d.event_seq = e.seq
+          WHERE e.job_id = :job AND e.tenant_id = :tenant AND d.tenant_id = :tenant AND d.body IS NOT NULL
+          ORDER BY d.id FOR UPDATE OF d)
+        UPDATE delivery d SET body = NULL FROM telling WHERE d.id = telling.id
+    """),
+    sa.text("""
+        UPDATE event SET body = jsonb_set(body, '{custom_id}', 'null')
+        WHERE job_id = :job AND kind = 'image.completed' AND body ->> 'custom_id' IS NOT NULL
     """),
 )
 

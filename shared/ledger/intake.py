@@ -182,7 +182,8 @@ def append(session: Session, intake: Intake, taken: Sequence[Taken], *, done: bo
         },
     )
     counted.one()
-    if done:
+    # What was refused is counted above; here whoever asked hears of it, and the job closes where nothing remains.
+    if done or refused:
         closing.count(session, {}, ended=[intake.job_id])
     return True
 

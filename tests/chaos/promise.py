@@ -50,12 +50,23 @@ _UNCOVERED = """
       AND EXISTS (SELECT FROM unit k WHERE k.job_id = i.job_id AND k.kind = 'intake'))
 """
 _TOLD_TWICE = """
-    SELECT job_id, kind, round, count(*) FROM event WHERE job_id IS NOT NULL AND kind <> 'job.progress'
+    SELECT job_id, kind, round, count(*) FROM event WHERE job_id IS NOT NULL
+      AND kind NOT IN ('job.progress', 'image.completed')
     GROUP BY job_id, kind, round HAVING count(*) <> 1
+    UNION ALL SELECT job_id, kind || ' of ' || (body ->> 'image'), round, count(*) FROM event
+    WHERE kind = 'image.completed' GROUP BY job_id, kind, body ->> 'image', round HAVING count(*) <> 1
 """
 _UNTOLD = """
     SELECT j.id, j.state FROM job j WHERE NOT EXISTS (
       SELECT FROM event e WHERE e.job_id = j.id AND e.round = j.round AND e.kind = 'job.' || j.state)
+"""
+# Of jobs that came when somebody had asked already.
+_PHOTO_UNTOLD = """
+    SELECT r.job_id, r.ordinal, r.outcome FROM result r
+    WHERE EXISTS (SELECT FROM endpoint p WHERE p.tenant_id = r.tenant_id AND p.job_id IS NULL AND p.id < r.job_id
+        AND 'image.completed' = ANY (p.kinds))
+      AND NOT EXISTS (SELECT FROM event e WHERE e.job_id = r.job_id AND e.kind = 'image.completed'
+        AND CAST(e.body ->> 'ordinal' AS int) = r.ordinal AND e.body ->> 'outcome' = r.outcome)
 """
 _GAPS = """
     SELECT c.tenant_id, c.last, count(e.seq), min(e.seq), max(e.seq) FROM event_counter c
@@ -70,7 +81,7 @@ _UNENDED = """
 # Ids tell what was made first (UUIDv7), whatever the database's clock was set to meanwhile.
 _UNOWED = """
     SELECT e.seq, p.id FROM event e JOIN endpoint p ON p.tenant_id = e.tenant_id AND p.job_id IS NULL
-      AND p.id < e.id AND (p.kinds = '{}' OR e.kind = ANY (p.kinds))
+      AND p.id < e.id AND (p.kinds = '{}' AND e.kind <> 'image.completed' OR e.kind = ANY (p.kinds))
     WHERE e.job_id IS NOT NULL
       AND NOT EXISTS (SELECT FROM delivery d WHERE d.endpoint_id = p.id AND d.event_seq = e.seq)
 """
@@ -128,6 +139,7 @@ def books(rows: Rows) -> list[str]:
         *_each("units do not cover the job", rows(_UNCOVERED)),
         *_each("an event was told twice", rows(_TOLD_TWICE)),
         *_each("the end of a job was not told", rows(_UNTOLD)),
+        *_each("what became of a photo was not told", rows(_PHOTO_UNTOLD)),
         *_each("the feed has a gap", rows(_GAPS)),
     ]
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from shared.webhooks import KINDS
 from tests.chaos.receivers import Receivers
 from tests.chaos.running import Service, until
 from tests.integration.web.sse import EventSource
@@ -139,9 +140,9 @@ class Telling:
 
 
 def subscribe(service: Service, url: str) -> str:
-    """Make a webhook endpoint that hears of everything, and return its id."""
+    """Make a webhook endpoint that hears of everything, each photo too, and return its id."""
     with service.client() as client:
-        answer = client.post("/v1/webhooks", json={"url": url})
+        answer = client.post("/v1/webhooks", json={"url": url, "events": list(KINDS)})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 

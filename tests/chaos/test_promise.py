@@ -6,8 +6,10 @@ from uuid import UUID
 
 import pytest
 
+from shared import webhooks
 from shared.database import Database
 from shared.ledger.submit import NewJob
+from shared.signing import Keyring
 from tests.chaos import promise
 from tests.chaos.promise import Sampler
 from tests.chaos.running import ask
@@ -20,7 +22,9 @@ REFERENCE = {hashlib.sha256(photo).hexdigest(): ("classified", "other") for phot
 
 @pytest.fixture
 def job(app_db: Database, worker_db: Database, tenant: UUID) -> NewJob:
-    """Return a job whose three photos are answered."""
+    """Return a job whose three photos are answered, of which an endpoint heard."""
+    with app_db.transaction(tenant) as session:
+        webhooks.create_endpoint(session, Keyring(b"k" * 32), tenant, "https://clinic.example/", list(webhooks.KINDS))
     made = submit_job(app_db, tenant, 3)
     finish(worker_db, take(worker_db), label="other")
     return made
@@ -31,10 +35,11 @@ def rows(owner_url: str) -> promise.Rows:
     return lambda statement, *values: ask(owner_url, statement, *values)
 
 
-def test_books_in_order_are_found_in_order(job: NewJob, rows: promise.Rows) -> None:
+def test_books_in_order_are_found_in_order(job: NewJob, rows: promise.Rows, owner_db: Database) -> None:
     assert promise.books(rows) == []
-    assert promise.deliveries(rows) == []
     assert promise.answers(rows, job.id, PHOTOS, REFERENCE) == []
+    change(owner_db, "UPDATE delivery SET state = 'delivered'")
+    assert promise.deliveries(rows) == []
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,15 @@ def test_books_in_order_are_found_in_order(job: NewJob, rows: promise.Rows) -> N
         ("UPDATE unit SET n = 2", "units do not cover the job"),
         ("DELETE FROM event WHERE kind = 'job.completed'", "the end of a job was not told"),
         ("DELETE FROM event WHERE kind = 'job.started'", "the feed has a gap"),
+        (
+            "DELETE FROM event WHERE kind = 'image.completed' AND body ->> 'ordinal' = '1'",
+            "what became of a photo was not told",
+        ),
+        ('UPDATE event SET body = body || \'{"outcome": "failed"}\'', "what became of a photo was not told"),
+        (
+            "UPDATE event e SET body = o.body FROM event o WHERE e.kind = 'image.completed' AND o.kind = e.kind",
+            "an event was told twice",
+        ),
         ("UPDATE event_counter SET last = last + 1", "the feed has a gap"),
     ],
 )

@@ -310,9 +310,9 @@ def test_rights_are_the_same_after_a_way_down_and_up(migrated_url: str) -> None:
         FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') ORDER BY 1
     """
     policies = "SELECT tablename, policyname, roles::text, cmd, qual, with_check FROM pg_policies ORDER BY 1, 2"
-    columns = (
-        "SELECT attrelid::regclass::text, attname, attacl::text FROM pg_attribute WHERE attacl IS NOT NULL ORDER BY 1"
-    )
+    columns = """
+        SELECT attrelid::regclass::text, attname, attacl::text FROM pg_attribute WHERE attacl IS NOT NULL ORDER BY 1, 2
+    """
     before = [execute(migrated_url, query) for query in (asked, policies, columns)]
     config = alembic_config(migrated_url)
     command.downgrade(config, "0001")

@@ -117,8 +117,8 @@ def test_bad_urls_are_refused(url: str) -> None:
 
 
 def test_kinds_are_known_or_refused() -> None:
-    webhooks.check_kinds(["job.completed", "model.activated", "model.drift", "ping"])
+    webhooks.check_kinds(["job.completed", "image.completed", "model.activated", "model.drift", "ping"])
     # What nothing sends cannot be asked for.
-    for unknown in ("job.exploded", "image.completed"):
+    for unknown in ("job.exploded", "image.accepted"):
         with pytest.raises(webhooks.KindUnknown):
             webhooks.check_kinds(["job.completed", unknown])

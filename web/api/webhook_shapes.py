@@ -33,6 +33,10 @@ def _secret(value: str) -> str:
     return value
 
 
+_EVENTS: Final = (
+    "Kinds to hear of; none means every kind but `image.completed`, which comes for every photo, and only where it is "
+    "named, by a key with the scope `jobs:read`"
+)
 Kind = Annotated[str, AfterValidator(_kind), Field(json_schema_extra={"enum": list(KINDS)})]
 Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 Url = Annotated[str, Field(min_length=1, max_length=2048)]
@@ -50,7 +54,7 @@ class EndpointRequest(StrictJson):
     """The endpoint to make."""
 
     url: Url = Field(description="https, port 443 or 8443")
-    events: Kinds = Field(default_factory=list, description="Kinds to hear of; none means every kind")
+    events: Kinds = Field(default_factory=list, description=_EVENTS)
     description: Description = ""
     detail: WebhookDetail = "thin"
     format: WebhookFormat = "standard"
@@ -89,7 +93,7 @@ class EndpointBody(Shape):
     id: str
     url: str
     description: str
-    events: list[str] = Field(description="Kinds it hears of; empty: every kind")
+    events: list[str] = Field(description="Kinds it hears of; empty: every kind but `image.completed`")
     job: str | None = Field(description="The one job it hears of")
     detail: WebhookDetail
     format: WebhookFormat

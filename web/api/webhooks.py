@@ -1,6 +1,6 @@
 """``/v1/webhooks``: endpoints, their secrets, and the log of what was sent to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from flask import Blueprint, Response, request
@@ -83,7 +83,7 @@ def create() -> Response:
     read_query(NoQuery)
     wanted = read_json(EndpointRequest)
     _check_url(wanted.url)
-    _check_detail(wanted.detail)
+    _check_reading(wanted.detail, wanted.events)
     here, tenant = services(), caller().tenant_id
 
     def act(session: Session) -> NewEndpointBody:
@@ -154,7 +154,7 @@ def update(webhook: str) -> Response:
             form=wanted.format,
         )
         if wanted.url is not None or wanted.events is not None or wanted.detail is not None:
-            _check_detail(changed.detail)
+            _check_reading(changed.detail, changed.kinds)
     return respond(endpoint_body(changed))
 
 
@@ -273,10 +273,12 @@ def _since(webhook: str, send: Callable[..., int]) -> Response:
     return perform(fingerprint.of_request("POST", request.path, wanted.model_dump(mode="json")), CountBody, act)
 
 
-def _check_detail(detail: str) -> None:
-    """Raise ``Problem`` (403) where answers would go to somebody who may not read them."""
+def _check_reading(detail: str, kinds: Sequence[str]) -> None:
+    """Raise ``Problem`` (403) where somebody would hear of answers, or of each photo, who may not read them."""
     if detail == "full":
         require(caller(), "jobs:read", "A webhook that tells answers")
+    if webhooks.BY_NAME.intersection(kinds):
+        require(caller(), "jobs:read", "A webhook that tells of each photo")
 
 
 def _check_url(url: str) -> None:

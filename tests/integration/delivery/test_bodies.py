@@ -10,6 +10,7 @@ from standardwebhooks.webhooks import Webhook
 from shared import endpoints, event_body, ids
 from shared.database import Database
 from shared.ledger.deletion import delete
+from shared.ledger.retry import retry
 from tests.integration.delivery.clinic import Clinic, Receive, Start, answering, claim, until
 from tests.integration.ledger.factories import change, finish, submit_job, take
 from tests.integration.ledger.said import said
@@ -126,6 +127,53 @@ def test_answers_of_a_deleted_job_are_not_sent_again(clinic: Clinic, worker_db: 
     told = body(worker_db, again)["data"]
     assert "results" not in told
     assert told["total"] == 1
+
+
+def test_a_full_body_of_one_photo_tells_its_answer(clinic: Clinic, worker_db: Database) -> None:
+    clinic.endpoint("https://clinic.example/", ("image.completed",), detail="full")
+    answered(clinic, worker_db, 2)
+    first, second = (body(worker_db, owed)["data"] for owed in claim(worker_db))
+    assert [first["ordinal"], second["ordinal"]] == [0, 1]
+    assert second["previous_id"] == first["id"]
+    assert second["result"]["image"] == second["image"]
+    assert (second["result"]["outcome"], second["result"]["label"]) == (second["outcome"], "mpox")
+    assert "results" not in second
+    assert second["links"]["image"] == f"{URL}/v1/images/{second['image']}"
+
+
+def test_the_answer_of_a_photo_is_not_told_of_a_round_it_is_not_of(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    clinic.endpoint("https://clinic.example/", ("image.completed",), detail="full")
+    job = submit_job(clinic.db, clinic.tenant, 1)
+    finish(worker_db, take(worker_db), "failed")
+    (failed,) = claim(worker_db)
+    with clinic.db.transaction(clinic.tenant) as session:
+        retry(session, clinic.tenant, job.id, [0])
+    assert "result" not in body(worker_db, failed)["data"]
+    finish(worker_db, take(worker_db), label="mpox", **said())
+    change(owner_db, "UPDATE delivery SET body = NULL")
+    assert "result" not in body(worker_db, failed)["data"]
+    (classified,) = claim(worker_db)
+    told = body(worker_db, classified)["data"]
+    assert (told["round"], told["outcome"], told["result"]["label"]) == (1, "classified", "mpox")
+
+
+def test_the_answer_of_a_deleted_photo_is_not_sent_again(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    clinic.endpoint("https://clinic.example/", ("image.completed",), detail="full")
+    job = answered(clinic, worker_db, 1)
+    (owed,) = claim(worker_db)
+    assert "result" in body(worker_db, owed)["data"]
+    with clinic.db.transaction(clinic.tenant) as session:
+        delete(session, clinic.tenant, job)
+    change(owner_db, "UPDATE delivery SET state = 'waiting', next_at = now()")
+    (again,) = claim(worker_db)
+    assert again.kept is None
+    told = body(worker_db, again)["data"]
+    assert "result" not in told
+    assert told["outcome"] == "classified"
 
 
 def test_answers_are_not_kept_past_a_deletion_that_comes_meanwhile(

@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks.webhooks import Webhook
 
-from shared import endpoints, ids
+from shared import endpoints, event_body, ids
 from shared.database import Database
 from tests.integration.delivery.clinic import Clinic, Receive, Receiver, Reply, Start, answering, log_of, until
+from tests.integration.ledger.factories import finish, submit_job, take
 from worker import deliveries
 from worker.deliveries import Tried
 
@@ -40,6 +41,33 @@ def test_an_event_arrives_signed_so_that_the_reference_library_agrees(
     text = (tmp_path / "deliverer-0.log").read_text()
     assert "of-the-clinic" not in text
     assert secret not in text
+
+
+def test_each_photo_arrives_before_the_end_of_its_job_where_that_is_asked_for(
+    clinic: Clinic, worker_db: Database, receive: Receive, deliverer: Start
+) -> None:
+    receiver = receive(answering(200))
+    endpoint_id, secret = clinic.endpoint(receiver.url, ("image.completed", "job.completed"))
+    job = submit_job(clinic.db, clinic.tenant, 20)
+    finish(worker_db, take(worker_db), "abstained")
+    deliverer(receiver)
+    until(lambda: clinic.states(endpoint_id) == ["delivered"] * 21, "all delivered")
+    told = [Webhook(secret).verify(received.body, received.headers) for received in receiver.requests]
+    in_order = sorted(told, key=lambda event: event["data"]["sequence"])
+    assert [event["type"] for event in in_order] == ["image.completed"] * 20 + ["job.completed"]
+    assert [event["data"]["ordinal"] for event in in_order[:20]] == list(range(20))
+    before = [None, *(event["data"]["id"] for event in in_order)]
+    assert [event["data"]["previous_id"] for event in in_order] == before[:-1]
+    image = ids.text("image", job.images[0].id)
+    first = in_order[0]["data"]
+    assert (first["image"], first["job"], first["outcome"]) == (image, ids.text("job", job.id), "abstained")
+    assert first["links"]["image"].endswith(f"/v1/images/{image}")
+    assert first["use"] == "research-only"
+    assert [event["data"] | {"previous_id": None} for event in in_order] == [
+        event_body.document(event, "http://127.0.0.1:8000")["data"] | {"previous_id": None}
+        for event in clinic.feed()
+        if event.kind in ("image.completed", "job.completed")
+    ]
 
 
 def test_a_failure_is_tried_again_under_the_same_id_with_the_same_bytes(

@@ -40,7 +40,7 @@ def test_the_secret_is_shown_once(clinic: Caller, hook: dict[str, Any]) -> None:
         ({"url": "https://localhost/"}, "#/url"),
         ({"url": "https://2130706433/"}, "#/url"),
         ({"url": URL, "events": ["job.vanished"]}, "#/events/0"),
-        ({"url": URL, "events": ["job.completed", "image.completed"]}, "#/events/1"),
+        ({"url": URL, "events": ["image.completed", "image.accepted"]}, "#/events/1"),
         ({"url": URL, "secret": "whsec_short"}, "#/secret"),
         ({"url": URL, "urls": []}, "#/urls"),
         ({}, "#/url"),
@@ -84,6 +84,23 @@ def test_a_key_that_may_not_read_answers_has_none_sent_to_it(
     assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json={"state": "disabled"}).status_code == 200
     assert keeper.open(f"/v1/webhooks/{full['id']}", "PATCH", json={"detail": "thin"}).status_code == 200
     assert keeper.post("/v1/webhooks", {"url": URL}).status_code == 201
+
+
+def test_a_key_that_may_not_read_answers_hears_of_no_photo(app: Flask, clinic: Caller, owner_db: Database) -> None:
+    named = clinic.post("/v1/webhooks", {"url": URL, "events": ["image.completed"]}).json
+    every = clinic.post("/v1/webhooks", {"url": URL}).json
+    assert named is not None
+    assert every is not None
+    keeper = Caller(app.test_client(), make_key(owner_db, clinic.tenant, ["webhooks"]), clinic.tenant)
+    assert keeper.post("/v1/webhooks", {"url": URL, "events": ["ping", "image.completed"]}).status_code == 403
+    wanted: list[tuple[str, dict[str, Any]]] = [
+        (every["id"], {"events": ["image.completed"]}),
+        (named["id"], {"url": "https://example.org/elsewhere"}),
+    ]
+    for webhook, change in wanted:
+        assert keeper.open(f"/v1/webhooks/{webhook}", "PATCH", json=change).status_code == 403
+    assert (clinic.get(f"/v1/webhooks/{every['id']}").json or {})["events"] == []
+    assert keeper.open(f"/v1/webhooks/{named['id']}", "PATCH", json={"events": []}).status_code == 200
 
 
 def test_a_kind_asked_for_twice_is_kept_once(clinic: Caller) -> None:

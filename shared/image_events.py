@@ -1,0 +1,104 @@
+"""Telling what became of each photo, ``image.completed``: where an endpoint names that kind, and nowhere else.
+
+A photo's event is written with its result, in one transaction, and a job may have fifty thousand: so neither their
+number nor that of the endpoints makes another statement.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from shared import events
+from shared.database import new_id
+
+KIND: Final = "image.completed"
+
+#: Whether anybody is to hear of the photos of a job ``j``. `ix_endpoint_images` holds those endpoints alone, so where
+#: there are none this reads one empty page.
+ASKED: Final = """EXISTS (
+    SELECT FROM endpoint p WHERE p.tenant_id = j.tenant_id AND 'image.completed' = ANY (p.kinds)
+      AND (p.job_id IS NULL OR p.job_id = j.id))"""
+
+# `ix_result_written` leads to what this very transaction wrote, whoever wrote it.
+_MINE: Final = "r.job_id = ANY (CAST(:jobs AS uuid[])) AND r.written_in = pg_current_xact_id()::text::bigint"
+_COUNT: Final = sa.text(
+    f"SELECT r.tenant_id, count(*) FROM result r WHERE {_MINE} GROUP BY r.tenant_id"  # noqa: S608  # of the name above
+)
+_LISTENING: Final = sa.text("""
+    SELECT id, tenant_id FROM endpoint
+    WHERE tenant_id = ANY (CAST(:tenants AS uuid[])) AND 'image.completed' = ANY (kinds)
+    ORDER BY id FOR NO KEY UPDATE
+""")
+# Deliveries are sent in the order of their ids, and those rise with the numbers of the events.
+_TELL: Final = sa.text(f"""
+    WITH answered AS MATERIALIZED (
+      SELECT r.tenant_id, r.job_id, j.round, r.image_id, r.ordinal, r.outcome, i.custom_id,
+        row_number() OVER (ORDER BY r.tenant_id, r.job_id, r.ordinal) AS place,
+        row_number() OVER (PARTITION BY r.tenant_id ORDER BY r.job_id, r.ordinal) AS turn
+      FROM result r JOIN job j ON j.id = r.job_id JOIN image i ON i.id = r.image_id
+      WHERE {_MINE}),
+    told AS (
+      INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
+      SELECT a.tenant_id, x.before + a.turn, (CAST(:event_ids AS uuid[]))[a.place], 'image.completed', a.job_id,
+        a.round, jsonb_build_object('image', 'img_' || replace(a.image_id::text, '-', ''), 'ordinal', a.ordinal,
+                                    'custom_id', a.custom_id, 'outcome', a.outcome)
+      FROM answered a
+      JOIN unnest(CAST(:tenants AS uuid[]), CAST(:before AS bigint[])) AS x(tenant_id, before) USING (tenant_id)
+      RETURNING tenant_id, seq, id, job_id),
+    owed AS (
+      SELECT t.tenant_id, p.id AS endpoint_id, t.seq, t.id,
+        coalesce(lag(t.id) OVER chain, p.last_event_id) AS previous_id,
+        lead(t.id) OVER chain IS NULL AS is_last,
+        row_number() OVER (ORDER BY t.tenant_id, t.seq, p.id) AS place
+      FROM told t
+      JOIN endpoint p ON p.tenant_id = t.tenant_id AND p.id = ANY (CAST(:endpoints AS uuid[]))
+        AND (p.job_id IS NULL OR p.job_id = t.job_id)
+      WINDOW chain AS (PARTITION BY p.id ORDER BY t.seq)),
+    written AS (
+      INSERT INTO delivery (id, tenant_id, endpoint_id, event_seq, previous_id)
+      SELECT (CAST(:delivery_ids AS uuid[]))[place], tenant_id, endpoint_id, seq, previous_id FROM owed)
+    UPDATE endpoint p SET last_event_id = owed.id FROM owed WHERE owed.is_last AND p.id = owed.endpoint_id
+""")  # noqa: S608  # made of the constant name above
+
+
+def record(session: Session, jobs: Sequence[UUID], beside: Collection[UUID] = ()) -> int:
+    """Write an event, with its deliveries, for each result of these jobs that this transaction wrote; count them.
+
+    Call it once in a transaction, behind the results and before the events of the jobs. ``beside`` are tenants that the
+    caller will record other events of: all counters are taken at once, in one order.
+    """
+    written = {row[0]: int(row[1]) for row in session.execute(_COUNT, {"jobs": _texts(jobs)})}
+    if not written:
+        return 0
+    numbers = dict.fromkeys(beside, 0) | written
+    before = {tenant: last for tenant, (last, _) in events.take(session, numbers).items() if tenant in written}
+    _tell(session, jobs, written, before)
+    return sum(written.values())
+
+
+def _tell(session: Session, jobs: Sequence[UUID], written: Mapping[UUID, int], before: Mapping[UUID, int]) -> None:
+    endpoints = session.execute(_LISTENING, {"tenants": _texts(written)}).all()
+    deliveries = sum(written[endpoint.tenant_id] for endpoint in endpoints)
+    session.execute(
+        _TELL,
+        {
+            "jobs": _texts(jobs),
+            "tenants": _texts(before),
+            "before": list(before.values()),
+            "endpoints": [str(endpoint.id) for endpoint in endpoints],
+            "event_ids": _new_ids(sum(written.values())),
+            "delivery_ids": _new_ids(deliveries),
+        },
+    )
+
+
+def _texts(ids: Collection[UUID]) -> list[str]:
+    return [str(each) for each in ids]
+
+
+def _new_ids(number: int) -> str:
+    """Return so many ids as PostgreSQL's text of an array: one literal is cheaper to read than thousands."""
+    return f"{{{','.join(new_id().hex for _ in range(number))}}}"

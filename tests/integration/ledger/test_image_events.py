@@ -1,0 +1,385 @@
+"""``image.completed``: one event a photo and round where an endpoint names it, on whichever way its result came."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from shared import endpoints, events, ids, image_events, webhooks
+from shared.database import Database
+from shared.ledger import intake as taking_in
+from shared.ledger.cancel import cancel, expire, stop
+from shared.ledger.complete import Deferred, Outcome, complete
+from shared.ledger.deletion import delete
+from shared.ledger.fairness import UNIT_IMAGES
+from shared.ledger.intake import Taken, append
+from shared.ledger.reap import CRASHES, reap
+from shared.ledger.receiving import Address, Archive, receive
+from shared.ledger.retry import failed_photos, retry
+from shared.ledger.submit import submit
+from shared.signing import Keyring
+from shared.webhooks import Recorded
+from tests.conftest import make_tenant
+from tests.integration.ledger.factories import (
+    answers,
+    change,
+    check_invariants,
+    finish,
+    kinds,
+    leases,
+    let_leases_expire,
+    new_image,
+    new_job,
+    rows,
+    submit_job,
+    take,
+)
+
+KEYRING = Keyring(b"a secret key of the tests, long enough")
+NAMED = ("image.completed",)
+
+
+def endpoint(app_db: Database, tenant: UUID, named: tuple[str, ...] = NAMED, job: UUID | None = None) -> UUID:
+    with app_db.transaction(tenant) as session:
+        made, _ = webhooks.create_endpoint(session, KEYRING, tenant, "https://clinic.example/hooks", named, job_id=job)
+    return made.id
+
+
+def feed(app_db: Database, tenant: UUID) -> list[Recorded]:
+    with app_db.transaction(tenant) as session:
+        found = events.since(session, 0, 10_000)
+    assert [event.seq for event in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def of_photos(app_db: Database, tenant: UUID) -> list[Recorded]:
+    return [event for event in feed(app_db, tenant) if event.kind == image_events.KIND]
+
+
+def owed(owner_db: Database, endpoint_id: UUID) -> list[Any]:
+    """Return what an endpoint is owed, in the order in which it is sent."""
+    return rows(
+        owner_db,
+        """
+        SELECT d.event_seq AS seq, e.id, e.kind, d.previous_id FROM delivery d
+        JOIN event e ON e.tenant_id = d.tenant_id AND e.seq = d.event_seq
+        WHERE d.endpoint_id = :endpoint ORDER BY d.next_at, d.id
+        """,
+        endpoint=endpoint_id,
+    )
+
+
+def check_each_was_told(owner_db: Database, app_db: Database, tenant: UUID, job: UUID) -> dict[str, int]:
+    """Hold the events of a job's photos against its results, and return how many there are of each outcome."""
+    check_invariants(owner_db)
+    told = {
+        event.body["ordinal"]: (event.body["image"], event.body["outcome"], event.round)
+        for event in of_photos(app_db, tenant)
+        if event.job_id == job
+    }
+    found = rows(
+        owner_db,
+        "SELECT r.ordinal, r.image_id, r.outcome, j.round FROM result r JOIN job j ON j.id = r.job_id "
+        "WHERE r.job_id = :job",
+        job=job,
+    )
+    assert told == {row.ordinal: (ids.text("image", row.image_id), row.outcome, row.round) for row in found}
+    assert len(told) == sum(event.job_id == job for event in of_photos(app_db, tenant))
+    outcomes = [outcome for _, outcome, _ in told.values()]
+    return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
+
+
+def test_each_photo_is_told_before_the_end_of_its_job_and_delivered_in_a_straight_chain(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    hears = endpoint(app_db, tenant, ("image.completed", "job.completed"))
+    every = endpoint(app_db, tenant, ())
+    job = new_job(tenant, 0, "normal", images=[new_image(at, custom_id=f"patient {at}") for at in range(40)])
+    with app_db.transaction(tenant) as session:
+        submit(session, job)
+    one, other = take(worker_db)
+    finish(worker_db, [one])
+    finish(worker_db, [other], "abstained")
+    assert check_each_was_told(owner_db, app_db, tenant, job.id) == {"abstained": 8, "classified": 32}
+    assert kinds(owner_db, job.id) == ["job.accepted", "job.started", *[image_events.KIND] * 40, "job.completed"]
+    first = of_photos(app_db, tenant)[0]
+    assert first.body == {
+        "image": ids.text("image", job.images[0].id),
+        "ordinal": 0,
+        "custom_id": "patient 0",
+        "outcome": "classified",
+    }
+    chain = owed(owner_db, hears)
+    assert [row.kind for row in chain] == [image_events.KIND] * 40 + ["job.completed"]
+    assert [row.seq for row in chain] == sorted(row.seq for row in chain)
+    assert [row.previous_id for row in chain] == [None, *(row.id for row in chain[:-1])]
+    # Who asked for no kind in particular does not get one for every photo.
+    assert [row.kind for row in owed(owner_db, every)] == ["job.accepted", "job.started", "job.completed"]
+
+
+@pytest.mark.parametrize("named", [(), ("job.completed",), None])
+def test_where_nobody_names_it_there_is_none(
+    named: tuple[str, ...] | None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    if named is not None:
+        endpoint(app_db, tenant, named)
+    endpoint(app_db, make_tenant(owner_db, "elsewhere"))
+    job = submit_job(app_db, tenant, 3)
+    finish(worker_db, take(worker_db))
+    assert kinds(owner_db, job.id) == ["job.accepted", "job.started", "job.completed"]
+
+
+def test_a_one_off_endpoint_hears_of_the_photos_of_its_job_alone(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    mine, other = submit_job(app_db, tenant, 3), submit_job(app_db, tenant, 4)
+    hears = endpoint(app_db, tenant, job=mine.id)
+    finish(worker_db, take(worker_db))
+    assert check_each_was_told(owner_db, app_db, tenant, mine.id) == {"classified": 3}
+    assert kinds(owner_db, other.id) == ["job.accepted", "job.started", "job.completed"]
+    assert len(owed(owner_db, hears)) == 3
+
+
+def test_a_disabled_endpoint_is_owed_its_photos_all_the_same(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    hears = endpoint(app_db, tenant)
+    change(owner_db, "UPDATE endpoint SET state = 'disabled'")
+    submit_job(app_db, tenant, 3)
+    finish(worker_db, take(worker_db))
+    assert len(owed(owner_db, hears)) == 3
+
+
+def test_jobs_of_several_tenants_in_one_transaction_each_keep_their_own_numbers(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    others = [make_tenant(owner_db, name) for name in ("second", "third")]
+    hears = {whose: endpoint(app_db, whose) for whose in (tenant, others[1])}
+    jobs = {whose: [submit_job(app_db, whose, 2) for _ in range(2)] for whose in (tenant, *others)}
+    finish(worker_db, take(worker_db))
+    for whose, endpoint_id in hears.items():
+        for job in jobs[whose]:
+            assert check_each_was_told(owner_db, app_db, whose, job.id) == {"classified": 2}
+        assert len(owed(owner_db, endpoint_id)) == 4
+    assert of_photos(app_db, others[0]) == []
+    assert [event.kind for event in feed(app_db, others[0])].count("job.completed") == 2
+
+
+Way = Callable[[Database, Database, Database, UUID], tuple[UUID, dict[str, int]]]
+
+
+def _mixed(owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+    job = submit_job(app_db, tenant, 4)
+    (unit,) = take(worker_db)
+    said = [
+        Outcome(image.id, unit.id, image.ordinal, outcome)
+        for image, outcome in zip(unit.images, ("classified", "abstained", "rejected"), strict=False)
+    ]
+    with worker_db.transaction() as session:
+        complete(session, leases([unit]), said, [Deferred(unit.id, 3, 0.0)])
+    change(owner_db, "UPDATE unit SET state = 'ready' WHERE state = 'waiting'")
+    finish(worker_db, take(worker_db), "failed")
+    return job.id, {"abstained": 1, "classified": 1, "failed": 1, "rejected": 1}
+
+
+def _quarantined(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> tuple[UUID, dict[str, int]]:
+    job = submit_job(app_db, tenant, 1)
+    for _ in range(CRASHES):
+        take(worker_db)
+        let_leases_expire(owner_db)
+        with worker_db.transaction() as session:
+            reap(session)
+    return job.id, {"failed": 1}
+
+
+def _ended(how: str) -> Way:
+    def end(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+        job = submit_job(app_db, tenant, UNIT_IMAGES + 5)
+        finish(worker_db, take(worker_db, 1))
+        if how == "cancelled":
+            with app_db.transaction(tenant) as session:
+                cancel(session, tenant, job.id)
+        else:
+            with worker_db.transaction() as session:
+                (expire if how == "expired" else stop)(session, job.id)
+        return job.id, {"classified": UNIT_IMAGES, "expired" if how == "expired" else "cancelled": 5}
+
+    return end
+
+
+def _archive(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+    job = new_job(tenant, 0, "bulk")
+    with app_db.transaction(tenant) as session:
+        receive(session, job, Archive("photos.zip", f"incoming/{job.id.hex}/archive", b"z" * 32, 4096))
+    with worker_db.transaction() as session:
+        held = taking_in.claim(session, "host/expander", lease_seconds=60.0, kinds=("archive",))
+    assert held is not None
+    for place, done in ((0, False), (2, True)):
+        entries = [
+            Taken(new_image(place, job=job.id), outcome="rejected", reason="encrypted"),
+            Taken(new_image(place + 1, job=job.id)),
+        ]
+        with worker_db.transaction() as session:
+            assert append(session, held, entries, done=done)
+    finish(worker_db, take(worker_db))
+    return job.id, {"classified": 2, "rejected": 2}
+
+
+def _refused_whole(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+    job = new_job(tenant, 0, "bulk")
+    with app_db.transaction(tenant) as session:
+        receive(session, job, Archive("photos.zip", f"incoming/{job.id.hex}/archive", b"z" * 32, 4096))
+    with worker_db.transaction() as session:
+        held = taking_in.claim(session, "host/expander", lease_seconds=60.0, kinds=("archive",))
+        assert held is not None
+        taking_in.give_up(session, held, "archive_damaged")
+    return job.id, {"failed": 1}
+
+
+def _listed(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+    job = new_job(tenant, 2, "normal")
+    addresses = [Address(2 + at, f"https://photos.example/{at}", None, f"patient-{at}") for at in range(3)]
+    with app_db.transaction(tenant) as session:
+        receive(session, job, addresses)
+    finish(worker_db, take(worker_db))
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job.id)
+    return job.id, {"cancelled": 3, "classified": 2}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(_mixed, id="completed, deferred and failed"),
+        pytest.param(_quarantined, id="quarantined"),
+        pytest.param(_ended("cancelled"), id="cancelled"),
+        pytest.param(_ended("expired"), id="expired"),
+        pytest.param(_ended("stopped"), id="stopped"),
+        pytest.param(_archive, id="refused in an archive"),
+        pytest.param(_refused_whole, id="the rest of an archive"),
+        pytest.param(_listed, id="the rest of a list"),
+    ],
+)
+def test_whatever_became_of_a_photo_is_told_once(
+    way: Way, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    hears = endpoint(app_db, tenant)
+    job, expected = way(owner_db, app_db, worker_db, tenant)
+    assert check_each_was_told(owner_db, app_db, tenant, job) == expected
+    chain = owed(owner_db, hears)
+    assert [row.seq for row in chain] == [event.seq for event in of_photos(app_db, tenant)]
+    assert [row.previous_id for row in chain] == [None, *(row.id for row in chain[:-1])]
+
+
+def test_a_photo_that_is_tried_again_is_told_again_in_its_new_round_and_the_others_are_not(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    job = submit_job(app_db, tenant, 4)
+    (unit,) = take(worker_db)
+    said = [
+        Outcome(image.id, unit.id, image.ordinal, "failed" if image.ordinal == 2 else "classified")
+        for image in unit.images
+    ]
+    with worker_db.transaction() as session:
+        complete(session, leases([unit]), said)
+    with app_db.transaction(tenant) as session:
+        retry(session, tenant, job.id, [photo.ordinal for photo in failed_photos(session, job.id)])
+    finish(worker_db, take(worker_db))
+    told = [(event.body["ordinal"], event.round, event.body["outcome"]) for event in of_photos(app_db, tenant)]
+    assert told == [
+        (0, 0, "classified"),
+        (1, 0, "classified"),
+        (2, 0, "failed"),
+        (3, 0, "classified"),
+        (2, 1, "classified"),
+    ]
+
+
+def test_a_completion_that_comes_too_late_tells_nothing(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    job = submit_job(app_db, tenant, 3)
+    (unit,) = take(worker_db)
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job.id)
+    with worker_db.transaction() as session:
+        complete(session, leases([unit]), answers([unit]))
+    assert check_each_was_told(owner_db, app_db, tenant, job.id) == {"cancelled": 3}
+
+
+def test_a_transaction_that_fails_tells_nothing_and_burns_no_number(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    submit_job(app_db, tenant, 3)
+    units = take(worker_db)
+
+    def fail() -> None:
+        with worker_db.transaction() as session:
+            complete(session, leases(units), answers(units))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert of_photos(app_db, tenant) == []
+    finish(worker_db, units)
+    assert len(of_photos(app_db, tenant)) == 3
+
+
+def test_the_number_of_statements_does_not_grow_with_the_photos_and_endpoints(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    def statements(photos: int) -> int:
+        submit_job(app_db, tenant, photos)
+        units = take(worker_db)
+        with worker_db.transaction() as session:
+            seen: list[str] = []
+            connection = session.connection()
+            sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+            complete(session, leases(units), answers(units))
+        return len(seen)
+
+    without = statements(90)
+    for _ in range(3):
+        endpoint(app_db, tenant)
+    few, many = statements(2), statements(90)
+    assert few == many
+    assert many == without + 4
+
+
+def test_only_who_names_the_kind_can_have_events_of_photos_replayed(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    submit_job(app_db, tenant, 3)
+    finish(worker_db, take(worker_db))
+    every, named = endpoint(app_db, tenant, ()), endpoint(app_db, tenant)
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    with app_db.transaction(tenant) as session:
+        assert endpoints.replay(session, every, since, preview=True) == 3
+        assert endpoints.replay(session, every, since, preview=False) == 3
+        assert endpoints.replay(session, named, since, preview=True) == 3
+
+
+def test_what_a_client_called_a_photo_goes_from_its_event_when_the_job_is_deleted(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    kept = []
+    for name in ("deleted", "kept"):
+        job = new_job(tenant, 0, "normal", images=[new_image(0, custom_id=f"patient {name}"), new_image(1)])
+        with app_db.transaction(tenant) as session:
+            submit(session, job)
+        kept.append(job.id)
+    finish(worker_db, take(worker_db))
+    with app_db.transaction(tenant) as session:
+        delete(session, tenant, kept[0])
+    told = {(event.job_id, event.body["custom_id"]) for event in of_photos(app_db, tenant)}
+    assert told == {(kept[0], None), (kept[1], "patient kept"), (kept[1], None)}
