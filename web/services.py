@@ -2,16 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
 from flask import current_app
 
-from shared import history
 from shared.broker import Broker
 from shared.bundle import CARD, Bundle, load_bundle
 from shared.database import Database
@@ -21,11 +19,10 @@ from shared.ledger.backlog import Backlog
 from shared.settings import Settings
 from shared.signing import Keyring
 from shared.storage import Storage, open_storage
-from shared.views import ResultView
 from web import news
 from web.exchange import Exchange
 from web.known_keys import KnownKeys
-from web.news import AsKnown, News, Reader
+from web.news import Answered, AnswerOf, AsKnown, Change, News, Reader
 from web.places import Places
 from web.rates import Policy, Rates
 from web.watch import Watch
@@ -112,8 +109,8 @@ class Services:
     keyring: Keyring
     model: ServedModel
     waiting: Places
-    watch: Watch[UUID, ResultView]
-    changes: Watch[AsKnown, bool]
+    watch: Watch[AnswerOf, Answered]
+    changes: Watch[AsKnown, Change]
     feed: Watch[Reader, News]
     uploads: Places
     streams: Places
@@ -131,10 +128,6 @@ class Services:
         """Build the collaborators that the settings describe; none is contacted but a storage folder."""
         database = Database.open(settings, ROLE)
 
-        def answers(tenant: UUID, jobs: Collection[UUID]) -> Mapping[UUID, ResultView]:
-            with database.transaction(tenant) as session:
-                return history.answers_of_one(session, jobs)
-
         rates = Rates(
             [
                 Policy("key", settings.key_rate, settings.rate_seconds),
@@ -149,7 +142,7 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=_halved(settings.max_waiting_clients),
-            watch=Watch(answers),
+            watch=Watch(news.Answers(database).look),
             changes=Watch(partial(news.of_jobs, database), shortest=_NEWS_SHORTEST),
             feed=Watch(partial(news.for_readers, database), shortest=_NEWS_SHORTEST, longest=_NEWS_LONGEST),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),

@@ -7,11 +7,10 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from shared import event_body, events
-from shared.accounts import KeyUnknown
 from shared.webhooks import Recorded
 from web.api.event_stream import MEDIA_TYPE, Stream
 from web.api.streaming import in_place
-from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, refused_meanwhile, wait
 from web.asking import Strict, preferred_wait, read_query
 from web.auth import caller
 from web.news import Reader
@@ -109,7 +108,7 @@ def _page(after: int, limit: int) -> Response:
     if not found and (seconds := preferred_wait(LONGEST_WAIT)):
         news = wait(here.feed, Reader(after, asking.proof), seconds, headers)
         if news and news.is_refused:
-            raise KeyUnknown("the API key was revoked, or expired, meanwhile")
+            raise refused_meanwhile()
         found = list(news.events[:limit]) if news else []
     last = found[-1].seq if found else after
     headers["Link"] = next_link(url + request.path, after=last, limit=limit)

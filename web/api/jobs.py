@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 from shared import ids, job_search
 from web import news
 from web.api.job_view import load, told, told_of_all
-from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, wait
+from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, refused_meanwhile, wait
 from web.asking import PLAIN, NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.intake.options import Instant, ModelId
@@ -112,7 +112,9 @@ def read(job: str) -> Response:
     known = frozenset(request.if_none_match.as_set(include_weak=True)) or frozenset({news.mark(view)})
     headers: dict[str, str] = {}
     if seconds and not news.is_news(view, known):
-        changed = wait(services().changes, AsKnown(job_id, known), seconds, headers)
+        changed = wait(services().changes, AsKnown(job_id, known, caller().proof), seconds, headers)
+        if changed and changed.is_refused:
+            raise refused_meanwhile()
         view = load(job_id) if changed else view
     etag = news.mark(view)
     headers |= {"ETag": f'W/"{etag}"', "Content-Location": job_url(services().settings.public_url, view)}

@@ -5,8 +5,10 @@ import random
 from typing import Final, TypeVar
 from uuid import UUID
 
+from shared.accounts import KeyUnknown
 from shared.views import ResultView
 from web.auth import caller
+from web.news import AnswerOf
 from web.openapi import Header
 from web.services import services
 from web.watch import Watch, Wish
@@ -43,16 +45,23 @@ def wait(watch: Watch[Wish, Seen], wish: Wish, seconds: int, headers: dict[str, 
 def answer(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultView | None, bool]:
     """Return the answer of a job of the caller's one photo if it comes within these seconds, and whether we waited.
 
-    Where too many clients wait already, nobody waits.
+    Where too many clients wait already, nobody waits. A caller whose key is revoked meanwhile hears of no answer; that
+    its job was taken in is true all the same.
     """
     places, tenant = services().waiting, caller().tenant_id
     place = places.enter(tenant, 0)
     if place is None:
         return None, False
     try:
-        return services().watch.wait(tenant, job_id, seconds, is_new=is_new), True
+        found = services().watch.wait(tenant, AnswerOf(job_id, caller().proof), seconds, is_new=is_new)
+        return (None if found is None else found.answer), True
     finally:
         places.leave(place)
+
+
+def refused_meanwhile() -> KeyUnknown:
+    """Return the error of a request whose key was good when it came."""
+    return KeyUnknown("the API key was revoked, or expired, meanwhile")
 
 
 def applied(seconds: int) -> str:

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from shared import accounts, ids
 from shared.database import Database
 from shared.settings import Settings
+from shared.tables import ApiKey
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, Caller, Server, make_key
 from tests.integration.web.sse import EventSource
@@ -196,15 +197,42 @@ def test_a_key_that_ends_ends_its_streams_and_no_other(
     assert streaming(app, ending).status_code == 401
 
 
-def test_a_poll_whose_key_is_revoked_meanwhile_is_refused(clinic: Caller, owner_db: Database) -> None:
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+@pytest.mark.parametrize("path", ["/v1/events?after=2", "/v1/jobs/{job}"])
+def test_a_poll_whose_key_ends_meanwhile_is_refused(path: str, end: str, clinic: Caller, owner_db: Database) -> None:
+    job = clinic.send([("a.jpg", b"1")]).json
+    assert job is not None
     key = make_key(owner_db, clinic.tenant, ["jobs:read"])
     here: Services = clinic.client.application.extensions["poxvisio"]
+    mine = Caller(clinic.client, key, clinic.tenant)
     with ThreadPoolExecutor(1) as pool:
-        poll = pool.submit(Caller(clinic.client, key, clinic.tenant).get, "/v1/events", Prefer="wait=60")
+        poll = pool.submit(mine.get, path.format(job=job["id"]), Prefer="wait=60")
         until(lambda: here.waiting.taken, "the poll waits")
         with owner_db.transaction(clinic.tenant) as session:
+            if end == "revoked":
+                accounts.revoke_key(session, clinic.tenant, key_of(key))
+            else:
+                session.execute(sa.update(ApiKey).where(ApiKey.id == key_of(key)).values(expires_at=sa.func.now()))
+        refused = poll.result(30)
+    assert (refused.status_code, refused.content_type) == (401, "application/problem+json")
+    assert refused.headers["WWW-Authenticate"] == mine.get("/v1/events").headers["WWW-Authenticate"]
+
+
+def test_whoever_sent_a_photo_and_whose_key_is_revoked_meanwhile_hears_that_it_was_taken_in_and_no_answer(
+    clinic: Caller, owner_db: Database
+) -> None:
+    key = make_key(owner_db, clinic.tenant, ["jobs:read", "jobs:write"])
+    here: Services = clinic.client.application.extensions["poxvisio"]
+    mine = Caller(clinic.client, key, clinic.tenant)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(mine.post, "/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=60")
+        until(lambda: here.waiting.taken, "it waits")
+        with owner_db.transaction(clinic.tenant) as session:
             accounts.revoke_key(session, clinic.tenant, key_of(key))
-        assert poll.result(30).status_code == 401
+        answer = sending.result(30)
+    assert answer.status_code == 202
+    assert answer.json is not None
+    assert answer.json["counts"]["waiting"] == 1
 
 
 def test_further_streams_are_told_to_come_back_and_another_tenant_still_gets_in(

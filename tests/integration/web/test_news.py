@@ -7,9 +7,10 @@ import pytest
 from shared import accounts, history, ids
 from shared.accounts import Proof
 from shared.database import Database, new_id
-from tests.integration.web.conftest import Caller
+from tests.integration.web.answering import answer_all
+from tests.integration.web.conftest import Caller, make_key
 from web import news
-from web.news import AsKnown, Reader
+from web.news import AnswerOf, Answers, AsKnown, Reader
 from web.services import Services
 
 
@@ -61,10 +62,40 @@ def test_a_job_is_news_when_its_counts_change_and_when_it_is_gone_or_of_another_
     job_id = ids.parse("job", job["id"])
     with here.database.transaction(clinic.tenant) as session:
         view = history.job(session, job_id)
-    as_it_is = AsKnown(job_id, frozenset({"another", news.mark(view)}))
-    otherwise, unknown = AsKnown(job_id, frozenset({"another"})), AsKnown(new_id(), frozenset({news.mark(view)}))
+    proof = proof_of(here.database, clinic)
+    as_it_is = AsKnown(job_id, frozenset({"another", news.mark(view)}), proof)
+    otherwise = AsKnown(job_id, frozenset({"another"}), proof)
+    unknown = AsKnown(new_id(), frozenset({news.mark(view)}), proof)
     asked = [as_it_is, otherwise, unknown]
     assert set(news.of_jobs(here.database, clinic.tenant, asked)) == {otherwise, unknown}
     assert set(news.of_jobs(here.database, stranger.tenant, asked)) == set(asked)
     clinic.post(f"/v1/jobs/{job['id']}/cancel")
     assert set(news.of_jobs(here.database, clinic.tenant, asked)) == set(asked)
+
+
+def test_whose_key_ended_hears_of_no_change_and_of_no_answer(
+    here: Services, clinic: Caller, owner_db: Database, worker_db: Database
+) -> None:
+    job = clinic.send([("a.jpg", b"1")]).json
+    assert job is not None
+    job_id = ids.parse("job", job["id"])
+    answer_all(worker_db)
+    ended = make_key(owner_db, clinic.tenant, ["jobs:read"])
+    proofs = [proof_of(here.database, Caller(clinic.client, key, clinic.tenant)) for key in (clinic.key, ended)]
+    clock = [0.0]
+    answers = Answers(here.database, lambda: clock[0])
+
+    def refused() -> list[list[bool]]:
+        changed = news.of_jobs(here.database, clinic.tenant, [AsKnown(job_id, frozenset(), proof) for proof in proofs])
+        answered = answers.look(clinic.tenant, [AnswerOf(job_id, proof) for proof in proofs])
+        return [
+            [changed[AsKnown(job_id, frozenset(), proof)].is_refused for proof in proofs],
+            [answered[AnswerOf(job_id, proof)].answer is None for proof in proofs],
+        ]
+
+    assert refused() == [[False, False], [False, False]]
+    with owner_db.transaction(clinic.tenant) as session:
+        accounts.revoke_key(session, clinic.tenant, proofs[1].key_id)
+    assert refused() == [[False, True], [False, False]]
+    clock[0] += 1
+    assert refused() == [[False, True], [False, True]]
