@@ -35,6 +35,7 @@ LOGIN_PASSWORDS = {
 #: no process waits for one of them alone.
 LONGEST = (
     "chaos/test_faults.py",
+    "chaos/test_telling.py",
     "chaos/test_addresses.py",
     "chaos/test_clock.py",
     "integration/worker/test_models.py",
@@ -42,6 +43,7 @@ LONGEST = (
     "unit/training/test_report.py",
     "integration/delivery/test_sending.py",
     "e2e/test_commands.py",
+    "e2e/test_logs.py",
     "e2e/test_page.py",
     "integration/test_up.py",
     "e2e/test_benchmarks.py",
@@ -58,8 +60,13 @@ LONGEST = (
 
 #: Files that share what is dear to start: one process runs them, and ``poxvisio up`` starts once for all.
 TOGETHER = (
-    ("tests/e2e/test_commands.py", "tests/e2e/test_page.py"),
-    ("tests/chaos/test_faults.py", "tests/chaos/test_addresses.py", "tests/chaos/test_clock.py"),
+    ("tests/e2e/test_commands.py", "tests/e2e/test_logs.py", "tests/e2e/test_page.py"),
+    (
+        "tests/chaos/test_faults.py",
+        "tests/chaos/test_telling.py",
+        "tests/chaos/test_addresses.py",
+        "tests/chaos/test_clock.py",
+    ),
 )
 
 

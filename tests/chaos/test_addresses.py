@@ -33,12 +33,9 @@ def test_every_kind_of_server_leaves_one_answer_each(service: Up, senders: Sende
     given = [JPEGS[place] for place in range(len(GIVING))]
     until(lambda: service.answered(job) >= len(given) + len(REFUSING), "all but the failing are answered")
 
-    held = "SELECT count(*) FROM unit WHERE state = 'leased' AND job_id = %s"
-
     def has_ended() -> bool:
         # The clock goes on between two tries only: a step takes away the lease of whoever fetches.
-        if service.rows(held, str(job)) == [(0,)]:
-            step(service, _PAUSES)
+        step(service, _PAUSES, once_free=job)
         return service.answered(job) == len(kinds)
 
     until(has_ended, "the failing are tried for the last time")
@@ -54,9 +51,10 @@ def test_every_kind_of_server_leaves_one_answer_each(service: Up, senders: Sende
 def test_a_worker_killed_while_it_fetches(service: Up, senders: Senders, reference: Reference, point: str) -> None:
     has_died = service.order_death(point)
     key = uuid4().hex
-    photos = JPEGS[:24]
+    photos = JPEGS + JPEGS[:10]
     kinds = ["busy" if place % 5 == 0 else "good" for place in range(len(photos))]
-    job = listed(service, [senders.url(kind, place, key) for place, kind in enumerate(kinds)])
+    addresses = [senders.url(kind, place % len(JPEGS), f"{key}-{place}") for place, kind in enumerate(kinds)]
+    job = listed(service, addresses)
     until(has_died, f"a worker dies at {point}")
     promise.await_closed(service, [job], 90)
     assert promise.answers(service.rows, job, photos, reference) == []

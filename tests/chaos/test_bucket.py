@@ -76,7 +76,7 @@ def _books(ships: Fleet, bucket: Proxy, answers: Reference) -> Iterator[None]:
 def test_the_bucket_is_cut_off_while_photos_are_read_and_copies_written(
     ships: Fleet, bucket: Proxy, answers: Reference
 ) -> None:
-    job = ships.submit(SAMPLES)
+    job = ships.submit(SAMPLES * 2)
     until(lambda: ships.rows("SELECT count(*) FROM unit WHERE state = 'leased'") > [(0,)], "a worker is at it")
     for _ in range(3):
         bucket.cut()
@@ -84,7 +84,7 @@ def test_the_bucket_is_cut_off_while_photos_are_read_and_copies_written(
         bucket.mend()
         time.sleep(0.5)
     promise.await_closed(ships, [job], 120)
-    assert promise.answers(ships.rows, job, SAMPLES, answers) == []
+    assert promise.answers(ships.rows, job, SAMPLES * 2, answers) == []
 
 
 def test_a_bucket_that_says_nothing_delays_and_loses_nothing(ships: Fleet, bucket: Proxy, answers: Reference) -> None:

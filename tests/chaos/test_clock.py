@@ -19,7 +19,7 @@ def _watched(watched: Sampler) -> None:
     [3600.0, pytest.param(-3600.0, marks=LONG), pytest.param(5.0, marks=LONG), pytest.param(-5.0, marks=LONG)],
 )
 def test_the_clock_steps_while_photos_are_under_way(service: Up, reference: Reference, seconds: float) -> None:
-    photos = SAMPLES * 3
+    photos = SAMPLES * 5
     job = service.submit(photos)
     until(lambda: service.answered(job) > 0, "some photos are answered")
     step(service, seconds)

@@ -21,7 +21,8 @@ from tests.chaos.running import LONG, SEED, Service, Up, job_of, until
 from tests.chaos.samples import JPEGS, SAMPLES
 from tests.chaos.victims import census
 
-PHOTOS = SAMPLES * 2
+#: More than a unit.
+PHOTOS = SAMPLES * 3
 #: Points that only an archive or a list of addresses passes.
 EXPANDING = {"worker.receiving", "worker.appended"}
 
@@ -197,7 +198,7 @@ def test_a_worker_killed_while_it_expands_an_archive(service: Service, reference
 
 def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service, reference: Reference) -> None:
     """Two workers share the job; the one that is asked to stop leaves no crash, no lease and no second answer."""
-    many = SAMPLES * (1 + 4 * 32 // len(SAMPLES))
+    many = SAMPLES * (1 + 3 * 32 // len(SAMPLES))
     job = service.submit(many)
     until(lambda: len(holders(service, job)) == 2, "both workers have a share")
     pid = service.pid("worker")
@@ -213,13 +214,13 @@ def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service
 def test_cancels_race_with_completions(service: Service, reference: Reference) -> None:
     chance = random.Random(SEED)
     for turn in range(3):
-        job = service.submit(SAMPLES)
+        job = service.submit(PHOTOS)
         time.sleep(chance.uniform(0, 2.5))
         with service.client() as client:
             status = client.post(f"/v1/jobs/{ids.text('job', job)}/cancel").status_code
         assert status in {200, 202, 409}, f"seed {SEED}, turn {turn}"
         promise.await_closed(service, [job], 60)
-        assert promise.answers(service.rows, job, SAMPLES, reference, {"cancelled"}) == [], f"seed {SEED}, turn {turn}"
+        assert promise.answers(service.rows, job, PHOTOS, reference, {"cancelled"}) == [], f"seed {SEED}, turn {turn}"
         [(state,)] = service.rows("SELECT state FROM job WHERE id = %s", str(job))
         assert state == ("completed" if status == 409 else "cancelled"), f"seed {SEED}, turn {turn}"
 

@@ -16,7 +16,7 @@ from tests.chaos.running import LONG, until
 from tests.chaos.samples import SAMPLES
 
 When = Literal["before", "after"]
-PHOTOS = SAMPLES * 2
+PHOTOS = SAMPLES * 4
 FEW = SAMPLES[:4]
 
 

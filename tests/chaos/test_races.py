@@ -102,9 +102,9 @@ def test_deadlines_race_with_completions(service: Up, reference: Reference) -> N
     chance = random.Random(SEED)
     for turn in range(3):
         deadline = datetime.now(UTC) + timedelta(seconds=chance.uniform(0.5, 3))
-        job = service.submit(SAMPLES * 2, options={"deadline": deadline.isoformat()})
+        job = service.submit(SAMPLES * 4, options={"deadline": deadline.isoformat()})
         promise.await_closed(service, [job], 60)
-        wrong = promise.answers(service.rows, job, SAMPLES * 2, reference, {"expired"})
+        wrong = promise.answers(service.rows, job, SAMPLES * 4, reference, {"expired"})
         assert wrong == [], f"seed {SEED}, turn {turn}"
 
 

@@ -1,10 +1,13 @@
 """The commands as people run them: programs of their own, on services of their own."""
 
+import http.server
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 # A shell starts a command in the background deaf to SIGINT, and children inherit that; ours are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 COMMAND = [sys.executable, "-m", "cli.main"]
+#: What the receiver of webhooks answers; a word that names nothing of ours.
+ANSWER = f"teapot-{secrets.token_hex(6)}"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -48,6 +53,10 @@ class Running:
     key: str
     database_url: str
     folder: Path
+    ready_file: Path
+    said: Path
+    #: Host and port of a receiver of webhooks that never takes anything.
+    receiver: str
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command against it."""
@@ -73,24 +82,53 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+class Teapot(http.server.BaseHTTPRequestHandler):
+    """A receiver that never takes anything, and says something in its answers."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = ANSWER.encode()
+        self.send_response(500, ANSWER)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Said", ANSWER)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the signature is the library's
+        """Say nothing."""
+
+
 @pytest.fixture(scope="session")
-def running(services_root: Path) -> Iterator[Running]:
-    """Return a whole service on this machine."""
+def receiver() -> Iterator[str]:
+    """Return host and port of a receiver that fails."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Teapot) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def running(services_root: Path, receiver: str) -> Iterator[Running]:
+    """Return a whole service on this machine, which logs all it can and gives webhooks up soon."""
     ready = services_root / "ready.json"
     folder = services_root / "data"
-    log = (services_root / "up.log").open("wb")
+    said = services_root / "up.log"
+    log = said.open("wb")
+    variables = environment(
+        POXVISIO_WEBHOOK_LOOPBACK=receiver, POXVISIO_WEBHOOK_SCHEDULE="0.2,0.2", POXVISIO_LOG_LEVEL="debug"
+    )
     up = subprocess.Popen(
         [*COMMAND, "up", "--data-dir", str(folder), "--ready-file", str(ready)],
-        env=environment(),
+        env=variables,
         cwd=ROOT,
         stdout=log,
         stderr=subprocess.STDOUT,
     )
     try:
         assert until(lambda: ready.exists() or up.poll() is not None, 120)
-        assert ready.exists(), (services_root / "up.log").read_text()
+        assert ready.exists(), said.read_text()
         facts: dict[str, Any] = json.loads(ready.read_text())
-        yield Running(facts["url"], facts["api_key"], facts["database_url"], folder)
+        yield Running(facts["url"], facts["api_key"], facts["database_url"], folder, ready, said, receiver)
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait(90)

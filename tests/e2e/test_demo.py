@@ -3,13 +3,15 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.demo import PHOTOS
 from cli.photos import find_photos
-from tests.e2e.conftest import COMMAND, ROOT, environment, processes_below
+from tests.chaos.running import LONG
+from tests.e2e.conftest import COMMAND, ROOT, environment, processes_below, until
 
 
 @pytest.fixture
@@ -49,13 +51,32 @@ def test_the_demo_accounts_for_every_photo_and_leaves_nothing_behind(temporary: 
     assert _nothing_left(temporary)
 
 
-@pytest.mark.parametrize("moment", ["starting", "ready"])
-def test_an_interrupted_demo_cleans_up(temporary: Path, moment: str) -> None:
+def _says(word: str) -> Callable[["subprocess.Popen[str]", Path], bool]:
+    """Wait until the demo says it."""
+
+    def said(demo: "subprocess.Popen[str]", _: Path) -> bool:
+        assert demo.stdout is not None
+        return any(line.startswith(word) for line in demo.stdout)
+
+    return said
+
+
+def _starts_its_parts(demo: "subprocess.Popen[str]", temporary: Path) -> bool:
+    """Wait until some of its processes run and others do not."""
+    return until(lambda: any(temporary.glob("*/data/logs/*.log")) or demo.poll() is not None, 120)
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [
+        pytest.param(_says("starting"), id="it starts"),
+        pytest.param(_starts_its_parts, id="its parts start"),
+        pytest.param(_says("ready"), id="it is ready", marks=LONG),
+    ],
+)
+def test_an_interrupted_demo_cleans_up(temporary: Path, comes: Callable[["subprocess.Popen[str]", Path], bool]) -> None:
     demo = _start(temporary)
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        if line.startswith(moment):
-            break
+    assert comes(demo, temporary), "the moment never came"
     demo.send_signal(signal.SIGINT)
     demo.communicate(timeout=90)
     assert demo.returncode == 130

@@ -5,19 +5,15 @@ Debug lines are on, since that is what somebody turns on when things go wrong.
 
 import base64
 import contextlib
-import http.server
 import io
 import json
 import os
 import re
 import secrets
 import signal
-import subprocess
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -27,13 +23,15 @@ import pytest
 import sqlalchemy as sa
 from PIL import ExifTags, Image
 
-from tests.e2e.conftest import COMMAND, ROOT, environment, until
+from tests.e2e.conftest import ANSWER, Running, until
 from tests.unit.worker import photo_files as files
 
 SECONDS: Final = 120
+# So many an address may send in a minute, where nobody says otherwise.
+REFUSED_KEYS: Final = 60
 PARTS: Final = ("web", "worker1", "deliverer", "sweep", "metrics")
 # A word that names nothing of ours, in every place where a name, a text or a value can stand.
-NAME, EXIF, PATH, ANSWER = (f"{part}-{secrets.token_hex(6)}" for part in ("Jane", "Scanner", "hook", "teapot"))
+NAME, EXIF, PATH = (f"{part}-{secrets.token_hex(6)}" for part in ("Jane", "Scanner", "hook"))
 HOSTILE = (
     f"{NAME}.jpg",
     f"../../{NAME}.jpg",
@@ -45,77 +43,31 @@ HOSTILE = (
 )
 
 
-class Teapot(http.server.BaseHTTPRequestHandler):
-    """A receiver that never takes anything, and says something in its answers."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = ANSWER.encode()
-        self.send_response(500, ANSWER)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Said", ANSWER)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the signature is the library's
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[str]:
-    """Return host and port of a receiver that fails."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Teapot) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @dataclass
 class Day:
     """What happened, where its logs lie, and what must be in none of them."""
 
-    folder: Path
+    running: Running
     facts: dict[str, Any]
     secrets: dict[str, str] = field(default_factory=dict)
 
     def logs(self) -> dict[str, str]:
-        data = self.folder / "data"
-        found = [*(data / "logs").iterdir(), data / "postgres/log", data / "valkey/log", self.folder / "said"]
-        return {str(path.relative_to(self.folder)): path.read_text(errors="replace") for path in found}
+        data = self.running.folder
+        found = [*(data / "logs").iterdir(), data / "postgres/log", data / "valkey/log", self.running.said]
+        return {str(path.relative_to(data.parent)): path.read_text(errors="replace") for path in found}
 
     def lines(self, part: str) -> list[dict[str, Any]]:
         """Return the lines of a part's log that are JSON."""
         text = self.logs()[f"data/logs/{part}.log"]
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        whole = text[: text.rfind("\n") + 1]  # somebody may be writing
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory, receiver: str) -> Day:
-    """Run a service through everything that goes wrong; return it stopped, with its logs."""
-    folder = tmp_path_factory.mktemp("service")
-    ready = folder / "ready.json"
-    variables = environment(
-        POXVISIO_WEBHOOK_LOOPBACK=receiver,
-        POXVISIO_WEBHOOK_SCHEDULE="0.2,0.2",
-        POXVISIO_LOG_LEVEL="debug",
-        POXVISIO_REFUSED_KEYS="3",
-        POXVISIO_METRICS_PORT="9464",
-    )
-    with (folder / "said").open("wb") as said:
-        up = subprocess.Popen(
-            [*COMMAND, "up", "--data-dir", str(folder / "data"), "--ready-file", str(ready)],
-            env=variables,
-            cwd=ROOT,
-            stdout=said,
-            stderr=said,
-        )
-        try:
-            assert until(lambda: ready.exists() or up.poll() is not None, SECONDS), (folder / "said").read_text()
-            found = Day(folder, json.loads(ready.read_text()))
-            _live(found, receiver)
-        finally:
-            up.send_signal(signal.SIGTERM)
-            up.wait(SECONDS)
+def day(running: Running) -> Day:
+    """Lead a service through everything that goes wrong; return what it was, with its logs."""
+    found = Day(running, json.loads(running.ready_file.read_text()))
+    _live(found, running.receiver)
     return found
 
 
@@ -141,6 +93,8 @@ def _live(day: Day, receiver: str) -> None:
         _look(client, day, ids[0])
         assert client.delete(f"/v1/jobs/{ids[0]}").status_code == 204
     _break_statements(day)
+    # Before that it has to have spoken.
+    _await(lambda: "dead" in {line.get("state") for line in day.lines("deliverer")})
     os.kill(day.facts["pids"]["deliverer"][0], signal.SIGKILL)
 
 
@@ -153,7 +107,7 @@ def _has_closed(client: httpx.Client, day: Day, job: str) -> bool:
 
 
 def _passwords(day: Day) -> dict[str, str]:
-    kept: dict[str, str] = json.loads((day.folder / "data/secrets.json").read_text())
+    kept: dict[str, str] = json.loads((day.running.folder / "secrets.json").read_text())
     for name in ("database_url", "broker_url"):
         kept[name] = urlsplit(day.facts[name]).password or ""
     return kept
@@ -211,7 +165,7 @@ def _send_addresses(client: httpx.Client) -> str:
 
 def _ask_nonsense(client: httpx.Client, day: Day) -> None:
     key = day.facts["api_key"]
-    strange = [f"{key.rpartition('_')[0]}_{secrets.token_hex(24)}" for _ in range(5)]
+    strange = [f"{key.rpartition('_')[0]}_{secrets.token_hex(24)}" for _ in range(REFUSED_KEYS + 2)]
     for number, token in enumerate(strange):
         day.secrets[f"a wrong key {number}"] = token.rpartition("_")[2]
         client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"})
@@ -297,19 +251,23 @@ def test_the_day_was_as_bad_as_it_should_be(day: Day) -> None:
 
 
 def test_every_line_of_the_web_says_to_which_request_it_belongs(day: Day) -> None:
-    told = [line for line in day.lines("web") if line["event"] == "request"]
-    ids = [line["request_id"] for line in told]
-    assert len(ids) >= 30
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{8,64}", each) for each in ids)
-    known = set(ids)
-    for line in day.lines("web"):
-        if line.get("module", "").startswith("web.") and line["event"] not in ("rates_shared", "rates_held_alone"):
-            assert line["request_id"] in known, line
+
+    def strays() -> list[dict[str, Any]]:
+        lines = day.lines("web")
+        ids = [line["request_id"] for line in lines if line["event"] == "request"]
+        assert len(ids) >= 30
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]{8,64}", each) for each in ids)
+        ours = [line for line in lines if line.get("module", "").startswith("web.")]
+        alone = ("rates_shared", "rates_held_alone")
+        return [line for line in ours if line["event"] not in alone and line.get("request_id") not in set(ids)]
+
+    until(lambda: not strays(), 30)  # whoever followed the events and is gone: the web learns of it with the next one
+    assert strays() == []
 
 
 def test_a_line_of_a_worker_leads_to_the_request_by_its_job(day: Day) -> None:
     accepted = {line["job"]: line["request_id"] for line in day.lines("web") if line["event"] == "job_accepted"}
-    assert len(accepted) == 3
+    assert len(accepted) >= 3
     jobs = {line["job"] for line in day.lines("worker1") if "job" in line}
     assert jobs
     assert jobs <= set(accepted)

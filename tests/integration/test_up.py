@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from cli.embedded.ports import free_port
 from cli.embedded.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -86,16 +85,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
+def taken() -> Iterator[int]:
+    """A port where somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def life(folder: Path, port: int) -> Iterator[Life]:
-    life = Life(folder, port)
+def life(folder: Path, taken: int) -> Iterator[Life]:
+    """A run that was told to take that port."""
+    life = Life(folder, taken)
     yield life
     life.process.terminate()
     life.process.wait(120)
+
+
+def port_of(life: Life) -> int:
+    port = urlsplit(str(life.facts()["url"])).port
+    assert port is not None
+    return port
 
 
 def metrics(url: str) -> str:
@@ -108,9 +116,14 @@ def metrics(url: str) -> str:
         return ""
 
 
-def test_the_ready_file_says_where_everything_is_and_who_runs_it(life: Life, port: int) -> None:
+def test_a_port_that_is_taken_gives_way_to_another(life: Life, taken: int) -> None:
+    assert port_of(life) != taken
+    assert f"port {taken} is taken; using {port_of(life)}" in life.said.read_text()
+
+
+def test_the_ready_file_says_where_everything_is_and_who_runs_it(life: Life) -> None:
     facts = life.facts()
-    assert facts["url"] == f"http://127.0.0.1:{port}"
+    assert urlsplit(facts["url"]).hostname == "127.0.0.1"
     assert facts["data_dir"] == str(life.folder / "data")
     assert {kind: len(pids) for kind, pids in facts["pids"].items()} == dict.fromkeys(
         ("postgres", "valkey", "web", "worker", "deliverer", "sweep", "metrics"), 1
@@ -130,9 +143,8 @@ def test_no_secret_is_on_a_command_line(life: Life) -> None:
     assert not [secret for secret in secrets if secret in shown]
 
 
-def test_a_second_one_on_the_same_data_is_refused(life: Life, port: int) -> None:
-    life.facts()
-    other = command(life.folder, port)
+def test_a_second_one_on_the_same_data_is_refused(life: Life) -> None:
+    other = command(life.folder, port_of(life))
     other[other.index("--ready-file") + 1] = str(life.folder / "other.json")
     second = subprocess.run(other, cwd=ROOT, capture_output=True, text=True, check=False)
     assert second.returncode == 3
@@ -150,8 +162,8 @@ def test_what_is_killed_is_replaced_and_the_ready_file_says_by_whom(life: Life, 
     assert {other: pids for other, pids in life.facts()["pids"].items() if other != kind} == others
 
 
-def test_after_a_kill_of_the_whole_the_next_one_goes_on_with_the_same_data(life: Life, folder: Path, port: int) -> None:
-    before = life.facts()
+def test_after_a_kill_of_the_whole_the_next_one_goes_on_with_the_same_data(life: Life, folder: Path) -> None:
+    before, port = life.facts(), port_of(life)
     left = life.everybody()
     life.process.kill()
     life.process.wait()
@@ -173,16 +185,3 @@ def test_after_a_kill_of_the_whole_the_next_one_goes_on_with_the_same_data(life:
     assert code == 0
     assert wait_until(lambda: all(map(gone, family)), 5)
     assert not following.ready_file.exists()
-
-
-def test_a_port_that_is_taken_gives_way_to_another(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
-        life = Life(tmp_path, taken)
-        try:
-            url = life.facts()["url"]
-            assert urlsplit(url).port != taken
-            assert f"port {taken} is taken; using {urlsplit(url).port}" in life.said.read_text()
-        finally:
-            life.process.terminate()
-            life.process.wait(120)
