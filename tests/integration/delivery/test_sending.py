@@ -8,16 +8,14 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from standardwebhooks.webhooks import Webhook
 
 from shared import endpoints, event_body, ids
 from shared.database import Database
-from tests.integration.delivery.clinic import Clinic, Receive, Receiver, Reply, Start, answering, log_of, until
+from tests.integration.delivery.clinic import Clinic, Receive, Receiver, Start, answering, log_of, until
 from tests.integration.ledger.factories import finish, submit_job, take
 from worker import deliveries
-from worker.deliveries import Tried
 
 
 def test_an_event_arrives_signed_so_that_the_reference_library_agrees(
@@ -44,13 +42,12 @@ def test_an_event_arrives_signed_so_that_the_reference_library_agrees(
 
 
 def test_each_photo_arrives_before_the_end_of_its_job_where_that_is_asked_for(
-    clinic: Clinic, worker_db: Database, receive: Receive, deliverer: Start
+    clinic: Clinic, worker_db: Database, receive: Receive, delivering: None
 ) -> None:
     receiver = receive(answering(200))
     endpoint_id, secret = clinic.endpoint(receiver.url, ("image.completed", "job.completed"))
     job = submit_job(clinic.db, clinic.tenant, 20)
     finish(worker_db, take(worker_db), "abstained")
-    deliverer(receiver)
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 21, "all delivered")
     told = [Webhook(secret).verify(received.body, received.headers) for received in receiver.requests]
     in_order = sorted(told, key=lambda event: event["data"]["sequence"])
@@ -71,11 +68,10 @@ def test_each_photo_arrives_before_the_end_of_its_job_where_that_is_asked_for(
 
 
 def test_a_failure_is_tried_again_under_the_same_id_with_the_same_bytes(
-    clinic: Clinic, receive: Receive, deliverer: Start
+    clinic: Clinic, receive: Receive, delivering: None
 ) -> None:
     receiver = receive(answering(500, 503, 200))
     endpoint_id, secret = clinic.endpoint(receiver.url)
-    deliverer(receiver)
     (event,) = clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
     assert [received.id for received in receiver.requests] == [event] * 3
@@ -87,11 +83,10 @@ def test_a_failure_is_tried_again_under_the_same_id_with_the_same_bytes(
 
 
 def test_a_delivery_is_dead_when_the_schedule_is_exhausted_and_lives_again_when_asked(
-    clinic: Clinic, receive: Receive, deliverer: Start
+    clinic: Clinic, receive: Receive, delivering: None
 ) -> None:
     receiver = receive(answering(500, 500, 500, 500, 200))
     endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver)
     (event,) = clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["dead"], "dead")
     assert len(receiver.requests) == 4
@@ -104,10 +99,9 @@ def test_a_delivery_is_dead_when_the_schedule_is_exhausted_and_lives_again_when_
     assert [attempt.number for attempt in clinic.log(endpoint_id)[0].attempts] == [1, 2, 3, 4, 5]
 
 
-def test_what_was_given_up_is_recovered_together(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+def test_what_was_given_up_is_recovered_together(clinic: Clinic, receive: Receive, delivering: None) -> None:
     receiver = receive(answering(*[500] * 12, 200))
     endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver)
     clinic.happens(times=3)
     until(lambda: clinic.states(endpoint_id) == ["dead"] * 3, "all dead")
     with clinic.db.transaction(clinic.tenant) as session:
@@ -117,7 +111,7 @@ def test_what_was_given_up_is_recovered_together(clinic: Clinic, receive: Receiv
 
 
 def test_events_from_before_an_endpoint_are_replayed_when_asked(
-    clinic: Clinic, receive: Receive, deliverer: Start
+    clinic: Clinic, receive: Receive, delivering: None
 ) -> None:
     receiver = receive(answering(200))
     missed = clinic.happens("job.completed", 1) + clinic.happens("job.started", 2)
@@ -127,35 +121,8 @@ def test_events_from_before_an_endpoint_are_replayed_when_asked(
         assert endpoints.replay(session, endpoint_id, since, preview=True) == 2
         assert endpoints.replay(session, endpoint_id, since, preview=False) == 2
         assert endpoints.replay(session, endpoint_id, since, preview=False) == 0
-    deliverer(receiver)
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 2, "replayed")
     assert {received.id for received in receiver.requests} == set(missed[1:])
-
-
-def _stall(_: Receiver, request: BaseHTTPRequestHandler) -> None:
-    request.rfile.read(1)  # until the deliverer hangs up
-
-
-def _drip(_: Receiver, request: BaseHTTPRequestHandler) -> None:
-    request.wfile.write(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        request.wfile.write(b"x: y\r\n")
-        request.wfile.flush()
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("reply", [_stall, _drip])
-def test_a_receiver_that_holds_on_is_cut_at_the_deadline(
-    reply: Reply, clinic: Clinic, receive: Receive, deliverer: Start
-) -> None:
-    receiver = receive(reply)
-    endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver, POXVISIO_WEBHOOK_TIMEOUT="0.4", POXVISIO_WEBHOOK_SCHEDULE="3600")
-    clinic.happens()
-    until(lambda: clinic.log(endpoint_id)[0].attempts, "an attempt is recorded")
-    (owed,) = clinic.log(endpoint_id)
-    assert owed.state == "waiting"
-    assert (owed.attempts[0].status, owed.attempts[0].error) == (None, "timeout")
 
 
 def _stall_after_200(_: Receiver, request: BaseHTTPRequestHandler) -> None:
@@ -163,10 +130,9 @@ def _stall_after_200(_: Receiver, request: BaseHTTPRequestHandler) -> None:
     request.rfile.read(1)
 
 
-def test_a_list_leaves_out_what_receivers_answered(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+def test_a_list_leaves_out_what_receivers_answered(clinic: Clinic, receive: Receive, delivering: None) -> None:
     receiver = receive(answering(200))
     endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver)
     clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
     assert clinic.log(endpoint_id)[0].attempts[0].response == b"ok"
@@ -174,48 +140,31 @@ def test_a_list_leaves_out_what_receivers_answered(clinic: Clinic, receive: Rece
         assert endpoints.deliveries(session, endpoint_id, limit=1)[0].attempts[0].response == b""
 
 
-def test_a_200_whose_body_stalls_is_a_success(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+def test_a_200_whose_body_stalls_is_a_success(clinic: Clinic, receive: Receive, delivering: None) -> None:
     receiver = receive(_stall_after_200)
     endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver)
     clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
     (attempt,) = clinic.log(endpoint_id)[0].attempts
     assert (attempt.status, attempt.response) == (200, b"part")
 
 
-def test_a_redirect_is_a_failure_and_nobody_goes_there(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+def test_a_redirect_is_a_failure_and_nobody_goes_there(clinic: Clinic, receive: Receive, delivering: None) -> None:
     target = receive(answering(200))
     receiver = receive(answering(307, headers={"location": target.url}))
     endpoint_id, _ = clinic.endpoint(receiver.url)
-    deliverer(receiver, target)
     clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["dead"], "given up")
     assert [attempt.status for attempt in clinic.log(endpoint_id)[0].attempts] == [307] * 4
     assert target.requests == []
 
 
-def test_an_address_that_is_not_allowed_is_a_failure_its_owner_can_read(
-    clinic: Clinic, receive: Receive, deliverer: Start
-) -> None:
-    open_to_all, closed = receive(answering(200)), receive(answering(200))
-    denied, _ = clinic.endpoint(closed.url)
-    other, _ = clinic.endpoint(open_to_all.url)
-    deliverer(open_to_all)
-    clinic.happens()
-    until(lambda: clinic.states(denied) == ["dead"], "given up")
-    until(lambda: clinic.states(other) == ["delivered"], "the other is not harmed")
-    assert closed.requests == []
-    assert {attempt.error for attempt in clinic.log(denied)[0].attempts} == {"address not allowed"}
-
-
 def test_410_disables_the_endpoint_tells_the_others_and_keeps_its_events(
-    clinic: Clinic, receive: Receive, deliverer: Start
+    clinic: Clinic, receive: Receive, delivering: None
 ) -> None:
     gone, well = receive(answering(410, 200)), receive(answering(200))
     retired, _ = clinic.endpoint(gone.url, ("job.started",))
     healthy, _ = clinic.endpoint(well.url)
-    deliverer(gone, well)
     clinic.happens()
     until(lambda: clinic.row(retired).state == "disabled", "disabled")
     assert clinic.row(retired).state_reason == "the receiver answered 410 Gone"
@@ -232,13 +181,12 @@ def test_410_disables_the_endpoint_tells_the_others_and_keeps_its_events(
 
 
 def test_a_receiver_that_says_slow_down_is_left_alone_as_long_as_it_asks(
-    clinic: Clinic, receive: Receive, deliverer: Start
+    clinic: Clinic, receive: Receive, delivering: None
 ) -> None:
     receiver = receive(answering(429, 200, headers={"retry-after": "3000"}))
     endpoint_id, _ = clinic.endpoint(receiver.url)
     with clinic.db.transaction(clinic.tenant) as session:
         session.execute(sa.text("UPDATE endpoint SET cap = 1"))
-    deliverer(receiver)
     clinic.happens(times=3)
     until(lambda: clinic.row(endpoint_id).open_until is not None, "a pause")
     first, *others = clinic.log(endpoint_id)
@@ -251,12 +199,11 @@ def test_a_receiver_that_says_slow_down_is_left_alone_as_long_as_it_asks(
     assert sent.kind == "ping"
 
 
-def test_both_secrets_sign_while_one_is_being_replaced(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+def test_both_secrets_sign_while_one_is_being_replaced(clinic: Clinic, receive: Receive, delivering: None) -> None:
     receiver = receive(answering(200))
     endpoint_id, old = clinic.endpoint(receiver.url)
     with clinic.db.transaction(clinic.tenant) as session:
         new = endpoints.rotate_secret(session, clinic.keyring, endpoint_id)
-    deliverer(receiver)
     clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
     (received,) = receiver.requests
@@ -268,6 +215,47 @@ def test_both_secrets_sign_while_one_is_being_replaced(clinic: Clinic, receive: 
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 2, "delivered")
     assert len(receiver.requests[1].headers["webhook-signature"].split(" ")) == 1
     Webhook(new).verify(receiver.requests[1].body, receiver.requests[1].headers)
+
+
+# Deliverers with settings of their own, or that end.
+
+
+def _stall(_: Receiver, request: BaseHTTPRequestHandler) -> None:
+    request.rfile.read(1)  # until the deliverer hangs up
+
+
+def _drip(_: Receiver, request: BaseHTTPRequestHandler) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        request.wfile.write(b"x: y\r\n")
+        request.wfile.flush()
+        time.sleep(0.05)
+
+
+def test_receivers_that_hold_on_are_cut_at_the_deadline(clinic: Clinic, receive: Receive, deliverer: Start) -> None:
+    stalling, dripping = receive(_stall), receive(_drip)
+    endpoints_of = [clinic.endpoint(receiver.url)[0] for receiver in (stalling, dripping)]
+    deliverer(stalling, dripping, POXVISIO_WEBHOOK_TIMEOUT="0.4", POXVISIO_WEBHOOK_SCHEDULE="3600")
+    clinic.happens()
+    until(lambda: all(clinic.log(endpoint_id)[0].attempts for endpoint_id in endpoints_of), "attempts are recorded")
+    for endpoint_id in endpoints_of:
+        (owed,) = clinic.log(endpoint_id)
+        assert owed.state == "waiting"
+        assert (owed.attempts[0].status, owed.attempts[0].error) == (None, "timeout")
+
+
+def test_an_address_that_is_not_allowed_is_a_failure_its_owner_can_read(
+    clinic: Clinic, receive: Receive, deliverer: Start
+) -> None:
+    open_to_all, closed = receive(answering(200)), receive(answering(200))
+    denied, _ = clinic.endpoint(closed.url)
+    other, _ = clinic.endpoint(open_to_all.url)
+    deliverer(open_to_all)
+    clinic.happens()
+    until(lambda: clinic.states(denied) == ["dead"], "given up")
+    until(lambda: clinic.states(other) == ["delivered"], "the other is not harmed")
+    assert closed.requests == []
+    assert {attempt.error for attempt in clinic.log(denied)[0].attempts} == {"address not allowed"}
 
 
 def test_a_deliverer_killed_after_the_receiver_had_it_sends_it_again_under_the_same_id(
@@ -372,8 +360,3 @@ def test_a_wrong_setting_stops_the_deliverer_with_one_line_that_names_it(deliver
     assert (tmp_path / "deliverer-0.log").read_text() == (
         "poxvisio deliverer: SECRET_KEY must have at least 32 characters\n"
     )
-
-
-# The ledger's own rules, without a process.
-
-NOTHING = Tried(datetime(2026, 11, 23, tzinfo=UTC), 0.1, 500, None, b"")
