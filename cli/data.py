@@ -53,13 +53,10 @@ def fetch(name: str, *, folder: Path | None, storage: str | None, s3_endpoint: s
     from training import fetching  # noqa: PLC0415
     from training.shelf import Shelf  # noqa: PLC0415
 
-    try:
-        record = fetching.fetch(
-            name, folder or Path(name), show=lambda size: progress("fetching", size, "bytes", quiet=as_json),
-            shelf=Shelf(storage_at(storage, endpoint=s3_endpoint)) if storage else None, fresh=fresh, tell=tell,
-        )  # fmt: skip
-    except DataRefused as error:
-        raise click.UsageError(str(error)) from error
+    record = fetching.fetch(
+        name, folder or Path(name), show=lambda size: progress("fetching", size, "bytes", quiet=as_json),
+        shelf=Shelf(storage_at(storage, endpoint=s3_endpoint)) if storage else None, fresh=fresh, tell=tell,
+    )  # fmt: skip
     print_json(record) if as_json else click.echo(f"{name} is in {folder or name}; licence: {record['licence']}")
 
 
@@ -100,11 +97,8 @@ def synth(folder: Path, layout: str, confounder: str | None, as_json: bool, **op
     from training.synthesis import synthesise  # noqa: PLC0415
 
     plan = Plan(layout=_LAYOUTS[layout], confounder=confounder or "", **options)  # type: ignore[arg-type]  # click checked the choices
-    try:
-        with progress("drawing", len(photos(plan)), "photos", quiet=as_json) as advance:
-            drawn = synthesise(plan, folder, advance=advance)
-    except DataRefused as error:
-        raise click.UsageError(str(error)) from error
+    with progress("drawing", len(photos(plan)), "photos", quiet=as_json) as advance:
+        drawn = synthesise(plan, folder, advance=advance)
     told = {"folder": str(folder), "synthetic": True, "photos": len(drawn), "plan": asdict(plan)}
     print_json(told) if as_json else click.echo(f"{len(drawn):,} SYNTHETIC photos drawn into {folder}")
 
@@ -123,25 +117,22 @@ def check(folder: Path, *, folds: int, seed: int, named: str, file: Path | None,
     """
     from training import layouts, manifest, splits  # noqa: PLC0415 - pandas takes half a second
 
-    try:
-        layout = layouts.recognise(folder, named=named)
-        if damaged := manifest.unreadable(folder, layout.originals):
-            _end_damaged(damaged, as_json)
-        with progress("reading", len(layout.originals), "photos", quiet=as_json) as advance:
-            frame = manifest.build(folder, folds=folds, seed=seed, named=named, advance=advance)
-        if file is not None:
-            manifest.write(frame, file)
-        told = {
-            "layout": layout.name,
-            **asdict(manifest.describe(frame)),
-            "augmented_copies_left_out": layout.augmented,
-            "near_duplicates_across_patients": len(splits.across(frame, "patient")),
-            "images_per_fold": _per_fold(frame),
-            "warnings": _warnings(frame),
-            "unreadable": [],
-        }
-    except DataRefused as error:
-        raise click.UsageError(str(error)) from error
+    layout = layouts.recognise(folder, named=named)
+    if damaged := manifest.unreadable(folder, layout.originals):
+        _end_damaged(damaged, as_json)
+    with progress("reading", len(layout.originals), "photos", quiet=as_json) as advance:
+        frame = manifest.build(folder, folds=folds, seed=seed, named=named, advance=advance)
+    if file is not None:
+        manifest.write(frame, file)
+    told = {
+        "layout": layout.name,
+        **asdict(manifest.describe(frame)),
+        "augmented_copies_left_out": layout.augmented,
+        "near_duplicates_across_patients": len(splits.across(frame, "patient")),
+        "images_per_fold": _per_fold(frame),
+        "warnings": _warnings(frame),
+        "unreadable": [],
+    }
     print_json(told) if as_json else _show(told)
 
 

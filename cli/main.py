@@ -1,8 +1,8 @@
 """The command ``poxvisio``: what commands there are, and how they end.
 
 A command's module is imported when it is called or asked for help, so that ``poxvisio --help`` answers at once and the
-commands that speak HTTP never load the server. Exit codes: 0 done, 1 some photos failed, 2 usage or a wrong setting,
-3 the service refused or is out of reach, 130 interrupted.
+commands that speak HTTP never load the server. Exit codes: 0 done, 1 some photos failed, 2 usage, a wrong
+setting or a data set that cannot be used, 3 the service refused or is out of reach, 130 interrupted.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from cli.options import example
-from shared.errors import InvalidSetting, PoxVisioError
+from shared.errors import DataRefused, InvalidSetting, PoxVisioError, TrainingRefused
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -49,8 +49,8 @@ class Failure(click.ClickException):
         click.echo(f"poxvisio: {self.format_message()}", file=file, err=file is None)
 
 
-class WrongSetting(Failure):
-    """A setting that is wrong, as one line on stderr; exit code 2."""
+class WrongInput(Failure):
+    """A setting, a data set or a run that is wrong, as one line on stderr; exit code 2."""
 
     exit_code = 2
 
@@ -80,14 +80,14 @@ class LazyCommands(click.Group):
         """Run the command; errors raised on purpose become one line."""
         try:
             return super().invoke(ctx)
-        except InvalidSetting as error:
-            raise WrongSetting(str(error)) from error
+        except (InvalidSetting, DataRefused, TrainingRefused) as error:
+            raise WrongInput(str(error)) from error
         except PoxVisioError as error:
             raise Failure(str(error)) from error
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _OF_TRAINING:
                 raise
-            raise WrongSetting(f"this needs {error.name}: install the extra train (pip install '.[train]')") from error
+            raise WrongInput(f"this needs {error.name}: install the extra train (pip install '.[train]')") from error
         except KeyboardInterrupt:
             click.echo("poxvisio: interrupted", err=True)
             raise click.exceptions.Exit(130) from None

@@ -17,7 +17,7 @@ from cli.progress import progress
 from cli.service import Service
 from cli.shadow_page import page
 from shared.bundle import load_bundle
-from shared.errors import DataRefused, Refused, Unavailable
+from shared.errors import Refused, Unavailable
 
 _WAIT_SECONDS: Final = 300.0
 _LOOK_SECONDS: Final = 1.0
@@ -161,11 +161,8 @@ def quantise(*, folder: Path, photos: Path, out: Path, model_id: str | None, as_
     from training.quantise import quantise as quantised  # noqa: PLC0415
 
     named = model_id or f"{load_bundle(folder).id}-int8"
-    try:
-        with progress("reading", len(recognise(photos).originals), "photos", quiet=as_json) as advance:
-            record = quantised(folder, photos, out, named, advance=advance)
-    except DataRefused as error:
-        raise click.UsageError(str(error)) from error
+    with progress("reading", len(recognise(photos).originals), "photos", quiet=as_json) as advance:
+        record = quantised(folder, photos, out, named, advance=advance)
     if as_json:
         print_json(record)
         return

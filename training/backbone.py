@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.bundle import load_bundle, sha256_of
-from shared.errors import TrainingRefused
+from shared.errors import TrainingRefused, Unavailable
 from training.config import Network
 from worker.inference.tensorflow_engine import load_by_name
 from worker.inference.weights import load_weights
@@ -51,7 +51,7 @@ class Start:
 
 
 def find_start(network: Network, *, cache: Path | None = None, imagenet: Published = IMAGENET) -> Start:
-    """Finds and verifies the weights before anything is trained. Raises TrainingRefused, BundleError.
+    """Finds and verifies the weights before anything is trained. Raises TrainingRefused, Unavailable, BundleError.
 
     ImageNet's are kept where Keras keeps them: in `cache`, by default `KERAS_HOME` or `~/.keras`.
     """
@@ -84,7 +84,7 @@ def _fetched(published: Published, cache: Path | None) -> Path:
                 )
             )  # fmt: skip
     except Exception as error:  # Keras raises nothing more special for a host out of reach
-        raise TrainingRefused(
+        raise Unavailable(
             f"the ImageNet weights cannot be had ({str(error) or type(error).__name__}). Get {published.url} on a "
             f'machine that reaches it (its MD5 is {published.md5}), copy it here, and say weights = "file:PATH" with '
             'weights_sha256 = "..." of what `sha256sum PATH` prints; or begin with weights = "bundle:models/demo"'

@@ -79,7 +79,9 @@ def fetch(
             recognise(place)
         except (ArchiveRefused, DataRefused, FileExistsError, NotADirectoryError) as error:
             archive.unlink()  # going on with it would end the same way
-            raise DataRefused(f"the archive of {name} is damaged or has changed: {error}. Fetch it again") from error
+            _marker(partial).unlink(missing_ok=True)
+            why = str(error).replace(f"{place}/", "").rstrip(".")
+            raise DataRefused(f"the archive of {name} is damaged or has changed: {why}. Fetch it again") from error
         (place / LICENCE).write_text(
             f"{record['licence']}\n{record['source']}\nNot ours to hand on.\n", encoding="utf-8"
         )

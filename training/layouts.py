@@ -86,8 +86,10 @@ def recognise(folder: Path, *, named: str = "fold1") -> Layout:
     else:
         layout = Layout(V1, tuple(_first(folder, originals_at)), augmented, synthetic=False)
     labels = sorted({original.label for original in layout.originals})
+    if not labels:
+        raise DataRefused(f"{folder} holds no photo of a layout that is known: give the folder that holds the data set")
     if len(labels) < 2:  # noqa: PLR2004 - two classes are the least there is to tell apart
-        raise DataRefused(f"{folder} holds one class only ({', '.join(labels) or 'no photo at all'}): two are needed")
+        raise DataRefused(f"{folder} holds one class only ({labels[0]}): two are needed")
     return _with_traits(folder, layout)
 
 

@@ -140,6 +140,10 @@ def read(path: Path, *, folder: Path | None = None) -> pd.DataFrame:
     """
     try:
         head, _, rows = path.read_bytes().decode("utf-8").partition("\n")
+    except FileNotFoundError as error:
+        raise DataRefused(
+            f"there is no manifest {path}: `poxvisio data check FOLDER --manifest {path}` writes it"
+        ) from error
     except OSError as error:
         raise DataRefused(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

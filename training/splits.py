@@ -94,7 +94,7 @@ def check(frame: pd.DataFrame) -> None:
         crossing = _crossing(frame, column, "fold")
         if crossing:
             raise DataRefused(
-                f"{len(crossing):,} {what} are in two folds: {listed(crossing)}; "
+                f"{what} in two folds: {listed(crossing)}; "
                 "what is learnt of a patient would be measured on the same patient. Build the manifest anew"
             )
     scattered = _crossing(frame, "patient", "group")

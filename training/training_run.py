@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from shared.bundle import sha256_of
-from shared.errors import TrainingRefused
+from shared.errors import DataRefused, TrainingRefused
 from training import hardware, manifest, runs, splits
 from training.backbone import IMAGENET, Published, Start, find_start
 from training.config import Config
@@ -77,11 +77,12 @@ def train(
     2. Trains each member; a finished one is kept, an unfinished one goes on after its last epoch.
     3. Chooses the gate, calibrates the first member on its out-of-fold photos, writes the bundle and the facts.
     `show` is told how many epochs there are at most, and gives what is told how many are done. Raises TrainingRefused,
-    DataRefused, BundleError.
+    DataRefused, BundleError, and Unavailable where ImageNet's weights are out of reach.
     """
     _refuse_foreign(out)
+    frame, kinds = _checked(config, tell)  # before TensorFlow is loaded: that takes seconds, and says much
     hardware.prepare()
-    material = _material(config, imagenet, tell)
+    material = _material(config, frame, kinds, imagenet)
     # Built before anything is written: weights may not fit.
     untrained = None if (out / runs.FROZEN).is_file() else material.network(config, 0)
     try:
@@ -101,12 +102,18 @@ def train(
         ) from error
 
 
-def _material(config: Config, imagenet: Published, tell: Tell) -> _Material:
+def _checked(config: Config, tell: Tell) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """The manifest, held against its photos, and the class of each photo."""
     tell("checking manifest and photos")
+    if not config.data.folder.is_dir():
+        raise DataRefused(f"data.folder: there is no folder {config.data.folder}")
     frame = manifest.read(config.manifest, folder=config.data.folder)
     for warning in _split(config, frame, 0).warnings:
         tell(f"warning: {warning}")
-    kinds = runs.kinds_of(frame["label"].tolist(), config.data.classes)
+    return frame, runs.kinds_of(frame["label"].tolist(), config.data.classes)
+
+
+def _material(config: Config, frame: pd.DataFrame, kinds: NDArray[np.int64], imagenet: Published) -> _Material:
     start = find_start(config.network, imagenet=imagenet)
     pixels, qualities = look_at_all(config.data.folder, frame["image"].tolist())
     return _Material(frame, kinds, pixels, qualities, start, hardware.precision_here(config.recipe.precision))

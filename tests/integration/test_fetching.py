@@ -156,11 +156,13 @@ def test_a_hostile_or_changed_archive_is_refused_whole(kaggle: Kaggle, tmp_path:
         kaggle.archive = kaggle.archive[:-200]
     else:
         kaggle.archive = kaggle.archive.replace(b"Others/", b"Athers/")
-    with pytest.raises(DataRefused, match="damaged or has changed"):
+    with pytest.raises(DataRefused, match="damaged or has changed") as refused:
         fetch(tmp_path / "data")
+    assert str(tmp_path) not in str(refused.value), "what it was unpacked into is gone by now"
+    assert ".." not in str(refused.value).replace("../evil", "")
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "evil.jpg").exists()
-    assert not list(tmp_path.glob(".data*.part"))
+    assert not list(tmp_path.glob(".data*"))
 
 
 def test_an_interrupted_fetch_leaves_no_folder_and_goes_on_later(kaggle: Kaggle, tmp_path: Path) -> None:

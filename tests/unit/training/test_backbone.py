@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.bundle import load_bundle
-from shared.errors import TrainingRefused
+from shared.errors import TrainingRefused, Unavailable
 from tests.unit.training.published_weights import host, publish
 from training.backbone import NONE, Published, Start, find_start, load_start
 from training.config import Network, Recipe
@@ -53,14 +53,14 @@ def test_imagenet_weights_come_from_their_host_once_and_are_loaded_as_they_are(
 
 def test_what_is_not_the_file_that_keras_names_is_refused(published: tuple[Path, Published], tmp_path: Path) -> None:
     folder, weights = published
-    with host(folder) as address, pytest.raises(TrainingRefused, match="cannot be had"):
+    with host(folder) as address, pytest.raises(Unavailable, match="cannot be had"):
         find_start(IMAGENET, cache=tmp_path, imagenet=Published(address + weights.url, "0" * 32))
 
 
 def test_a_host_out_of_reach_says_where_to_get_the_file_and_how_to_pass_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/imagenet.h5"
-    with pytest.raises(TrainingRefused) as refused:
+    with pytest.raises(Unavailable) as refused:
         find_start(IMAGENET, cache=tmp_path, imagenet=Published(url, "4d473c1dd8becc155b73f8504c6f6626"))
     for told in (url, "4d473c1dd8becc155b73f8504c6f6626", "file:PATH", "weights_sha256", "bundle:models/demo"):
         assert told in str(refused.value)

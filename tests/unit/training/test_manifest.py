@@ -73,7 +73,7 @@ def test_a_manifest_changed_by_hand_is_refused(v1: Path, tmp_path: Path) -> None
     file.write_text("image,label\n")
     with pytest.raises(DataRefused, match="is no manifest"):
         manifest.read(file)
-    with pytest.raises(DataRefused, match="cannot be read"):
+    with pytest.raises(DataRefused, match="there is no manifest"):
         manifest.read(tmp_path / "absent.csv")
 
 
