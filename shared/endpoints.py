@@ -183,6 +183,8 @@ def recover(session: Session, endpoint_id: UUID, since: datetime, *, preview: bo
     ]
     if preview:
         return session.scalar(sa.select(sa.func.count()).select_from(Delivery).where(*lost)) or 0
+    # Whoever deletes the endpoint deletes its deliveries in no order: one of the two waits here.
+    session.execute(sa.select(Endpoint.id).where(Endpoint.id == endpoint_id).with_for_update(read=True, key_share=True))
     return _again(session, lost)
 
 
@@ -247,7 +249,10 @@ def _again(session: Session, wanted: Sequence[sa.ColumnElement[bool]]) -> int:
         "lease_until": None,
         "finished_at": None,
     }
-    return len(session.scalars(sa.update(Delivery).where(*wanted).values(**values).returning(Delivery.id)).all())
+    # In order of id, as everywhere: two orders would be a deadlock.
+    held = sa.select(Delivery.id).where(*wanted).order_by(Delivery.id).with_for_update().cte("held")
+    statement = sa.update(Delivery).where(Delivery.id == held.c.id).values(**values).returning(Delivery.id)
+    return len(session.scalars(statement).all())
 
 
 def _views(

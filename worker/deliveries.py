@@ -118,11 +118,24 @@ _REAP: Final = sa.text(
     """
 )
 
+# Whether the lease is ours still or ran out and was taken back: under the same fence nobody has sent anything since.
+_GIVE_BACK: Final = sa.text(
+    """
+    WITH held AS MATERIALIZED (
+      SELECT d.id FROM delivery d,
+        unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:attempts AS int[])) AS h (id, fence, attempt)
+      WHERE d.id = h.id AND d.fence = h.fence AND d.attempt = h.attempt AND d.state <> 'delivered'
+      ORDER BY d.id FOR UPDATE OF d)
+    UPDATE delivery u
+    SET state = 'waiting', attempt = u.attempt - 1, next_at = now(), lease_until = NULL, finished_at = NULL
+    FROM held WHERE u.id = held.id
+    RETURNING u.id
+    """
+)
+
 # Of a deliverer's 512 places: endpoints of one tenant taken up within a second, its suspects (which fail, or were slow
 # last), all that it may have in flight, and the suspects of everybody.
 _SHARES: Final = {"of_tenant": 64, "suspects_of_tenant": 32, "most_of_tenant": 256, "all_suspects": 256}
-
-_MOST_ANSWERS: Final = 100  # more than a body holds
 
 LOST: Final = "lost: the deliverer ended before it could record the answer"
 
@@ -215,6 +228,16 @@ def reap(session: Session, attempts: int) -> int:
             ],
         )
     return len(lost)
+
+
+def give_back(session: Session, unsent: Sequence[Owed]) -> int:
+    """Return deliveries of which nothing was sent to the queue, as if they had not been claimed; count them."""
+    values = {
+        "ids": [str(owed.id) for owed in unsent],
+        "fences": [owed.fence for owed in unsent],
+        "attempts": [owed.attempt for owed in unsent],
+    }
+    return len(session.execute(_GIVE_BACK, values).all())
 
 
 def settle(session: Session, owed: Owed, tried: Tried, verdict: Verdict, patience: Patience) -> bool:

@@ -79,6 +79,8 @@ class Deliverer:
         self._lease = max(LEASE_SECONDS, 3 * settings.webhook_timeout)
         self._threads = ThreadPoolExecutor(_DATABASE_THREADS, thread_name_prefix="database")
         self._flying: set[asyncio.Task[None]] = set()
+        # Claimed, and never sent, because the database went away before the body was built.
+        self._unsent: list[Owed] = []
         self._slow: dict[UUID, None] = {}
         self._woken = asyncio.Event()
         self._stopping = False
@@ -96,6 +98,7 @@ class Deliverer:
             self._woken.clear()
             pause = _POLL_SECONDS
             try:
+                await self._give_back()
                 if time.monotonic() - reaped > _REAP_SECONDS:
                     await self._reap()
                     reaped = time.monotonic()
@@ -123,6 +126,13 @@ class Deliverer:
             task.add_done_callback(self._landed)
         return len(claimed) == free
 
+    async def _give_back(self) -> None:
+        """Return what was never sent before anybody takes it for lost: its attempt was none."""
+        while unsent := tuple(self._unsent):
+            returned = await self._in_database(lambda session: deliveries.give_back(session, unsent))
+            del self._unsent[: len(unsent)]
+            log.info("deliveries_given_back", count=returned)
+
     async def _reap(self) -> None:
         attempts = len(self._settings.webhook_schedule) + 1
         lost = await self._in_database(lambda session: deliveries.reap(session, attempts))
@@ -132,6 +142,8 @@ class Deliverer:
     async def _drain(self) -> None:
         if self._flying:
             await asyncio.wait(self._flying, timeout=self._settings.webhook_timeout + 2)
+        with contextlib.suppress(DatabaseAway):  # what cannot be given back is taken back when its lease runs out
+            await self._give_back()
         left = len(self._flying)
         for task in self._flying:
             task.cancel()
@@ -152,7 +164,8 @@ class Deliverer:
         try:
             body = await self._body(owed)
         except DatabaseAway:
-            body = None
+            self._unsent.append(owed)
+            return
         if body is None:
             log.warning("delivery_left", delivery=ids.text("delivery", owed.id))
             return

@@ -4,16 +4,19 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from shared import endpoints
-from shared.database import Database
+from shared.database import Database, new_id
+from shared.ledger.deletion import delete
 from shared.settings import Settings
 from shared.signing import Keyring
 from tests.conftest import make_tenant
 from tests.integration.delivery.clinic import Clinic, Receive, Receiver, Start, answering, claim, settle, until
-from tests.integration.ledger.factories import change
+from tests.integration.ledger.factories import change, finish, submit_job, take, wait_for_waiters
 from worker import deliveries
 from worker.endpoint_health import Verdict
 
@@ -185,3 +188,71 @@ def test_four_claimers_at_once_stay_below_the_cap(clinic: Clinic, worker_db: Dat
     for thread in threads:
         thread.join()
     assert clinic.states(endpoint_id).count("leased") == 4
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "taken back", "given up"])
+def test_what_was_never_sent_is_given_back_without_an_attempt(
+    meanwhile: str, clinic: Clinic, worker_db: Database
+) -> None:
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/")
+    clinic.happens()
+    (owed,) = claim(worker_db, lease=45 if meanwhile == "nothing" else -1)
+    with worker_db.transaction() as session:
+        assert deliveries.reap(session, 1 if meanwhile == "given up" else 10) == (meanwhile != "nothing")
+        assert deliveries.give_back(session, [owed]) == 1
+    assert clinic.states(endpoint_id) == ["waiting"]
+    (again,) = claim(worker_db)
+    assert (again.id, again.attempt) == (owed.id, 1)
+
+
+@pytest.mark.parametrize("meanwhile", ["claimed", "delivered", "sent again"])
+def test_what_somebody_else_has_taken_meanwhile_is_not_given_back(
+    meanwhile: str, clinic: Clinic, worker_db: Database
+) -> None:
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/")
+    clinic.happens()
+    (owed,) = claim(worker_db, lease=-1)
+    if meanwhile == "claimed":
+        with worker_db.transaction() as session:
+            deliveries.reap(session, 10)
+        claim(worker_db)
+    elif meanwhile == "delivered":
+        assert settle(worker_db, owed, Verdict("delivered"))
+    else:
+        with clinic.db.transaction(clinic.tenant) as session:
+            endpoints.redeliver(session, owed.id)
+    before = clinic.states(endpoint_id)
+    with worker_db.transaction() as session:
+        assert deliveries.give_back(session, [owed]) == 0
+    assert clinic.states(endpoint_id) == before
+
+
+@pytest.mark.parametrize("act", ["delete the job", "recover"])
+def test_whoever_changes_several_deliveries_locks_them_in_order_of_their_ids(
+    act: str, clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/", ("image.completed",))
+    job = submit_job(clinic.db, clinic.tenant, 2)
+    finish(worker_db, take(worker_db))
+    # By their events, and in the table, they stand the other way round.
+    ids_by_event = [owed.id for owed in clinic.log(endpoint_id)]
+    second, first = new_id(), UUID(int=1)
+    for was, delivery in zip(ids_by_event, (second, first), strict=True):
+        becomes = "UPDATE delivery SET id = :becomes, state = 'dead', body = 'kept' WHERE id = :was"
+        change(owner_db, becomes, was=was, becomes=delivery)
+
+    def work() -> None:
+        with clinic.db.transaction(clinic.tenant) as session:
+            if act == "recover":
+                endpoints.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
+            else:
+                delete(session, clinic.tenant, job.id)
+
+    lock = sa.text("SELECT id FROM delivery WHERE id = :id FOR UPDATE SKIP LOCKED")
+    with ThreadPoolExecutor(1) as pool:
+        with owner_db.transaction() as session:
+            assert session.execute(lock, {"id": first}).all()
+            working = pool.submit(work)
+            wait_for_waiters(owner_db)
+            assert session.execute(lock, {"id": second}).all()
+        working.result(30)

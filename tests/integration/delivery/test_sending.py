@@ -13,6 +13,8 @@ from standardwebhooks.webhooks import Webhook
 
 from shared import endpoints, event_body, ids
 from shared.database import Database
+from shared.tables import Delivery
+from tests.chaos.proxy import Proxy
 from tests.integration.delivery.clinic import Clinic, Receive, Receiver, Start, answering, log_of, until
 from tests.integration.ledger.factories import finish, submit_job, take
 from worker import deliveries
@@ -360,3 +362,23 @@ def test_a_wrong_setting_stops_the_deliverer_with_one_line_that_names_it(deliver
     assert (tmp_path / "deliverer-0.log").read_text() == (
         "poxvisio deliverer: SECRET_KEY must have at least 32 characters\n"
     )
+
+
+def test_a_database_that_goes_away_while_a_body_is_built_costs_no_attempt(
+    clinic: Clinic, worker_db: Database, worker_url: str, receive: Receive, deliverer: Start
+) -> None:
+    receiver = receive(answering(200))
+    endpoint_id, _ = clinic.endpoint(receiver.url, ("job.completed",), detail="full")
+    url = sa.make_url(worker_url)
+    with Proxy((url.host or "", url.port or 0), reads_sql=True) as proxy:
+        cut = proxy.cut_at_commit("UPDATE delivery SET body", "before")
+        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        deliverer(receiver, DATABASE_URL=through)
+        submit_job(clinic.db, clinic.tenant, 1)
+        finish(worker_db, take(worker_db))
+        until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
+    assert cut.done.is_set()
+    assert len(receiver.requests) == 1
+    assert [(attempt.number, attempt.status) for attempt in clinic.log(endpoint_id)[0].attempts] == [(1, 200)]
+    with worker_db.transaction() as session:
+        assert session.scalar(sa.select(Delivery.attempt)) == 1
