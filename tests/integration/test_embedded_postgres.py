@@ -30,6 +30,22 @@ def base(services_dir: Path) -> Iterator[Path]:
     EmbeddedPostgres(services_dir / "postgres").stop()
 
 
+@pytest.fixture(scope="module")
+def cluster(services_root: Path) -> Path:
+    """The folder of a server that has run and stopped; making a cluster costs more than most of what is tested."""
+    folder = services_root / "made"
+    server = EmbeddedPostgres(folder)
+    execute(server.start(), "create table kept as select 7 as seven")
+    server.stop()
+    return folder
+
+
+@pytest.fixture
+def made(cluster: Path) -> Iterator[Path]:
+    yield cluster
+    EmbeddedPostgres(cluster).stop()
+
+
 def execute(url: str, statement: str) -> list[tuple[object, ...]]:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(statement)
@@ -50,19 +66,19 @@ def test_a_fresh_start_answers_with_a_password_that_only_its_owner_can_read(base
     assert len(server.pids()) == 1
 
 
-def test_a_second_start_keeps_data_port_and_password(base: Path) -> None:
-    url = EmbeddedPostgres(base).start()
-    execute(url, "create table kept as select 7 as seven")
-    EmbeddedPostgres(base).stop()
-    assert EmbeddedPostgres(base).pids() == []
-    assert EmbeddedPostgres(base).start() == url
+def test_a_second_start_keeps_data_port_and_password(made: Path) -> None:
+    url = EmbeddedPostgres(made).start()
+    assert execute(url, "select seven from kept") == [(7,)]
+    EmbeddedPostgres(made).stop()
+    assert EmbeddedPostgres(made).pids() == []
+    assert EmbeddedPostgres(made).start() == url
     assert execute(url, "select seven from kept") == [(7,)]
 
 
-def test_a_killed_postmaster_comes_back_on_its_port_with_its_data(base: Path) -> None:
-    server = EmbeddedPostgres(base)
+def test_a_killed_postmaster_comes_back_on_its_port_with_its_data(made: Path) -> None:
+    server = EmbeddedPostgres(made)
     url = server.start()
-    execute(url, "create table kept as select 7 as seven")
+    execute(url, "update kept set seven = 7")
     before = server.pids()
     with closing(psycopg2.connect(url)):  # a backend that outlives its postmaster for a moment
         kill(before[0])
@@ -71,15 +87,15 @@ def test_a_killed_postmaster_comes_back_on_its_port_with_its_data(base: Path) ->
     assert execute(url, "select seven from kept") == [(7,)]
 
 
-def test_a_server_whose_owner_was_killed_is_adopted_and_can_be_stopped(base: Path) -> None:
+def test_a_server_whose_owner_was_killed_is_adopted_and_can_be_stopped(made: Path) -> None:
     program = START + "print(Server(Path(sys.argv[1])).start(), flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", program, str(base)]
+    command = [sys.executable, "-c", program, str(made)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
         url = owner.stdout.readline().strip()
-        owned = EmbeddedPostgres(base).pids()
+        owned = EmbeddedPostgres(made).pids()
         owner.kill()
-    adopter = EmbeddedPostgres(base)
+    adopter = EmbeddedPostgres(made)
     assert adopter.start() == url
     assert adopter.pids() == owned
     adopter.stop()
@@ -100,19 +116,17 @@ def test_of_four_starters_at_once_one_starts_and_the_others_adopt(base: Path) ->
     assert (base / "log").read_text().count("starting PostgreSQL") == 1
 
 
-def test_a_pid_file_of_another_life_hinders_nobody(base: Path) -> None:
-    url = EmbeddedPostgres(base).start()
-    EmbeddedPostgres(base).stop()
-    (base / "data/postmaster.pid").write_text(f"{os.getpid()}\n{base}/data\n0\n1\n\n127.0.0.1\n")
-    assert EmbeddedPostgres(base).start() == url
+def test_a_pid_file_of_another_life_hinders_nobody(made: Path) -> None:
+    (made / "data/postmaster.pid").write_text(f"{os.getpid()}\n{made}/data\n0\n1\n\n127.0.0.1\n")
+    assert execute(EmbeddedPostgres(made).start(), "select seven from kept") == [(7,)]
 
 
-def test_a_wanted_port_that_is_taken_is_refused_by_name(base: Path) -> None:
+def test_a_wanted_port_that_is_taken_is_refused_by_name(made: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(Refused, match=f"port {port} of 127.0.0.1 is taken"):
-            EmbeddedPostgres(base, port=port).start()
-    assert f":{port}/" in EmbeddedPostgres(base, port=port).start()
+            EmbeddedPostgres(made, port=port).start()
+    assert f":{port}/" in EmbeddedPostgres(made, port=port).start()
 
 
 def test_a_half_made_cluster_is_made_anew(base: Path) -> None:
@@ -156,9 +170,9 @@ def test_an_environment_below_a_private_folder_is_run_from_a_copy(
         server.stop()
 
 
-def test_stopping_a_stopped_server_is_no_fault(base: Path) -> None:
-    EmbeddedPostgres(base).stop()
-    server = EmbeddedPostgres(base)
+def test_stopping_a_stopped_server_is_no_fault(services_dir: Path, made: Path) -> None:
+    EmbeddedPostgres(services_dir / "never-made").stop()
+    server = EmbeddedPostgres(made)
     server.start()
     server.stop()
     server.stop()

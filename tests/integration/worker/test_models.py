@@ -35,7 +35,7 @@ from worker.photos import PhotoReader
 DEFAULT = load_bundle(BUNDLE)
 DEMO = Named(DEFAULT.id, DEFAULT.digest)
 # The long form: POXVISIO_TEST_SWAPS=100.
-SWAPS = int(os.environ.get("POXVISIO_TEST_SWAPS", "4"))
+SWAPS = int(os.environ.get("POXVISIO_TEST_SWAPS", "3"))
 PASSED = {"passed": True}
 
 MakeBundle = Callable[..., Bundle]
@@ -81,12 +81,27 @@ def publish(make_bundle: MakeBundle, app_db: Database, worker_db: Database, stor
     return run
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for compiled networks: most tests publish the same one."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def models(settings: Settings, worker_db: Database, storage: Storage, tmp_path: Path) -> Iterator[Models]:
+def models(
+    settings: Settings,
+    worker_db: Database,
+    storage: Storage,
+    tmp_path: Path,
+    classifier: Classifier,
+    compiled: Path,
+) -> Iterator[Models]:
     """Return the networks of a worker that keeps no more than it needs, so that every change loads one."""
 
     def load(bundle: Bundle) -> Classifier:
-        return Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path / "cache")
+        if bundle.digest == DEFAULT.digest:
+            return classifier
+        return Classifier.load(bundle, engine="openvino", precision="f32", cache=compiled)
 
     found = Models(worker_db, storage, default=settings.model, cache=tmp_path / "cache", kept=1, load=load)
     found.start()
