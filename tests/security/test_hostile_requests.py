@@ -1,5 +1,6 @@
 """Hostile clients at the real server: whoever is honest is served meanwhile, and nothing half done is left."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,35 +20,30 @@ from cli.embedded.ports import free_port
 from cli.programs import WEB
 from shared import ids
 from shared.database import Database
-from tests.conftest import make_tenant
+from tests.conftest import make_tenant, variables_of
 from tests.integration.ledger.factories import check_invariants, submit_job
 from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import JPEG, ROOT, Server, make_key
+from tests.integration.web.conftest import JPEG, ROOT, Server, files_below, make_key
 from tests.security import hostile_clients
 from tests.security.conftest import Extent
 from tests.security.hostile_clients import Hostile
 from web.peers import allow_open_files
 
 
-@pytest.fixture
-def served(
-    environment: dict[str, str], owner_db: Database, photos_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Server]:
-    """Return the server as ``poxvisio up`` starts it."""
+@contextlib.contextmanager
+def started(variables: Mapping[str, str], photos: Path, log: Path) -> Iterator[Server]:
+    """Run the server as ``poxvisio up`` starts it."""
     port = free_port()
-    log = tmp_path / "web.log"
     command = [word.format(host="127.0.0.1", port=port) for word in WEB]
-    more = getattr(request, "param", {})
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**environment, "PATH": os.environ["PATH"], **more},
+            env={**variables, "PATH": os.environ["PATH"]},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    key = make_key(owner_db, make_tenant(owner_db, "honest clinic"))
-    server = Server(port, log, photos_folder, psutil.Process(process.pid), key)
+    server = Server(port, log, photos, psutil.Process(process.pid))
     end = time.monotonic() + 90
     while True:
         try:
@@ -61,6 +58,36 @@ def served(
     process.wait(60)
 
 
+def honest(server: Server, owner_db: Database) -> Server:
+    return replace(server, key=make_key(owner_db, make_tenant(owner_db, "honest clinic")))
+
+
+@pytest.fixture
+def own_served(
+    environment: dict[str, str], owner_db: Database, photos_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """Return a server of this test alone, which leaves connections behind or asks for settings of its own."""
+    more = getattr(request, "param", {})
+    with started({**environment, **more}, photos_folder, tmp_path / "web.log") as server:
+        yield honest(server, owner_db)
+
+
+@pytest.fixture(scope="module")
+def lasting(web_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that the others ask in turn."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with started(variables_of(web_url, broker_url, folder / "photos"), folder / "photos", folder / "web.log") as server:
+        yield server
+
+
+@pytest.fixture
+def served(lasting: Server, owner_db: Database) -> Server:
+    """Return that server, its storage empty."""
+    for file in files_below(lasting.photos):
+        file.unlink()
+    return honest(lasting, owner_db)
+
+
 def honest_round(server: Server, number: int) -> str:
     """Do what an honest client does; return the id of its job."""
     status, _, body = server.ask("POST", "/v1/jobs", JPEG + b"%d" % number, Content_Type="image/jpeg")
@@ -73,7 +100,7 @@ def honest_round(server: Server, number: int) -> str:
 
 
 def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
-    served: Server,
+    own_served: Server,
     owner_db: Database,
     worker_db: Database,
     rows: Callable[[str], int],
@@ -81,7 +108,7 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
     extent: Extent,
 ) -> None:
     allow_open_files()
-    hostile = Hostile(served.port, make_key(owner_db, make_tenant(owner_db, "hostile clinic")), extent.seed)
+    hostile = Hostile(own_served.port, make_key(owner_db, make_tenant(owner_db, "hostile clinic")), extent.seed)
     attacks = [
         (hostile_clients.slow_headers, 100),
         (hostile_clients.idle, 1000),
@@ -103,28 +130,28 @@ def test_honest_clients_are_served_while_hostile_ones_do_their_worst(
         until = time.monotonic() + (120 if extent.is_long else 4)
         jobs: list[str] = []
         while time.monotonic() < until or len(jobs) < 10:
-            jobs.append(honest_round(served, len(jobs)))
+            jobs.append(honest_round(own_served, len(jobs)))
     finally:
         hostile.ended.set()
         for thread in threads:
             thread.join()
-    nothing_else_is_left(served, jobs, rows, objects)
+    nothing_else_is_left(own_served, jobs, rows, objects)
     answer_all(worker_db, units=100_000)
     check_invariants(owner_db)
     for job in jobs:
-        assert json.loads(served.ask("GET", f"/v1/jobs/{job}")[2])["state"] == "completed"
+        assert json.loads(own_served.ask("GET", f"/v1/jobs/{job}")[2])["state"] == "completed"
 
 
-@pytest.mark.parametrize("served", [{"POXVISIO_MAX_STREAMS": "4"}], indirect=True)
+@pytest.mark.parametrize("own_served", [{"POXVISIO_MAX_STREAMS": "4"}], indirect=True)
 def test_readers_that_take_nothing_hold_up_nobody_and_give_their_places_back(
-    served: Server, owner_db: Database, app_db: Database, worker_db: Database, extent: Extent
+    own_served: Server, owner_db: Database, app_db: Database, worker_db: Database, extent: Extent
 ) -> None:
     """More of them than the server has threads; what they ask for is more than the kernel holds for them.
 
     In the long form they stay: after a minute the kernel ends their connections.
     """
     tenant = make_tenant(owner_db, "hostile clinic")
-    hostile = Hostile(served.port, make_key(owner_db, tenant), 1)
+    hostile = Hostile(own_served.port, make_key(owner_db, tenant), 1)
     job = ids.text("job", submit_job(app_db, tenant, 10_000).id)
     answer_all(worker_db, units=100_000)
     path = f"/v1/jobs/{job}/results?format=ndjson"
@@ -132,17 +159,17 @@ def test_readers_that_take_nothing_hold_up_nobody_and_give_their_places_back(
     connections = hostile_clients.never_read(hostile, path, threads + 20)
     try:
         for number in range(3):
-            honest_round(served, number)
-        mine = json.loads(served.ask("GET", "/v1/jobs")[2])["jobs"][0]["id"]
-        status, _, body = served.ask("GET", f"/v1/jobs/{mine}/results?format=ndjson")
+            honest_round(own_served, number)
+        mine = json.loads(own_served.ask("GET", "/v1/jobs")[2])["jobs"][0]["id"]
+        status, _, body = own_served.ask("GET", f"/v1/jobs/{mine}/results?format=ndjson")
         assert (status, body) == (200, b""), body
-        status, _, body = served.ask("GET", path, Authorization=f"Bearer {hostile.key}")
+        status, _, body = own_served.ask("GET", path, Authorization=f"Bearer {hostile.key}")
         assert (status, b"too-many-streams" in body) == (503, True)
         if not extent.is_long:
             for connection in connections:
                 connection.close()
         end = time.monotonic() + (180 if extent.is_long else 30)
-        while (answer := served.ask("GET", path, Authorization=f"Bearer {hostile.key}"))[0] == 503:
+        while (answer := own_served.ask("GET", path, Authorization=f"Bearer {hostile.key}"))[0] == 503:
             assert time.monotonic() < end
             time.sleep(0.1)
     finally:
@@ -163,7 +190,7 @@ def nothing_else_is_left(
 
 
 def test_a_request_that_contradicts_itself_becomes_nothing(
-    served: Server, rows: Callable[[str], int], objects: Callable[[], list[Path]], extent: Extent
+    served: Server, rows: Callable[[str], int], extent: Extent
 ) -> None:
     hostile = Hostile(served.port, served.key, extent.seed)
     for what, data in hostile_clients.malformed(hostile).items():
@@ -172,7 +199,7 @@ def test_a_request_that_contradicts_itself_becomes_nothing(
         assert b"HTTP/1.1 5" not in answer, (what, answer[:300])
         assert b"Traceback" not in answer
     job = honest_round(served, 0)
-    nothing_else_is_left(served, [job], rows, objects)
+    nothing_else_is_left(served, [job], rows, lambda: files_below(served.photos))
 
 
 def test_of_two_lengths_that_differ_the_one_that_ends_the_message_is_obeyed(
