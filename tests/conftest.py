@@ -17,6 +17,7 @@ from uuid import UUID
 import psycopg2
 import pytest
 import sqlalchemy as sa
+import structlog
 from xdist.scheduler import LoadFileScheduling
 
 from cli.embedded.postgres import EmbeddedPostgres
@@ -76,6 +77,12 @@ class Files(LoadFileScheduling):  # type: ignore[misc]  # xdist comes without ty
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         return next((files[0] for files in TOGETHER if file in files), file)
+
+
+def pytest_configure() -> None:
+    """Write errors that are logged as Python does: structlog draws them, in a tenth of a second of CPU each."""
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, plain])
 
 
 @pytest.hookimpl(optionalhook=True)
