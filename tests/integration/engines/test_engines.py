@@ -150,6 +150,14 @@ def test_openvino_refuses_an_arithmetic_it_has_not(bundle: Bundle, tmp_path: Pat
         Classifier.load(bundle, engine="openvino", precision="f16", cache=tmp_path)
 
 
+def test_pytorch_is_refused_where_keras_already_runs_on_tensorflow(
+    bundle: Bundle, classifier: Load, tmp_path: Path
+) -> None:
+    classifier("tensorflow", "f32")
+    with pytest.raises(EngineRefused, match="Keras already runs on tensorflow in this process"):
+        Classifier.load(bundle, engine="torch", precision="f32", cache=tmp_path)
+
+
 @pytest.fixture
 def tampered(bundle: Bundle, tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"

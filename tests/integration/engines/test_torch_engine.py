@@ -153,12 +153,6 @@ def test_a_missing_pytorch_is_named_with_its_remedy(bundle: Bundle, tmp_path: Pa
     assert "PyTorch is not installed: install the extra poxvisio[torch]." in done.stdout, done.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
-def test_pytorch_is_refused_where_keras_already_runs_on_tensorflow(bundle: Bundle, tmp_path: Path) -> None:
-    done = fresh(REFUSED.format(before="import keras"), bundle.path, tmp_path, "torch")
-    assert "Keras already runs on tensorflow in this process" in done.stdout, done.stderr
-
-
 @needs_torch
 def test_tensorflow_is_refused_where_keras_already_runs_on_pytorch(bundle: Bundle, tmp_path: Path) -> None:
     before = "os.environ['KERAS_BACKEND'] = 'torch'; import keras"
