@@ -61,17 +61,16 @@ class Scheme:
         Raises ``KeyError`` for a label or a figure that the scheme lacks, ``ValueError`` where one of its own is
         missing, and ``OverflowError`` for a number that no float holds.
         """
-        places = self._places
         if len(probabilities) != len(self.labels) or len(quality) != len(self.quality):
             raise ValueError("an answer has a probability for each label and every figure of its scheme")
         fitting = 0
         for label in prediction_set:
-            fitting |= 1 << places[label]
+            fitting |= self._bits[label]
         return _layout(len(self.labels), len(self.quality), len(evidence)).pack(
             _IN_DISTRIBUTION if in_distribution else 0,
             fitting,
-            *[probabilities[label] for label in self.labels],
-            *[quality[name] for name in self.quality],
+            *map(probabilities.__getitem__, self.labels),
+            *map(quality.__getitem__, self.quality),
             *evidence,
         )
 
@@ -94,8 +93,8 @@ class Scheme:
         }
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {label: place for place, label in enumerate(self.labels)}
+    def _bits(self) -> dict[str, int]:
+        return {label: 1 << place for place, label in enumerate(self.labels)}
 
 
 @cache

@@ -6,13 +6,16 @@ slept past its lease writes nothing. All times are the database's.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from struct import Struct
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events
+from shared.prepared import Prepared
 from shared.vocabulary import LANES
 
 
@@ -55,15 +58,16 @@ class Lease:
 
 
 _HEAD = """
-    SELECT crashes > 0 FROM unit WHERE state = 'ready' AND {which} ORDER BY vft, id LIMIT 1
+    SELECT crashes > 0 AS is_suspect FROM unit WHERE state = 'ready' AND {which} ORDER BY vft, id LIMIT 1
 """
 
 # A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not. A unit's photos come with it,
-# as arrays: a row a photo would cost more than all the rest.
+# packed: a row a photo would cost more than all the rest. The limit is spelled out, for a plan that does not know it
+# is made for a tenth of the table.
 _CLAIM = """
     WITH c AS MATERIALIZED (
       SELECT id, n, vft FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
-      ORDER BY vft, id LIMIT :units FOR UPDATE SKIP LOCKED),
+      ORDER BY vft, id LIMIT {units} FOR UPDATE SKIP LOCKED),
     fitting AS (
       SELECT id FROM (SELECT id, sum(n) OVER (ORDER BY vft, id) - n AS before FROM c) x WHERE before < :photos),
     taken AS (
@@ -74,41 +78,54 @@ _CLAIM = """
     SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, j.model,
       (SELECT version FROM model_serving) AS serving, p.*
     FROM taken t JOIN job j ON j.id = t.job_id CROSS JOIN LATERAL (
-      SELECT string_agg(uuid_send(i.id), '') AS images, array_agg(i.ordinal) AS ordinals,
-        array_agg(i.storage_key) AS storage_keys, array_agg(i.sha256) AS digests, array_agg(i.bytes) AS sizes
+      SELECT string_agg(uuid_send(i.id) || int4send(i.ordinal) || int8send(i.bytes) || i.sha256, '') AS images,
+        string_agg(i.storage_key, E'\\n') AS storage_keys
       FROM (
         SELECT * FROM image WHERE job_id = t.job_id AND ordinal BETWEEN t.first AND t.first + t.n - 1 ORDER BY ordinal
       ) i) p
     ORDER BY t.vft, t.id
 """
+_PHOTO: Final = Struct("!16siq32s")  # as the statement above packs one
 MANY = 1_000_000
-_NO_SUSPECT_FIRST = "= 0 AND NOT coalesce(({head}), false)"
+_ASKED: Final = {"photos": "int", "worker": "text", "lease": "float8"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class _Look:
     """The statements of one kind of look: healthy units where no suspect is first, what is first, and either kind."""
 
-    usual: sa.TextClause
-    head: sa.TextClause
-    suspect: sa.TextClause
-    healthy: sa.TextClause
+    which: str
+    types: dict[str, str]
 
-    @classmethod
-    def at(cls, which: str) -> "_Look":
-        head = _HEAD.format(which=which)
-        return cls(
-            sa.text(_CLAIM.format(which=which, suspicion=_NO_SUSPECT_FIRST.format(head=head))),
-            sa.text(head),
-            sa.text(_CLAIM.format(which=which, suspicion="> 0")),
-            sa.text(_CLAIM.format(which=which, suspicion="= 0")),
-        )
+    @cache  # noqa: B019  # there are two looks, and workers ask for few numbers of units
+    def usual(self, units: int) -> Prepared:
+        """Return the claim of healthy units that finds none where a suspect is first."""
+        return self._claim(units, f"= 0 AND NOT coalesce(({_HEAD.format(which=self.which)}), false)")
+
+    @cache  # noqa: B019
+    def head(self) -> Prepared:
+        """Return the question whether the first unit is a suspect."""
+        return Prepared(_HEAD.format(which=self.which), self.types)
+
+    @cache  # noqa: B019
+    def healthy(self, units: int) -> Prepared:
+        """Return the claim of healthy units, whatever is first."""
+        return self._claim(units, "= 0")
+
+    @cache  # noqa: B019
+    def suspect(self) -> Prepared:
+        """Return the claim of one suspect."""
+        return self._claim(1, "> 0")
+
+    def _claim(self, units: int, suspicion: str) -> Prepared:
+        text = _CLAIM.format(which=self.which, units=units, suspicion=suspicion)
+        return Prepared(text, _ASKED | self.types)
 
 
-_OF_LANES = _Look.at("kind = 'images' AND lane = ANY (:lanes)")
+_OF_LANES = _Look("kind = 'images' AND lane = ANY (:lanes)", {"lanes": "text[]"})
 # Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
 # a job of thousands in the interactive lane has its weight, and no more.
-_OF_PEOPLE = _Look.at("kind = 'images' AND lane = 'interactive' AND n <= 4")
+_OF_PEOPLE = _Look("kind = 'images' AND lane = 'interactive' AND n <= 4", {})
 
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
 _START = sa.text("""
@@ -152,8 +169,8 @@ def claim(
     ``people_only`` looks past everything but interactive units of a few photos, which somebody is waiting for. Jobs
     whose first unit this is begin to run, with their event.
     """
-    asked = {"worker": worker, "units": units, "photos": photos, "lease": lease_seconds, "lanes": list(lanes)}
-    rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, asked, busy=busy)
+    asked = {"worker": worker, "photos": photos, "lease": lease_seconds, "lanes": list(lanes)}
+    rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, units, asked, busy=busy)
     if not rows:
         return []
     _start_jobs(session, {row.job_id for row in rows if row.is_first})
@@ -176,16 +193,16 @@ def claim(
     ]
 
 
-def _take(session: Session, look: _Look, asked: dict[str, Any], *, busy: bool) -> Sequence[sa.Row[Any]]:
+def _take(session: Session, look: _Look, units: int, asked: dict[str, Any], *, busy: bool) -> Sequence[Any]:
     """Take healthy units, or one suspect where a suspect is first; the other kind where the first is in other hands."""
-    healthy = session.execute(look.usual, asked).all()
+    healthy = look.usual(units).run(session, asked)
     if healthy or busy:
         return healthy
-    suspect_first = session.execute(look.head, asked).scalar_one_or_none()
-    if suspect_first is None:
+    first = look.head().run(session, asked)
+    if not first:
         return []
-    suspect = session.execute(look.suspect, {**asked, "units": 1}).all()
-    return suspect or (session.execute(look.healthy, asked).all() if suspect_first else [])
+    suspect = look.suspect().run(session, asked)
+    return suspect or (look.healthy(units).run(session, asked) if first[0].is_suspect else [])
 
 
 def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -> set[UUID]:
@@ -201,12 +218,12 @@ def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -
     return set(found.scalars())
 
 
-def _images(row: sa.Row[Any]) -> tuple[ClaimedImage, ...]:
+def _images(row: Any) -> tuple[ClaimedImage, ...]:
     if row.images is None:
         return ()
-    packed = bytes(row.images)
-    ids = [UUID(bytes=packed[at : at + 16]) for at in range(0, len(packed), 16)]
-    return tuple(map(ClaimedImage, ids, row.ordinals, row.storage_keys, map(bytes, row.digests), row.sizes))
+    ids, ordinals, sizes, digests = zip(*_PHOTO.iter_unpack(row.images), strict=True)
+    uuids = [UUID(bytes=one) for one in ids]
+    return tuple(map(ClaimedImage, uuids, ordinals, row.storage_keys.split("\n"), digests, sizes))
 
 
 def _start_jobs(session: Session, jobs: set[UUID]) -> None:

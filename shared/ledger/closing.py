@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events, image_events
+from shared.prepared import Prepared, array
 from shared.vocabulary import OUTCOMES
 
 # Jobs of fewer photos are over before anybody could ask how far they are.
@@ -24,7 +25,8 @@ _LOCK = sa.text("SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[])) ORDER
 # A job that still takes photos in goes on, however many of those it has are answered.
 _ENDS = "j.remaining = x.written AND j.closed_at IS NULL AND j.state <> 'receiving'"
 
-_COUNT = sa.text(f"""
+_COUNT = Prepared(
+    f"""
     UPDATE job j SET
       remaining = j.remaining - x.written,
       {", ".join(f"{outcome} = j.{outcome} + x.{outcome}" for outcome in OUTCOMES)},
@@ -32,12 +34,14 @@ _COUNT = sa.text(f"""
       closed_at = CASE WHEN {_ENDS} THEN now() ELSE j.closed_at END,
       started_at = CASE WHEN x.classified + x.abstained + x.rejected + x.failed > 0
         THEN coalesce(j.started_at, now()) ELSE j.started_at END
-    FROM unnest(CAST(:jobs AS uuid[]), CAST(:written AS int[]), {", ".join(f"CAST(:{o} AS int[])" for o in OUTCOMES)})
+    FROM unnest(:jobs, :written, {", ".join(f":{outcome}" for outcome in OUTCOMES)})
       AS x(id, written, {", ".join(OUTCOMES)})
     WHERE j.id = x.id
     RETURNING j.id, j.tenant_id, j.state, j.round, j.total, j.remaining, {", ".join(f"j.{o}" for o in OUTCOMES)},
       {image_events.ASKED} AS is_asked
-""")  # noqa: S608  # made of the constant names above
+    """,  # noqa: S608  # made of the constant names above
+    {"jobs": "uuid[]", "written": "int[]", **dict.fromkeys(OUTCOMES, "int[]"), "closing": "text"},
+)
 
 
 def lock(session: Session, jobs: Iterable[UUID]) -> None:
@@ -62,18 +66,17 @@ def count(
     jobs = sorted(tally)
     if not jobs:
         return []
-    ids = [str(job) for job in jobs]
     if len(jobs) > 1:  # one alone has no order, and its update locks it
         lock(session, jobs)
-    rows = session.execute(
-        _COUNT,
+    rows = _COUNT.run(
+        session,
         {
-            "jobs": ids,
+            "jobs": array(job.hex for job in jobs),
             "closing": closing,
             "written": [sum(tally[job].values()) for job in jobs],
             **{outcome: [tally[job].get(outcome, 0) for job in jobs] for outcome in OUTCOMES},
         },
-    ).all()
+    )
     closed = [row for row in rows if row.remaining == 0 and row.state != "receiving"]
     far = [row for row in rows if row.remaining and _passes_a_quarter(row, sum(tally[row.id].values()))]
     told = [_event(row, f"job.{row.state}") for row in closed] + [_event(row, "job.progress") for row in far]
@@ -83,7 +86,7 @@ def count(
     return [row.id for row in closed]
 
 
-def _passes_a_quarter(job: sa.Row[Any], written: int) -> bool:
+def _passes_a_quarter(job: Any, written: int) -> bool:
     """Tell whether these results took a job of many photos past a quarter, a half or three quarters of them."""
     if job.total < _MANY or job.state == "receiving":
         return False
@@ -91,7 +94,7 @@ def _passes_a_quarter(job: sa.Row[Any], written: int) -> bool:
     return bool(4 * done // job.total > 4 * (done - written) // job.total)
 
 
-def _event(job: sa.Row[Any], kind: str) -> events.NewEvent:
+def _event(job: Any, kind: str) -> events.NewEvent:
     body: dict[str, Any] = {"total": job.total, "counts": {outcome: getattr(job, outcome) for outcome in OUTCOMES}}
     if kind == "job.progress":
         body["progress"] = round((job.total - job.remaining) / job.total, 4)

@@ -4,7 +4,9 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,6 +16,11 @@ from shared.answers import Scheme
 from shared.database import new_id
 from shared.ledger import closing
 from shared.ledger.claim import Lease
+from shared.prepared import Prepared, array
+
+# Without Python's own code for each of hundreds of ids.
+_INT: Final = attrgetter("int")
+_HEX: Final = "%032x".__mod__
 
 
 class Outcome(NamedTuple):
@@ -54,43 +61,68 @@ class Completion:
 
 
 # Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
-_DONE = sa.text("""
+_DONE = Prepared(
+    """
     WITH held AS MATERIALIZED (
-      SELECT u.id FROM unit u, unnest(CAST(:units AS uuid[]), CAST(:fences AS bigint[])) AS h(id, fence)
+      SELECT u.id FROM unit u, unnest(:units, :fences) AS h(id, fence)
       WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' ORDER BY u.id FOR UPDATE OF u)
-    UPDATE unit u SET state = CASE WHEN u.id = ANY (CAST(:split AS uuid[])) THEN 'split' ELSE 'done' END,
+    UPDATE unit u SET state = CASE WHEN u.id = ANY (:split) THEN 'split' ELSE 'done' END,
       leased_by = NULL, lease_until = NULL
     FROM held WHERE u.id = held.id
     RETURNING u.id, u.n
-""")
+    """,
+    {"units": "uuid[]", "fences": "bigint[]", "split": "uuid[]"},
+)
 
-# Arrays go in as text, a column each: an array of hundreds of literals costs the server more to parse than to insert.
-# What few photos differ in is sent once for all that share it. A result takes tenant, job, fence and attempt from its
-# unit, which the caller holds.
-_RESULTS = sa.text("""
+# A column goes in as one word, an array in text, and all packed numbers as one: what has hundreds of literals costs the
+# server more to parse than to insert. What few photos differ in is sent once for all that share it. A result takes
+# tenant, job, fence and attempt from its unit, which the caller holds.
+_RESULTS = Prepared(
+    """
     WITH known AS (
       INSERT INTO answer_scheme (id, model_id, model_digest, labels, thresholds, quality)
       SELECT s.id, s.model_id, s.model_digest, s.labels, s.thresholds, s.quality
-      FROM jsonb_to_recordset(CAST(:schemes AS jsonb))
+      FROM jsonb_to_recordset(:schemes)
         AS s(id uuid, model_id text, model_digest text, labels text[], thresholds float8[], quality text[])
       WHERE NOT EXISTS (SELECT FROM answer_scheme a WHERE a.id = s.id)
       ON CONFLICT (id) DO NOTHING),
+    held AS MATERIALIZED (
+      SELECT h.place::smallint, u.tenant_id, u.job_id, u.fence, u.attempt
+      FROM unnest(:units) WITH ORDINALITY AS h(id, place) JOIN unit u ON u.id = h.id),
     written AS (
       INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, written_in, outcome, label, scheme_id, numbers,
                           reasons, attempts, has_copy, decode_ms, network_ms)
       SELECT x.image, u.tenant_id, u.job_id, x.ordinal, u.fence, (SELECT pg_current_xact_id()::text::bigint),
-             (CAST(:outcomes AS text[]))[x.said], (CAST(:labels AS text[]))[x.said],
-             (CAST(:scheme_ids AS uuid[]))[x.said], decode(x.numbers, 'hex'),
-             string_to_array((CAST(:reasons AS text[]))[x.said], ','), u.attempt, (CAST(:copies AS boolean[]))[x.said],
+             (:outcomes)[x.said], (:labels)[x.said], (:scheme_ids)[x.said],
+             substring(:numbers FROM x.starts FOR (:sizes)[x.said]),
+             string_to_array((:reasons)[x.said], ','), u.attempt, (:copies)[x.said],
              x.decode_ms, x.network_ms
-      FROM unnest(CAST(:images AS uuid[]), CAST(:units AS uuid[]), CAST(:ordinals AS int[]), CAST(:said AS smallint[]),
-                  CAST(:numbers AS text[]), CAST(:decode_ms AS real[]), CAST(:network_ms AS real[]))
-        AS x(image, unit, ordinal, said, numbers, decode_ms, network_ms)
-      JOIN unit u ON u.id = x.unit
+      FROM unnest(:images, :places, :ordinals, :said, :starts, :decode_ms, :network_ms)
+        AS x(image, place, ordinal, said, starts, decode_ms, network_ms)
+      JOIN held u ON u.place = x.place
       ON CONFLICT (image_id) DO NOTHING
       RETURNING job_id, outcome)
     SELECT job_id, outcome, count(*) AS n FROM written GROUP BY job_id, outcome
-""")
+    """,
+    {
+        "schemes": "jsonb",
+        "units": "uuid[]",
+        "outcomes": "text[]",
+        "labels": "text[]",
+        "scheme_ids": "uuid[]",
+        "sizes": "int[]",
+        "reasons": "text[]",
+        "copies": "boolean[]",
+        "numbers": "bytea",
+        "images": "uuid[]",
+        "places": "smallint[]",
+        "ordinals": "int[]",
+        "said": "smallint[]",
+        "starts": "int[]",
+        "decode_ms": "real[]",
+        "network_ms": "real[]",
+    },
+)
 
 _SINGLES = sa.text("""
     INSERT INTO unit (id, tenant_id, job_id, lane, first, n, state, vft, attempt, crashes, available_at)
@@ -116,12 +148,12 @@ def complete(
     its photos would leave the job open for ever.
     """
     given = {
-        "units": [str(lease.unit_id) for lease in leases],
-        "fences": [lease.fence for lease in leases],
-        "split": sorted({str(item.unit_id) for item in deferred}),
+        "units": array(lease.unit_id.hex for lease in leases),
+        "fences": array(str(lease.fence) for lease in leases),
+        "split": array(sorted({item.unit_id.hex for item in deferred})),
     }
     # By number: what looks a UUID up runs Python's own code for each photo.
-    held = {row.id.int: row.n for row in session.execute(_DONE, given)}
+    held = {row.id.int: row.n for row in _DONE.run(session, given)}
     outcomes = [outcome for outcome in outcomes if outcome.unit_id.int in held]
     deferred = [item for item in deferred if item.unit_id.int in held]
     _check_whole(held, [*outcomes, *deferred])
@@ -138,25 +170,30 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
     tally: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
     if not outcomes:
         return tally
+    images, units, ordinals, _, _, _, numbers, _, _, decode_ms, network_ms = zip(*outcomes, strict=True)
     said: dict[tuple[Any, ...], int] = {}
-    places = [said.setdefault(_shared(item), len(said) + 1) for item in outcomes]
-    names, labels, schemes, reasons, copies = zip(*said, strict=True)
-    rows = session.execute(
-        _RESULTS,
+    saying = [said.setdefault(_shared(item), len(said) + 1) for item in outcomes]
+    names, labels, schemes, sizes, reasons, copies = zip(*said, strict=True)
+    at = {unit: place for place, unit in enumerate(dict.fromkeys(map(_HEX, map(_INT, units))), start=1)}
+    rows = _RESULTS.run(
+        session,
         {
             "schemes": json.dumps([asdict(scheme) | {"id": scheme.id.hex} for scheme in set(schemes) if scheme]),
+            "units": array(at),
             "outcomes": list(names),
             "labels": list(labels),
-            "scheme_ids": [scheme.id.hex if scheme else None for scheme in schemes],
+            "scheme_ids": array(scheme.id.hex if scheme else "NULL" for scheme in schemes),
+            "sizes": _numbers(sizes),
             "reasons": [",".join(why) for why in reasons],
             "copies": list(copies),
-            "images": _array(item.image_id.hex for item in outcomes),
-            "units": _array(item.unit_id.hex for item in outcomes),
-            "ordinals": _array(str(item.ordinal) for item in outcomes),
-            "said": _array(map(str, places)),
-            "numbers": _array("NULL" if item.numbers is None else item.numbers.hex() for item in outcomes),
-            "decode_ms": _array(_number(item.decode_ms) for item in outcomes),
-            "network_ms": _array(_number(item.network_ms) for item in outcomes),
+            "numbers": b"".join(filter(None, numbers)),
+            "images": array(map(_HEX, map(_INT, images))),
+            "places": _numbers(map(at.__getitem__, map(_HEX, map(_INT, units)))),
+            "ordinals": _numbers(ordinals),
+            "said": _numbers(saying),
+            "starts": _numbers(accumulate((len(packed or b"") for packed in numbers[:-1]), initial=1)),
+            "decode_ms": _numbers(decode_ms),
+            "network_ms": _numbers(network_ms),
         },
     )
     for job_id, outcome, written in rows:
@@ -165,16 +202,13 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
 
 
 def _shared(item: Outcome) -> tuple[Any, ...]:
-    return item.outcome, item.label, item.scheme, item.reasons, item.has_copy
+    size = None if item.numbers is None else len(item.numbers)
+    return item.outcome, item.label, item.scheme, size, item.reasons, item.has_copy
 
 
-def _array(elements: Iterable[str]) -> str:
-    """Return PostgreSQL's text of an array whose elements need no quotes."""
-    return f"{{{','.join(elements)}}}"
-
-
-def _number(value: float | None) -> str:
-    return "NULL" if value is None else repr(value)
+def _numbers(values: Iterable[float | None]) -> str:
+    """Return PostgreSQL's text of an array of numbers; Python's text of a list is nearly that, and made at once."""
+    return f"{{{str(list(values))[1:-1].replace('None', 'NULL')}}}"
 
 
 def _check_whole(held: Mapping[int, int], items: Sequence[Outcome | Deferred]) -> None:

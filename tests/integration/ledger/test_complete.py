@@ -15,6 +15,7 @@ from shared.ledger.claim import Lease
 from shared.ledger.complete import Completion, Deferred, Outcome, complete
 from shared.ledger.reap import give_back, reap
 from shared.ledger.sweep import sweep
+from shared.prepared import Prepared
 from shared.vocabulary import OUTCOMES
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import (
@@ -223,7 +224,7 @@ def weaken(monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:
     for condition in conditions:
         assert condition in statement
         statement = statement.replace(condition, "")
-    monkeypatch.setattr(module, "_DONE", sa.text(statement))
+    monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
 
 
 def outlive_a_lease(owner_db: Database, worker_db: Database, photos: int) -> list[str]:

@@ -33,6 +33,7 @@ from shared.ledger.complete import Deferred, complete
 from shared.ledger.reap import give_back, reap, release
 from shared.ledger.submit import NewJob
 from shared.ledger.sweep import disagreements, sweep
+from shared.prepared import Prepared
 from shared.tables import Base
 from shared.vocabulary import LANES
 from tests.conftest import make_tenant
@@ -376,7 +377,7 @@ def test_a_completion_that_asks_for_less_is_found_out_by_the_books(
     for condition in taken_out:
         assert statement.count(condition) == 1
         statement = statement.replace(condition, "")
-    monkeypatch.setattr(module, "_DONE", sa.text(statement))
+    monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
     chosen = settings(
         CHOSEN,
         max_examples=200,
