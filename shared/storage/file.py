@@ -1,4 +1,5 @@
 # ruff: noqa: D102 -- the methods keep the contract written in interface.py
+# ruff: noqa: PTH104, PTH108, PTH116 -- a Path for every photo costs as much as what the system does
 """The photo storage in a folder: one file per object, written aside and renamed into place.
 
 ``finish`` only renames; ``settle`` asks the disk, several files at a time, so that the journal takes many photos with
@@ -8,7 +9,7 @@ one commit instead of one each.
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -39,20 +40,22 @@ class FileStorage:
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
+        self._below = f"{self._root}/"
+        self._syncing = ThreadPoolExecutor(_SYNCING, thread_name_prefix="sync")
         with _away():
             (self._root / _PARTS).mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def create(self, key: str, *, limit: int) -> Upload:
-        path = self._path(key)
+        path = self._below + checked_key(key)
         with _away():
-            return _FileUpload(key, limit, path, self._root / _PARTS / uuid4().hex)
+            return _FileUpload(key, limit, path, f"{self._below}{_PARTS}/{uuid4().hex}")
 
     def settle(self, keys: Sequence[str]) -> None:
-        paths = [self._path(key) for key in keys]
-        folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(self._root)}
+        paths = [self._below + checked_key(key) for key in keys]
+        folders = {folder for above in {key.rpartition("/")[0] for key in keys} for folder in self._down_to(above)}
         with _away():
-            _each(_sync, paths)
-            _each(_sync, sorted(folders))
+            self._sync(paths)
+            self._sync(sorted(folders))
 
     def write(self, key: str, data: bytes) -> None:
         with self.create(key, limit=len(data)) as upload:
@@ -125,6 +128,22 @@ class FileStorage:
             finally:
                 probe.unlink(missing_ok=True)
 
+    def _down_to(self, folder: str) -> Iterator[str]:
+        """Return the root and all folders on the way to this one, which is among them."""
+        while folder:
+            yield self._below + folder
+            folder = folder.rpartition("/")[0]
+        yield str(self._root)
+
+    def _sync(self, paths: Sequence[str]) -> None:
+        """Ask the disk for all of them, several at a time; each thread has a share, since to hand one over is dear."""
+        shares = [paths[place::_SYNCING] for place in range(min(_SYNCING, len(paths)))]
+        if len(shares) == 1:
+            _sync_all(paths)
+            return
+        for _ in self._syncing.map(_sync_all, shares):
+            pass
+
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
@@ -139,7 +158,7 @@ class FileStorage:
 
 
 class _FileUpload(Upload):
-    def __init__(self, key: str, limit: int, path: Path, part: Path) -> None:
+    def __init__(self, key: str, limit: int, path: str, part: str) -> None:
         super().__init__(key, limit)
         self._path, self._part = path, part
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -153,11 +172,11 @@ class _FileUpload(Upload):
         with _away():
             self._file.close()
             while True:
-                self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
                 try:
-                    self._part.rename(self._path)
+                    os.rename(self._part, self._path)
                 except FileNotFoundError:
-                    self._part.stat()  # still there: a delete pruned the folder in between
+                    os.stat(self._part)  # still there: it is the first of its folder, or a delete has pruned that
+                    Path(self._path).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
                 else:
                     return
 
@@ -165,7 +184,7 @@ class _FileUpload(Upload):
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
-            self._part.unlink()
+            os.unlink(self._part)
 
 
 @contextmanager
@@ -191,19 +210,10 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _each(act: Callable[[Path], None], paths: Sequence[Path]) -> None:
-    if len(paths) <= 1:
-        for path in paths:
-            act(path)
-        return
-    with ThreadPoolExecutor(min(_SYNCING, len(paths))) as pool:
-        for _ in pool.map(act, paths):
-            pass
+def _sync_all(paths: Sequence[str]) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

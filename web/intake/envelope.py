@@ -14,6 +14,7 @@ _LONGEST_HEAD: Final = 16 * 1024
 _LONGEST_PREAMBLE: Final = 64 * 1024
 _LONGEST_PADDING: Final = 256
 _CLOSING: Final = b"--"
+_BREAK: Final = b"\r\n"
 
 
 class Malformed(ValueError):
@@ -61,27 +62,27 @@ class Envelope:
                 raise Malformed("the preamble is too long")
         while self._opens_part(source):
             yield self._head(source)
-            # A part without content may share the empty line's break with its delimiter: it is lent again.
-            self._buffer[:0] = b"\r\n"
-            lent = 2
-            for data in self._until_delimiter(source):
-                content = data[lent:]
-                lent -= min(lent, len(data))
-                if content:
-                    yield Data(content)
+            # A part without content may share the empty line's break with its delimiter.
+            for data in self._until_delimiter(source, lent=len(_BREAK)):
+                yield Data(data)
             yield End()
         for _ in source:
             pass  # the epilogue says nothing (RFC 2046)
 
-    def _until_delimiter(self, source: Iterator[bytes]) -> Iterator[bytes]:
-        """Return what stands before the next delimiter, which is taken too."""
+    def _until_delimiter(self, source: Iterator[bytes], lent: int = 0) -> Iterator[bytes]:
+        """Return what stands before the next delimiter, which is taken too, without the first ``lent`` bytes."""
         tail = len(self._delimiter) - 1
-        while (found := self._buffer.find(self._delimiter)) < 0:
-            if len(self._buffer) > tail:
-                yield self._take(len(self._buffer) - tail)
+        looked = 0
+        while (found := self._buffer.find(self._delimiter, looked)) < 0:
+            if len(self._buffer) > tail + lent:
+                yield self._take(len(self._buffer) - tail, lent)
+                lent = 0
+            looked = max(len(self._buffer) - tail, 0)
             self._more(source)
-        yield self._take(found)
-        del self._buffer[: tail + 1]
+        if found > lent:
+            yield self._take(found, lent)
+            found = 0
+        del self._buffer[: found + len(self._delimiter)]
 
     def _opens_part(self, source: Iterator[bytes]) -> bool:
         """Return whether the delimiter just taken opens a part; the last one closes the body."""
@@ -89,14 +90,13 @@ class Envelope:
             self._more(source)
         if self._buffer.startswith(_CLOSING):
             return False
-        if self._line(source, b"\r\n", _LONGEST_PADDING).strip(b" \t"):
+        if self._line(source, _BREAK, _LONGEST_PADDING).strip(b" \t"):
             raise Malformed("a delimiter is followed by something else")
         return True
 
     def _head(self, source: Iterator[bytes]) -> Begin:
-        # A part without headers begins with the empty line itself.
-        self._buffer[:0] = b"\r\n"
-        for line in self._line(source, b"\r\n\r\n", _LONGEST_HEAD).decode("utf-8", "replace").split("\r\n"):
+        # A part without headers begins with the empty line itself: its first break is the delimiter's.
+        for line in self._line(source, _BREAK + _BREAK, _LONGEST_HEAD).decode("utf-8", "replace").split("\r\n"):
             name, _, value = line.partition(":")
             if name.strip().lower() == "content-disposition":
                 options = parse_options_header(value.strip())[1]
@@ -104,17 +104,19 @@ class Envelope:
         return Begin(None, None)
 
     def _line(self, source: Iterator[bytes], end: bytes, longest: int) -> bytes:
-        """Return what stands before ``end``, which is taken too."""
+        """Return what stands before ``end``, which is taken too but for its last break."""
         while (found := self._buffer.find(end, 0, longest)) < 0:
             if len(self._buffer) > longest:
                 raise Malformed("the headers of a part are too long")
             self._more(source)
         line = self._take(found)
-        del self._buffer[: len(end)]
+        del self._buffer[: len(end) - len(_BREAK)]
         return line
 
-    def _take(self, length: int) -> bytes:
-        data = bytes(self._buffer[:length])
+    def _take(self, length: int, without: int = 0) -> bytes:
+        """Take so many bytes and return them, ``without`` the first few."""
+        with memoryview(self._buffer) as view:
+            data = view[without:length].tobytes()
         del self._buffer[:length]  # moves no bytes: a bytearray drops its front in place
         return data
 
