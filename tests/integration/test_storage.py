@@ -174,40 +174,40 @@ def test_deleting_everything_by_an_empty_prefix_is_refused(storage: Storage) -> 
         storage.delete_prefix("")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        *(
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "../a",
-            "a/../b",
-            "a/..",
-            "a..b",
-            ".parts/a",
-            "a/.b",
-            "a b",
-            "a\n",
-            "ä",
-            "a\\b",
-            "a\0",
-        ),
-        *("x" * 101, "a/" * 8 + "a"),
-    ],
-)
-def test_only_keys_of_our_own_making_pass(storage: Storage, key: str) -> None:
-    with pytest.raises(ValueError, match="key"):
-        storage.create(key, limit=1)
-    with pytest.raises(ValueError, match="key"):
-        storage.write(key, b"")
-    with pytest.raises(ValueError, match="key"):
-        storage.read(key, limit=1)
-    with pytest.raises(ValueError, match="key"):
-        storage.delete(["fine", key])
-    with pytest.raises(ValueError, match="key"):
-        storage.settle([key])
+NOT_OURS = [
+    *(
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        "../a",
+        "a/../b",
+        "a/..",
+        "a..b",
+        ".parts/a",
+        "a/.b",
+        "a b",
+        "a\n",
+        "ä",
+        "a\\b",
+        "a\0",
+    ),
+    *("x" * 101, "a/" * 8 + "a"),
+]
+
+
+def test_only_keys_of_our_own_making_pass(storage: Storage) -> None:
+    for key in NOT_OURS:
+        with pytest.raises(ValueError, match="key"):
+            storage.create(key, limit=1)
+        with pytest.raises(ValueError, match="key"):
+            storage.write(key, b"")
+        with pytest.raises(ValueError, match="key"):
+            storage.read(key, limit=1)
+        with pytest.raises(ValueError, match="key"):
+            storage.delete(["fine", key])
+        with pytest.raises(ValueError, match="key"):
+            storage.settle([key])
 
 
 def test_threads_share_a_storage(storage: Storage) -> None:
