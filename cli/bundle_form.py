@@ -1,10 +1,10 @@
-"""A bundle's multipart body, made while it is sent: each file as a part of its own name."""
+"""A bundle's multipart body, made while it is sent: each file, and a report, as a part of its own name."""
 
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from shared.bundle import CARD, SEALED, Bundle
+from shared.bundle import CARD, REPORT, SEALED, Bundle
 
 _CHUNK: Final = 256 * 1024
 
@@ -17,6 +17,8 @@ class BundleForm:
     def __init__(self, bundle: Bundle, sent: Callable[[int], None] = lambda _: None) -> None:
         self._boundary = secrets.token_hex(16)
         self._files = [bundle.file(name) for name in (CARD, *SEALED)]
+        if (report := bundle.file(REPORT)).is_file():
+            self._files.append(report)
         self._sizes = [file.stat().st_size for file in self._files]
         self._end = f"--{self._boundary}--\r\n".encode()
         self.sent = sent

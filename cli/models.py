@@ -45,14 +45,23 @@ def list_models(url: str, key: str, as_json: bool) -> None:
         click.echo(_model_line(model))
 
 
-@models.command(epilog=example("poxvisio models show demo-synthetic --json"))
+@models.command(
+    epilog=example("poxvisio models show demo-synthetic --json", "poxvisio models show second --report second.html")
+)
 @_ID
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report here that came with it; needs the scope models.",
+)
 @service_options
 @json_option("the model with its card")
-def show(model: str, url: str, key: str, as_json: bool) -> None:
+def show(*, model: str, report: Path | None, url: str, key: str, as_json: bool) -> None:
     """Show one model."""
     with Service(url, key) as service:
         found = _found(service, model)
+        if report is not None:
+            report.write_bytes(service.model_report(model))
     print_json(found) if as_json else click.echo(_model_line(found))
 
 
@@ -61,7 +70,7 @@ def show(model: str, url: str, key: str, as_json: bool) -> None:
 @service_options
 @json_option("the model")
 def publish(folder: Path, url: str, key: str, as_json: bool) -> None:
-    """Verify the bundle in FOLDER, send it, and wait until a worker has checked it."""
+    """Verify the bundle in FOLDER, send it with its report, and wait until a worker has checked it."""
     bundle = load_bundle(folder)
     form = BundleForm(bundle)
     with Service(url, key) as service:

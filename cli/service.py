@@ -176,6 +176,10 @@ class Service:
         """Return how a shadow compares with what stands."""
         return self._line.json("GET", f"/v1/models/{model_id}/shadow", params={"limit": 1000})
 
+    def model_report(self, model_id: str) -> bytes:
+        """Return the page that came with a model; raises ``ServiceRefused`` where none did."""
+        return self._line.send("GET", f"/v1/models/{model_id}/report").content
+
     def photo(self, image_id: str) -> bytes:
         """Return the working copy of a photo, a JPEG."""
         return self._line.send("GET", f"/v1/images/{image_id}/photo").content

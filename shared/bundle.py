@@ -21,6 +21,7 @@ WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.json"
 GATE = "gate.safetensors"
 PARITY = "parity.safetensors"
+REPORT = "report/report.html"  # where there is one; the digest does not cover it
 SEALED = (WEIGHTS, CALIBRATION, GATE, PARITY)
 SEALED_FACTS = ("id", "labels", "clinical", "synthetic")
 RESEARCH_USE = "Research use only. Not a medical device. A negative result does not exclude mpox; confirm by PCR."

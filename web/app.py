@@ -16,6 +16,7 @@ from web.api import (
     keys,
     links,
     model_changes,
+    model_reports,
     models,
     receipts,
     results,
@@ -44,6 +45,7 @@ _API: Final = (
     keys,
     models,
     model_changes,
+    model_reports,
     shadow_runs,
 )
 

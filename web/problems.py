@@ -77,7 +77,8 @@ NOT_YET = _kind(
     "not-yet",
     404,
     "This is not there (yet)",
-    "The photo is known, but it has no working copy or no evidence: it still waits, or its outcome has none.",
+    "The photo is known, but it has no working copy or no evidence: it still waits, or its outcome has none. "
+    "Or the model is known, and came without a report.",
 )
 METHOD_NOT_ALLOWED = _kind(
     "method-not-allowed",

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from shared.bundle import CARD, SEALED, Bundle, load_bundle
+from shared.bundle import CARD, REPORT, SEALED, Bundle, load_bundle
 from shared.errors import BundleAltered, BundleMissing, ObjectMissing
 from shared.logs import logger
 from shared.storage import Storage
@@ -18,6 +18,7 @@ from shared.storage import Storage
 log = logger(__name__)
 
 FILES: Final = (CARD, *SEALED)
+LARGEST_REPORT: Final = 16 << 20
 _PIECE: Final = 8 << 20
 
 
@@ -29,6 +30,7 @@ def bundle_key(digest: str, name: str) -> str:
 def store(storage: Storage, bundle: Bundle) -> int:
     """Put a verified bundle into the storage, durably, and return its bytes; raises ``StorageAway``.
 
+    Its report goes along where it has one, in the place of an earlier one: whoever trusts the files need not trust it.
     What is written is what was verified: a file that changed meanwhile raises ``BundleAltered`` and is not put there.
     """
     listed, keys, total = bundle.card["files"], [], 0
@@ -44,7 +46,21 @@ def store(storage: Storage, bundle: Bundle) -> int:
             raise BundleAltered(f"{name} changed while it was stored: publish the bundle again.")
         keys.append(stored.key)
     storage.settle(keys)
+    if (report := bundle.file(REPORT)).is_file():
+        storage.write(_report_key(bundle.digest), report.read_bytes())
     return total
+
+
+def report_of(storage: Storage, digest: str) -> bytes | None:
+    """Return the report that came with a published bundle, None where none did; raises ``StorageAway``."""
+    try:
+        return storage.read(_report_key(digest), limit=LARGEST_REPORT)
+    except ObjectMissing:
+        return None
+
+
+def _report_key(digest: str) -> str:
+    return bundle_key(digest, Path(REPORT).name)
 
 
 def fetch(storage: Storage, digest: str, cache: Path) -> Bundle:

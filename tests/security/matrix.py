@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 from shared import accounts, ids
 from shared.accounts import SCOPES
 from shared.database import Database, new_id
+from shared.registry.bundles import bundle_key
 from shared.storage.keys import copy_key
 from tests.conftest import make_tenant
 from tests.integration.web.answering import answer_all
@@ -143,6 +144,8 @@ class World:
             session.execute(sa.text("DELETE FROM model_change"))
             session.execute(_MODEL, {"id": model})
             session.execute(_CHANGE, {"id": change, "model": model})
+        here: Services = self.app.extensions["poxvisio"]
+        here.storage.write(bundle_key(model, "report.html"), b"<p>synthetic</p>")
         self.ids |= {"model": model, "change": ids.text("change", change)}
 
     def leak(self, answer: TestResponse) -> str | None:

@@ -5,7 +5,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 from sqlalchemy.orm import Session
 
-from shared.bundle import Bundle
+from shared.bundle import REPORT, Bundle, sha256_of
 from shared.errors import BundleError, Conflict, NotFound
 from shared.registry import bundles, records, serving
 from web.api.model_shapes import ModelBody, ModelList, published, started_with
@@ -73,13 +73,15 @@ def index() -> Response:
     tag=_TAG,
     scope=_SCOPE,
     description="The bundle's files as parts of their own names: `card.json`, `calibration.json`, "
-    "`weights.safetensors`, `gate.safetensors`, `parity.safetensors`. Publishing the same bundle twice is no error.",
+    "`weights.safetensors`, `gate.safetensors`, `parity.safetensors`; `report.html`, 16 MiB at most, where there is a "
+    "report, which no digest covers. Publishing the same bundle twice is no error; its report takes the place of an "
+    "earlier one.",
     query=NoQuery,
     body={
         "multipart/form-data": {
             "type": "object",
             "required": list(bundles.FILES),
-            "properties": {name: {"type": "string", "format": "binary"} for name in bundles.FILES},
+            "properties": {name: {"type": "string", "format": "binary"} for name in (*bundles.FILES, "report.html")},
         }
     },
     headers=(IDEMPOTENCY_KEY,),
@@ -99,7 +101,7 @@ def publish() -> Response:
     read_query(NoQuery)
     here, asking = services(), caller()
     with entrance(here, asking) as place, received(request, here.settings.max_model_bytes, place) as bundle:
-        mark = fingerprint.of_request("POST", request.path, {"digest": bundle.digest})
+        mark = fingerprint.of_request("POST", request.path, _told_apart(bundle))
         size = sum(bundle.file(name).stat().st_size for name in bundles.FILES)
 
         def act(session: Session) -> ModelBody:
@@ -114,6 +116,12 @@ def publish() -> Response:
         return perform(
             mark, ModelBody, act, before=before, status=201, location=lambda _: f"{here.settings.public_url}/v1/models"
         )
+
+
+def _told_apart(bundle: Bundle) -> dict[str, str]:
+    """What two uploads under one idempotency key must agree on."""
+    report = bundle.file(REPORT)
+    return {"digest": bundle.digest} | ({"report": sha256_of(report)} if report.is_file() else {})
 
 
 def _refuse_taken_id(session: Session, bundle: Bundle) -> None:

@@ -1,6 +1,6 @@
 """A bundle as it comes in: its files as multipart parts of their own names, verified whole before anything is kept.
 
-There is no archive to expand: five names are known, each may come once, and nothing else is taken.
+There is no archive to expand: five names are known and that of a report, each may come once, and nothing else is taken.
 """
 
 import json
@@ -13,17 +13,18 @@ from typing import Any, BinaryIO, Final
 
 from flask import Request
 
-from shared.bundle import CALIBRATION, CARD, Bundle, load_bundle
+from shared.bundle import CALIBRATION, CARD, REPORT, Bundle, load_bundle
 from shared.errors import BundleError, Refused
 from shared.registry import records
-from shared.registry.bundles import FILES
+from shared.registry.bundles import FILES, LARGEST_REPORT
 from web.intake.body import Body
 from web.intake.envelope import Begin, Data, Envelope, Malformed
 from web.places import Place
 from web.problems import BROKEN_BODY, MODEL_REFUSED, TOO_LARGE, UNSUPPORTED_TYPE, Problem
 
 _LONGEST_BOUNDARY: Final = 200
-_MOST_JSON: Final = 1 << 20
+_MOST: Final = {CARD: 1 << 20, CALIBRATION: 1 << 20, Path(REPORT).name: LARGEST_REPORT}
+_PLACES: Final = {**{name: name for name in FILES}, Path(REPORT).name: REPORT}
 _LABELS: Final = 2
 
 
@@ -52,19 +53,21 @@ def _read(envelope: Envelope, body: Body, folder: Path) -> None:
         for event in envelope.events(iter(body.read, b"")):
             if isinstance(event, Begin):
                 file = opened.enter_context(_begin(folder, event.name))
-                left = _MOST_JSON if event.name in (CARD, CALIBRATION) else math.inf
+                left = _MOST.get(str(event.name), math.inf)
             elif isinstance(event, Data) and file is not None:
                 left -= len(event.data)
                 if left < 0:
-                    raise Problem(TOO_LARGE, "The bundle's JSON files may have 1 MiB each.")
+                    raise Problem(TOO_LARGE, "The bundle's JSON files may have 1 MiB each, its report 16 MiB.")
                 file.write(event.data)
 
 
 def _begin(folder: Path, name: str | None) -> BinaryIO:
-    if name not in FILES:
-        raise Problem(BROKEN_BODY, f"A bundle has the parts {', '.join(FILES)}, and no others.")
+    if name not in _PLACES:
+        raise Problem(BROKEN_BODY, f"A bundle has the parts {', '.join(_PLACES)}, and no others.")
+    file = folder / _PLACES[name]
+    file.parent.mkdir(exist_ok=True)
     try:
-        return (folder / name).open("xb")
+        return file.open("xb")
     except FileExistsError:
         raise Problem(BROKEN_BODY, f"There are two parts named {name}.") from None
 

@@ -13,6 +13,7 @@ from shared.registry import changes
 from shared.registry.bundles import FILES
 from tests.integration.web.conftest import JPEG, Caller, make_key
 from tests.integration.worker.test_models import MakeBundle, make_bundle
+from web.services import Services
 
 __all__ = ["make_bundle"]
 
@@ -82,6 +83,48 @@ def test_a_bundle_that_failed_its_check_cannot_be_activated(
     answer = clinic.post("/v1/models/second/activate")
     assert (answer.status_code, "it answers otherwise" in answer.text) == (422, True)
     assert clinic.post("/v1/models/none/activate").status_code == 404
+
+
+def test_a_report_comes_along_is_read_by_who_may_and_can_do_nothing_in_a_browser(
+    clinic: Caller, files: dict[str, bytes], app: Flask, owner_db: Database, tenant: UUID, objects: Any
+) -> None:
+    assert upload(clinic, files).status_code == 201
+    absent = clinic.get("/v1/models/second/report")
+    assert (absent.status_code, (absent.json or {})["type"].rpartition("/")[2]) == (404, "not-yet")
+    assert clinic.get("/v1/models/none/report").status_code == 404
+    for page in (b"<h1>SYNTHETIC</h1><script>alert(1)</script>", b"<h1>SYNTHETIC, again</h1>"):
+        assert upload(clinic, {**files, "report.html": page}).status_code == 201
+        read = clinic.get("/v1/models/second/report")
+        assert (read.status_code, read.data, read.content_type) == (200, page, "text/html; charset=utf-8")
+        policy = {part.strip() for part in read.headers["Content-Security-Policy"].split(";")}
+        assert {"default-src 'none'", "sandbox", "frame-ancestors 'none'"} <= policy
+        assert not any(part.startswith("script-src") for part in policy)
+    reader = Caller(app.test_client(), make_key(owner_db, tenant, ["jobs:read"]), tenant)
+    assert reader.get("/v1/models/second/report").status_code == 403
+    kept = objects()
+    large = upload(clinic, {**files, "report.html": bytes((16 << 20) + 1)})
+    assert (large.status_code, "its report 16 MiB" in large.text) == (413, True)
+    assert objects() == kept
+
+
+def test_one_idempotency_key_is_for_one_report(clinic: Caller, files: dict[str, bytes]) -> None:
+    def sent(page: bytes) -> int:
+        form = form_of({**files, "report.html": page})
+        return clinic.post("/v1/models", **form, Idempotency_Key="once").status_code
+
+    assert (sent(b"<p>one</p>"), sent(b"<p>one</p>"), sent(b"<p>two</p>")) == (201, 201, 422)
+    assert clinic.get("/v1/models/second/report").data == b"<p>one</p>"
+
+
+def test_the_report_beside_the_bundle_of_the_setting_is_shown_too(
+    clinic: Caller, app: Flask, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle("started-with")
+    (bundle.path / "report").mkdir(exist_ok=True)
+    (bundle.path / "report" / "report.html").write_bytes(b"<p>beside</p>")
+    here: Services = app.extensions["poxvisio"]
+    monkeypatch.setattr(here.model, "bundle", lambda: bundle)
+    assert clinic.get("/v1/models/started-with/report").data == b"<p>beside</p>"
 
 
 @pytest.mark.parametrize("harm", ["altered", "missing", "another"])

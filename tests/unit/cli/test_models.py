@@ -1,6 +1,7 @@
 """``poxvisio models``: what it asks the service for, and what it says of the answer."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import models as commands
+from cli.bundle_form import BundleForm
 from cli.main import main
-from shared.bundle import RESEARCH_USE
+from shared.bundle import RESEARCH_USE, load_bundle
 from tests.unit.cli.test_shadow_page import REPORT
 
 KEY = f"pxv_{'0' * 32}_{'0' * 48}"
@@ -40,6 +42,8 @@ class Register:
         if path == "/v1/models":
             said: Any = {"models": self.models.pop(0) if len(self.models) > 1 else self.models[0]}
             return (201 if method == "POST" else 200), json.dumps(said).encode(), "application/json"
+        if path.endswith("/report"):
+            return 200, b"<h1>SYNTHETIC</h1>", "text/html"
         if path.endswith("/photo"):
             return 200, b"\xff\xd8 photo", "image/jpeg"
         if path.endswith("/shadow") and method == "GET":
@@ -167,3 +171,23 @@ def test_a_shadows_report_is_lines_a_page_and_json(register: Register, tmp_path:
     assert said.count("data:image/jpeg;base64,") == 1
     assert [path for _, path, _ in register.asked].count("/v1/images/img_1/photo") == 1
     assert json.loads(run(register, "shadow-report", "second", "--json").output) == REPORT
+
+
+def test_the_report_that_came_with_a_model_is_written_to_a_file(register: Register, tmp_path: Path) -> None:
+    run(register, "show", "second", "--report", str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").read_bytes() == b"<h1>SYNTHETIC</h1>"
+    assert register.asked[-1][:2] == ("GET", "/v1/models/second/report")
+
+
+def test_a_bundle_is_sent_with_its_report_where_it_has_one(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("photos", "report"))
+    without = b"".join(BundleForm(load_bundle(folder)))
+    (folder / "report").mkdir()
+    (folder / "report" / "report.html").write_bytes(b"<h1>SYNTHETIC</h1>")
+    form = BundleForm(load_bundle(folder))
+    body = b"".join(form)
+    assert b'name="report.html"; filename="report.html"' in body
+    assert b"<h1>SYNTHETIC</h1>" in body
+    assert len(body) == int(form.headers["Content-Length"])
+    assert b"report.html" not in without
