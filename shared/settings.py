@@ -195,6 +195,12 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_REFUSED_KEYS",
         description="Unknown API keys that an address may send a minute; beyond, 429 to it; 0: not bounded",
     )
+    address_rate: float = Field(
+        default=100.0,
+        ge=0,
+        validation_alias="POXVISIO_ADDRESS_RATE",
+        description="Requests a second of one address to what needs no key, probes aside; beyond, 429; 0: not bounded",
+    )
     proxies: int = Field(
         default=0,
         ge=0,

@@ -233,6 +233,7 @@ def variables_of(web_url: str, broker_url: str, photos_folder: Path) -> dict[str
         "POXVISIO_KEY_RATE": "100000",
         "POXVISIO_TENANT_RATE": "100000",
         "POXVISIO_REFUSED_KEYS": "100000",
+        "POXVISIO_ADDRESS_RATE": "100000",
     }
 
 

@@ -3,7 +3,8 @@
 A key that was good a moment ago hears of its limits before the database is asked, and any other one after: so a request
 costs no statement more than before, and one over its limit costs none. An address that sent too many unknown keys is
 refused without a look into the database, unless with a key that was good a moment ago: strangers behind one proxy shut
-nobody out.
+nobody out. What needs no key is counted by address, but for probes: a balancer must hear of a process whoever floods
+it.
 """
 
 import ipaddress
@@ -50,7 +51,7 @@ def require(asking: Caller, scope: str, what: str = "This") -> None:
 
 
 def install(app: Flask) -> None:
-    """Authenticate and count before every view whose operation names a scope; 404 and 405 need no key."""
+    """Authenticate and count before every view whose operation names a scope; the others are counted by address."""
     if proxies := app.extensions["poxvisio"].settings.proxies:
         # Of what proxies say, where a request comes from is believed, and nothing else.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]  # Flask's own way
@@ -59,6 +60,8 @@ def install(app: Flask) -> None:
     def authenticate() -> None:
         found = operation_of(current_app, request.endpoint)
         if found is None or found.scope is None:
+            if found is None or not found.is_probe:
+                _count_address()
             return
         g.caller = _authenticated()
         require(g.caller, found.scope)
@@ -87,6 +90,13 @@ def _authenticated() -> Caller:
         here.known_keys.remember(token, known)
         _count(known)
     return found
+
+
+def _count_address() -> None:
+    """Take a request without a key from what its address may send; raises ``Problem`` (429) where nothing is left."""
+    verdict = services().open_doors.take({"address": network_of(request.remote_addr or "")})
+    if not verdict.is_free:
+        raise too_many(RATE_LIMITED, "Your address sent too many requests that need no key.", verdict)
 
 
 def _count(known: Known) -> None:

@@ -7,6 +7,7 @@ is a policy's rate and burst times the number of web processes. No request waits
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import redis
@@ -29,21 +30,22 @@ log = logger(__name__)
 
 
 class Exchange:
-    """Tells and hears for the buckets of one process, on a thread of its own once there is something to tell."""
+    """Tells and hears for buckets of one process, on a thread of its own once there is something to tell."""
 
-    def __init__(self, rates: Rates, settings: Settings, *, seconds: float = _SECONDS) -> None:
-        self._rates = rates
+    def __init__(self, rates: Sequence[Rates], settings: Settings, *, seconds: float = _SECONDS) -> None:
+        self._rates = [each for each in rates if each.policies]
         self._seconds = seconds
         self._valkey = _client(settings.broker_url.get_secret_value())
         self._stopping = threading.Event()
         self._starting = threading.Lock()
+        self._exchanging = threading.Lock()
         self._thread: threading.Thread | None = None
         # Whether the limits are held together with others; empty before the first try.
         self.is_shared: bool | None = None
 
     def begin(self) -> None:
         """Start exchanging unless that was done, or there is nothing to exchange through."""
-        if self._thread is not None or self._valkey is None or not self._rates.policies:
+        if self._thread is not None or self._valkey is None or not self._rates:
             return
         with self._starting:
             if self._thread is None and not self._stopping.is_set():
@@ -67,12 +69,16 @@ class Exchange:
                 self.is_shared = False
 
     def exchange(self) -> None:
-        """Tell and hear once; what could not be told is told with the next round."""
-        to_tell = self._rates.to_tell()
+        """Tell and hear once, one thread after the other; what could not be told is told with the next round."""
+        with self._exchanging:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        to_tell = [(rates, *bucket) for rates in self._rates for bucket in rates.to_tell()]
         if not to_tell or self._valkey is None:
             return
         pipeline = self._valkey.pipeline(transaction=False)
-        for policy, whose, taken in to_tell:
+        for _, policy, whose, taken in to_tell:
             name = f"{_PREFIX}{policy.name}:{whose}"
             pipeline.incrby(name, taken)
             pipeline.expire(name, _KEPT_SECONDS)
@@ -83,8 +89,8 @@ class Exchange:
                 log.warning("rates_held_alone", error=type(error).__name__)
             self.is_shared = False
             return
-        for (policy, whose, taken), total in zip(to_tell, answers[::2], strict=True):
-            self._rates.hear(policy, whose, taken, int(total))
+        for (rates, policy, whose, taken), total in zip(to_tell, answers[::2], strict=True):
+            rates.hear(policy, whose, taken, int(total))
         if not self.is_shared:
             log.info("rates_shared")
         self.is_shared = True

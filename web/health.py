@@ -88,7 +88,7 @@ class Examiner:
 
 
 @health.get("/livez")
-@operation("Is the process alive", {200: Answer("It is.", {"application/json": Life})}, tag=_TAG)
+@operation("Is the process alive", {200: Answer("It is.", {"application/json": Life})}, tag=_TAG, is_probe=True)
 def livez() -> Response:
     """Answer, and ask nobody else."""
     return respond(Life())
@@ -102,6 +102,7 @@ def livez() -> Response:
         503: Answer("It cannot; the parts say why.", {"application/json": Readiness}),
     },
     tag=_TAG,
+    is_probe=True,
 )
 def readyz() -> Response:
     """Look at database, storage, broker, bundle, migrations and workers."""

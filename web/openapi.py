@@ -126,6 +126,8 @@ class Operation:
     problems: Sequence[Kind] = ()
     # Models that a schema written by hand refers to.
     schemas: Sequence[type[BaseModel]] = ()
+    # Answered however often anybody asks, as probes must be.
+    is_probe: bool = False
 
     def all_problems(self) -> list[Kind]:
         """Return the kinds of problem this operation may answer with, those of every route included."""
@@ -133,6 +135,8 @@ class Operation:
         if self.scope is not None:
             found += [problems.UNAUTHORIZED, problems.MISSING_SCOPE, problems.DATABASE_AWAY]
             found += [problems.RATE_LIMITED, problems.TOO_MANY_REFUSED]
+        elif not self.is_probe:
+            found.append(problems.RATE_LIMITED)
         if self.query is not None:
             found.append(problems.INVALID_OPTIONS)
         if self.body is not None:
@@ -155,10 +159,11 @@ def operation(
     headers: Sequence[Header] = (),
     problems: Sequence[Kind] = (),
     schemas: Sequence[type[BaseModel]] = (),
+    is_probe: bool = False,
 ) -> Callable[[View], View]:
     """Attach the description of a route to its view; ``scope`` is what the caller's key must allow."""
     described = Operation(
-        summary, answers, tag, scope, description, query, body, body_required, headers, problems, schemas
+        summary, answers, tag, scope, description, query, body, body_required, headers, problems, schemas, is_probe
     )
 
     def attach(view: View) -> View:

@@ -175,9 +175,9 @@ RATE_LIMITED = _kind(
     "rate-limited",
     429,
     "Too many requests",
-    "The API key, all keys of its tenant together, or whoever opens the links that it gave, ask more often than the "
-    "service lets anybody ask. Nothing was done. Come back when Retry-After has passed; the RateLimit header of every "
-    "answer to a key says what is left, and `/v1/limits` what there is.",
+    "The API key, all keys of its tenant together, whoever opens the links that it gave, or an address without a key "
+    "ask more often than the service lets anybody ask. Nothing was done. Come back when Retry-After has passed; the "
+    "RateLimit header of every answer to a key says what is left, and `/v1/limits` what there is.",
 )
 TOO_MANY_REFUSED = _kind(
     "too-many-refused-keys",

@@ -121,6 +121,7 @@ class Services:
     exchange: Exchange
     refused: Rates
     opened_links: Rates
+    open_doors: Rates
     known_keys: KnownKeys
 
     @classmethod
@@ -134,6 +135,8 @@ class Services:
                 Policy("tenant", settings.tenant_rate, settings.rate_seconds),
             ]
         )
+        # Apart from the key's own: whoever has a link must not be able to use up what its maker may ask.
+        opened_links = Rates([Policy("link", settings.key_rate, settings.rate_seconds)])
         return cls(
             settings=settings,
             database=database,
@@ -151,10 +154,10 @@ class Services:
             event_streams=_halved(settings.max_event_streams),
             gauge=Gauge(database),
             rates=rates,
-            exchange=Exchange(rates, settings),
+            exchange=Exchange([rates, opened_links], settings),
             refused=Rates([Policy("address", settings.refused_keys / _MINUTE, _MINUTE)]),
-            # Apart from the key's own: whoever has a link must not be able to use up what its maker may ask.
-            opened_links=Rates([Policy("link", settings.key_rate, settings.rate_seconds)]),
+            opened_links=opened_links,
+            open_doors=Rates([Policy("address", settings.address_rate, settings.rate_seconds)]),
             known_keys=KnownKeys(),
         )
 

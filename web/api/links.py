@@ -106,6 +106,7 @@ def show(link: str) -> Response:
     """Show the picture that a link is for."""
     query = read_query(HeatmapQuery)
     permitted = read(services().keyring, link)
+    services().exchange.begin()
     verdict = services().opened_links.take({"link": permitted.key})
     if not verdict.is_free:
         raise too_many(RATE_LIMITED, "The links of this API key were opened too often.", verdict)

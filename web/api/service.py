@@ -43,6 +43,7 @@ class Limits(Shape):
     tenant_rate: float = Field(description="The same of all keys of a tenant together")
     rate_seconds: int = Field(description="Seconds of those rates that may come at once")
     refused_keys: int = Field(description="Unknown API keys of one address a minute: 429; 0: not bounded")
+    address_rate: float = Field(description="Requests a second of one address that need no key: 429; 0: not bounded")
 
 
 @api.get("/v1/limits")
@@ -71,6 +72,7 @@ def limits() -> Response:
             tenant_rate=settings.tenant_rate,
             rate_seconds=settings.rate_seconds,
             refused_keys=settings.refused_keys,
+            address_rate=settings.address_rate,
         )
     )
 

@@ -34,7 +34,7 @@ MOST_IDLE = 0.3
 def served(environment: dict[str, str], owner_db: Database, tmp_path: Path) -> Iterator[Server]:
     """Return a server with as many threads as there are in life, without a bound on how often anybody asks."""
     threads = int(WEB[WEB.index("--blocking-threads") + 1])
-    unbounded = {"POXVISIO_KEY_RATE": "0", "POXVISIO_TENANT_RATE": "0"}
+    unbounded = {"POXVISIO_KEY_RATE": "0", "POXVISIO_TENANT_RATE": "0", "POXVISIO_ADDRESS_RATE": "0"}
     with serve({**environment, **unbounded}, tmp_path, threads) as server:
         yield server
 

@@ -33,8 +33,8 @@ from web.app import create_app
 from web.services import Services
 
 # Slow enough for a burst to be counted, whatever the machine does meanwhile.
-BOUNDS = {"key_rate": 0.02, "tenant_rate": 0.03, "rate_seconds": 500, "refused_keys": 5}
-OF_KEY, OF_TENANT = 10, 15
+BOUNDS = {"key_rate": 0.02, "tenant_rate": 0.03, "rate_seconds": 500, "refused_keys": 5, "address_rate": 0.06}
+OF_KEY, OF_TENANT, OF_ADDRESS = 10, 15, 30
 
 
 @contextmanager
@@ -100,6 +100,28 @@ def test_whoever_needs_no_key_is_not_counted(clinic: Caller) -> None:
         assert "RateLimit" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v1/limits", "/problems/not-found", "/nothing"])
+def test_an_address_that_asks_too_often_without_a_key_is_told_to_come_back_and_probes_are_answered(
+    path: str, app: Flask, clinic: Caller, statements: list[str]
+) -> None:
+    def get(path: str, address: str = "192.0.2.1") -> TestResponse:
+        return app.test_client().get(path, environ_base={"REMOTE_ADDR": address})
+
+    assert {get(path).status_code for _ in range(OF_ADDRESS)} <= {200, 404}
+    statements.clear()
+    refused = get(path)
+    assert (refused.status_code, kind(refused)) == (429, "rate-limited")
+    assert told(refused)["violated-policies"] == ["address"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 1.2 * 17 + 1
+    assert statements == []
+    assert get(path, "192.0.2.2").status_code in (200, 404)
+    # Whoever has a key is counted by that alone, and a balancer hears of the process in any case.
+    assert strange(app, "192.0.2.1", clinic.key).status_code == 200
+    for _ in range(2 * OF_ADDRESS):
+        assert get("/livez").status_code == 200
+    assert get("/readyz").status_code in (200, 503)
+
+
 def test_a_refused_body_is_not_stored_and_the_client_hears_why(
     clinic: Caller, nothing_half_done: Callable[[], None]
 ) -> None:
@@ -156,20 +178,20 @@ def test_an_address_that_guesses_is_bounded_and_asks_the_database_no_more(app: F
     assert strange(app, "192.0.2.2").status_code == 401
 
 
+def opened(app: Flask, key: UUID) -> TestResponse:
+    """Open a link that this key gave, to a picture that there is not."""
+    link = Link("heatmap", uuid4(), key, int(time.time()) + 60).text(app.extensions["poxvisio"].keyring)
+    return app.test_client().get(f"/v1/links/{link}")
+
+
 def test_the_links_of_a_key_are_bounded_apart_from_the_key(app: Flask, clinic: Caller, statements: list[str]) -> None:
-    keyring = app.extensions["poxvisio"].keyring
-
-    def opened(key: UUID) -> TestResponse:
-        link = Link("heatmap", uuid4(), key, int(time.time()) + 60).text(keyring)
-        return app.test_client().get(f"/v1/links/{link}")
-
     ours = UUID(hex=clinic.key.split("_")[1])
-    assert [opened(ours).status_code for _ in range(OF_KEY)] == [404] * OF_KEY
+    assert [opened(app, ours).status_code for _ in range(OF_KEY)] == [404] * OF_KEY
     statements.clear()
-    refused = opened(ours)
+    refused = opened(app, ours)
     assert (refused.status_code, kind(refused), statements) == (429, "rate-limited", [])
     assert int(refused.headers["Retry-After"]) >= 1
-    assert opened(uuid4()).status_code == 410, "another key's"
+    assert opened(app, uuid4()).status_code == 410, "another key's"
     assert clinic.get("/v1/keys").status_code == 200, "who has a link takes nothing from its maker"
 
 
@@ -257,6 +279,20 @@ def test_two_web_processes_hold_one_bound_through_valkey(
         exchanged(one, other)
         # A process forgives what others took before it heard of them first, here one request.
         assert let_through(callers[1:], 20) <= 1
+
+
+def test_two_web_processes_hold_one_bound_for_the_links_of_a_key(
+    settings: Settings, owner_db: Database, tenant: UUID, valkey: EmbeddedValkey
+) -> None:
+    through = settings.model_copy(update={"broker_url": SecretStr(valkey.start())})
+    key = UUID(hex=make_key(owner_db, tenant).split("_")[1])
+    with serving(through) as one, serving(through) as other:
+        assert [opened(app, key).status_code for app in (one, other)] == [404, 404]
+        exchanged(one, other, one)
+        assert [opened(one, key).status_code for _ in range(20)].count(404) == OF_KEY - 2
+        exchanged(one, other)
+        # As above, one request may be forgiven.
+        assert [opened(other, key).status_code for _ in range(9)].count(404) <= 1
 
 
 def test_the_processes_exchange_by_themselves(
