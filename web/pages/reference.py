@@ -50,12 +50,19 @@ def reference(document: Document) -> dict[str, Any]:
             for tag, told in tags.items()
         ],
         "webhooks": [
-            {"kind": kind, "example": pretty(item["post"]["requestBody"]["content"]["application/json"]["example"])}
+            {"kind": kind, "examples": list(_sent(item["post"]["requestBody"]["content"]))}
             for kind, item in document["webhooks"].items()
         ],
         "shapes": [_shape(name, schema) for name, schema in sorted(document["components"]["schemas"].items())],
         "kinds": sorted(KINDS.values(), key=lambda kind: (kind.status, kind.name)),
     }
+
+
+def _sent(content: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Return the bodies of a webhook, by media type and by how much they tell."""
+    for media, body in content.items():
+        for name, example in body["examples"].items():
+            yield {"name": f"{name}, {media}", "body": pretty(example["value"])}
 
 
 def used_by(document: Document, kind: Kind) -> list[dict[str, str]]:

@@ -10,10 +10,12 @@ from jsonschema import Draft202012Validator, FormatChecker
 from markupsafe import escape
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from shared import event_body
 from shared.webhooks import KINDS
 from tests.integration.web.conftest import Caller
 from web.advice import ADVICE
 from web.description import described
+from web.members import MEANT
 from web.openapi import described_rules, is_opaque, template
 from web.problems import KINDS as PROBLEMS
 
@@ -81,6 +83,50 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
             for part, said in contents.items():
                 for media, body in said.get("content", {}).items():
                     yield f"{method} {path} {part}", media, body
+
+
+def members(node: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every member of every schema below a node: where it stands, and what is said of it."""
+    if isinstance(node, dict):
+        for name, member in node.get("properties", {}).items():
+            yield f"{place} {name}", member
+        for name, each in node.items():
+            if name not in ("example", "examples"):
+                yield from members(each, f"{place}/{name}")
+    elif isinstance(node, list):
+        for number, each in enumerate(node):
+            yield from members(each, f"{place}/{number}")
+
+
+def test_every_member_of_every_schema_says_what_it_means(app: Flask) -> None:
+    document = described(app, "http://127.0.0.1:8000")
+    found = [each for part in ("paths", "webhooks", "components") for each in members(document[part], part)]
+    assert len(found) > 400
+    assert [place for place, member in found if not member.get("description")] == []
+
+
+def test_no_meaning_stands_there_for_a_member_that_there_is_not(app: Flask) -> None:
+    document = described(app, "http://127.0.0.1:8000")
+    places = [
+        place.split(" ") for part in ("paths", "webhooks", "components") for place, _ in members(document[part], part)
+    ]
+    there = {name for _, name in places}
+    there |= {f"{schema.rpartition('/')[2].rpartition('__')[2]}.{name}" for schema, name in places}
+    there |= {f"requestBody.{name}" for place, name in places if "/requestBody/" in place}
+    assert MEANT.keys() - there == set()
+
+
+def test_every_kind_of_webhook_shows_every_form_of_its_body(app: Flask) -> None:
+    for kind, item in described(app, "http://127.0.0.1:8000")["webhooks"].items():
+        content = item["post"]["requestBody"]["content"]
+        for media, of_kind in (("application/json", "type"), ("application/cloudevents+json", "specversion")):
+            shown = {name: each["value"] for name, each in content[media]["examples"].items()}
+            assert all(next(iter(body)) == of_kind and body["type"] == kind for body in shown.values())
+            if kind not in event_body.ANSWERED:
+                assert shown.keys() == {"thin"}
+                continue
+            more = shown["full"]["data"].keys() - shown["thin"]["data"].keys()
+            assert more == ({"result"} if kind == "image.completed" else {"results", "results_complete"})
 
 
 def test_every_body_has_an_example_that_fits_its_schema(clinic: Caller) -> None:
