@@ -111,6 +111,7 @@ MEANT: Final = {
     "reasons": "Why it has this outcome",
     "receipt": "Where its signed receipt is",
     "rejected": "Photos that are no usable ones",
+    "report.html": "The report of its evaluation, which is shown as a page that can do nothing",
     "result_url": "The whole answer",
     "results": "Answers of photos",
     "JobLinks.results": "Where its answers are",
