@@ -8,6 +8,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
+WHOLE = found=$$($(BIN)/python -m pip --disable-pip-version-check check 2>&1) || { echo "$$found" >&2; exit 1; }
 UV := uv==0.13.9
 # For 3.11.0, because packages differ by its patch level; without addresses, because everyone has an index of their own.
 COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes --python-version 3.11.0 \
@@ -107,16 +108,19 @@ clean: ## Remove the environment and every cache; data/ stays
 	fi
 	@touch $@
 
+# A lock holds everything, so pip need not work it out again; WHOLE looks whether it really does on this Python.
 .venv/.demo: requirements/demo.txt pyproject.toml .venv/.made
 	@echo "Installing the pinned packages into .venv; the first time this takes a minute or two."
-	@$(PIP) install --require-hashes -r requirements/demo.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/demo.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@$(WHOLE)
 	@touch $@
 
 # The locks are compiled together, so that what the tests need holds what the demo needs.
 .venv/.dev: requirements/dev.txt pyproject.toml .venv/.made
 	@echo "Installing the pinned packages, with those of the tests, into .venv; the first time this takes some minutes."
 	@# Compiling all of it beforehand takes as long as installing it; Python compiles what is imported, and keeps it.
-	@$(PIP) install --no-compile --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@$(WHOLE)
 	@touch .venv/.demo $@
