@@ -182,6 +182,13 @@ def test_endpoints_hear_the_kinds_they_want_in_a_chain_of_their_own(app_db: Data
     assert [seq for seq, _ in owed(app_db, tenant, some)] == [2, 4, 6]
 
 
+def test_who_asks_for_no_kind_in_particular_does_not_get_what_must_be_named(app_db: Database, tenant: UUID) -> None:
+    every, named = endpoint(app_db, tenant), endpoint(app_db, tenant, ("image.completed",))
+    record(app_db, tenant, happened(tenant, "image.completed", new_id()), happened(tenant))
+    assert [seq for seq, _ in owed(app_db, tenant, every)] == [2]
+    assert [seq for seq, _ in owed(app_db, tenant, named)] == [1]
+
+
 def test_the_chain_of_an_endpoint_stays_straight_under_concurrency(
     app_db: Database, worker_db: Database, tenant: UUID
 ) -> None:
