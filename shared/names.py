@@ -25,8 +25,10 @@ def display_name(given: str | None) -> str | None:
     A longer one keeps its ending. None where nothing is left.
     """
     last = _SEPARATORS.split(given or "")[-1]
-    kept = "".join(character for character in last if unicodedata.category(character) not in _DROPPED)
-    name = " ".join(unicodedata.normalize("NFC", kept).split())
+    if not (last.isascii() and last.isprintable()):  # most names need no look at every character
+        kept = "".join(character for character in last if unicodedata.category(character) not in _DROPPED)
+        last = unicodedata.normalize("NFC", kept)
+    name = " ".join(last.split())
     if len(name) > LONGEST:
         stem, dot, ending = name.rpartition(".")
         tail = dot + ending if stem and len(ending) <= 10 else ""  # noqa: PLR2004  # a longer ending is no file type

@@ -90,3 +90,15 @@ def _listed(words: Iterable[str]) -> str:
 def array(elements: Iterable[str]) -> str:
     """Return PostgreSQL's text of an array whose elements need no quotes; NULL stands for none."""
     return f"{{{','.join(elements)}}}"
+
+
+def text_array(elements: Iterable[str | None]) -> str:
+    """Return PostgreSQL's text of an array of any texts, quoted as it reads them."""
+    return array(
+        "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in elements
+    )
+
+
+def number_array(values: Iterable[float | None]) -> str:
+    """Return PostgreSQL's text of an array of numbers; Python's text of a list is nearly that, and made at once."""
+    return f"{{{str(list(values))[1:-1].replace('None', 'NULL')}}}"

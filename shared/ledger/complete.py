@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -16,7 +16,7 @@ from shared.answers import Scheme
 from shared.database import new_id
 from shared.ledger import closing
 from shared.ledger.claim import Lease
-from shared.prepared import Prepared, array
+from shared.prepared import Prepared, array, number_array
 
 # Without Python's own code for each of hundreds of ids.
 _INT: Final = attrgetter("int")
@@ -183,17 +183,17 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
             "outcomes": list(names),
             "labels": list(labels),
             "scheme_ids": array(scheme.id.hex if scheme else "NULL" for scheme in schemes),
-            "sizes": _numbers(sizes),
+            "sizes": number_array(sizes),
             "reasons": [",".join(why) for why in reasons],
             "copies": list(copies),
             "numbers": b"".join(filter(None, numbers)),
             "images": array(map(_HEX, map(_INT, images))),
-            "places": _numbers(map(at.__getitem__, map(_HEX, map(_INT, units)))),
-            "ordinals": _numbers(ordinals),
-            "said": _numbers(saying),
-            "starts": _numbers(accumulate((len(packed or b"") for packed in numbers[:-1]), initial=1)),
-            "decode_ms": _numbers(decode_ms),
-            "network_ms": _numbers(network_ms),
+            "places": number_array(map(at.__getitem__, map(_HEX, map(_INT, units)))),
+            "ordinals": number_array(ordinals),
+            "said": number_array(saying),
+            "starts": number_array(accumulate((len(packed or b"") for packed in numbers[:-1]), initial=1)),
+            "decode_ms": number_array(decode_ms),
+            "network_ms": number_array(network_ms),
         },
     )
     for job_id, outcome, written in rows:
@@ -204,11 +204,6 @@ def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, C
 def _shared(item: Outcome) -> tuple[Any, ...]:
     size = None if item.numbers is None else len(item.numbers)
     return item.outcome, item.label, item.scheme, size, item.reasons, item.has_copy
-
-
-def _numbers(values: Iterable[float | None]) -> str:
-    """Return PostgreSQL's text of an array of numbers; Python's text of a list is nearly that, and made at once."""
-    return f"{{{str(list(values))[1:-1].replace('None', 'NULL')}}}"
 
 
 def _check_whole(held: Mapping[int, int], items: Sequence[Outcome | Deferred]) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError
 
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.prepared import Prepared, array
+from shared.prepared import Prepared, array, number_array, text_array
 
 ADDED = Prepared(
     "SELECT :one + x.n AS sum, 'at 10:30' AS told FROM unnest(:others) AS x(n)", {"one": "int", "others": "int[]"}
@@ -109,3 +109,12 @@ def test_a_connection_that_was_ended_is_the_database_being_away(single: Database
     with single.transaction() as session:
         assert BARE.run(session, {})[0].found == 7
     owner.close()
+
+
+def test_arrays_come_back_as_they_went_in(single: Database) -> None:
+    told = Prepared("SELECT :names AS names, :sizes AS sizes", {"names": "text[]", "sizes": "float8[]"})
+    names = ["plain.jpg", 'quo"ted\\ {a,b}', "", None, "NULL", "null", "it's 100 %s é\n", " spaces "]
+    sizes = [1, -2.5, None, 1e-7, 50_000_000_000]
+    with single.transaction() as session:
+        [row] = told.run(session, {"names": text_array(names), "sizes": number_array(sizes)})
+    assert (row.names, row.sizes) == (names, sizes)
