@@ -59,7 +59,7 @@ LONGEST = (
 )
 
 
-#: Files that share what is dear to start: one process runs them, and ``poxvisio up`` starts once for all.
+#: Files that share what is dear to start, ``poxvisio up`` or TensorFlow: one process runs them.
 TOGETHER = (
     ("tests/e2e/test_commands.py", "tests/e2e/test_logs.py", "tests/e2e/test_page.py"),
     (
@@ -68,6 +68,7 @@ TOGETHER = (
         "tests/chaos/test_addresses.py",
         "tests/chaos/test_clock.py",
     ),
+    ("tests/unit/training/test_backbone.py", "tests/unit/training/test_augmentation.py"),
 )
 
 

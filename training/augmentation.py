@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 def batches(
     pixels: Any, truth: NDArray[np.float32], weights: NDArray[np.float32], rows: NDArray[np.intp], *,
-    batch: int, seed: tuple[int, int],
+    side: int, batch: int, seed: tuple[int, int],
 ) -> Any:  # fmt: skip
-    """One epoch of a tensor of photos [n, s, s, 3] as a tf.data set of (photos, truth, weight).
+    """One epoch of a tensor of photos [n, s, s, 3] as a tf.data set of (photos [batch, side, side, 3], truth, weight).
 
-    Order and changes follow from `seed` and the row alone, so that an epoch is the same whenever and wherever it runs.
+    Photos are changed before they are made smaller: small ones would be blurred by it, and no longer like those that
+    training is validated on. Order and changes follow from `seed` and the row alone, so that an epoch is the same
+    whenever and wherever it runs.
     """
     import tensorflow as tf
 
@@ -25,7 +27,8 @@ def batches(
 
     def one(row: Any, label: Any, weight: Any) -> tuple[Any, Any, Any]:
         key = tf.stack([tf.constant(seed[0] * 100_003 + seed[1], tf.int64), row])
-        return tf.ensure_shape(changed(tf.gather(pixels, row), key), pixels.shape[1:]), label, weight
+        photo = tf.ensure_shape(changed(tf.gather(pixels, row), key), pixels.shape[1:])
+        return smaller(photo, side), label, weight
 
     found = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return found.batch(least, drop_remainder=len(order) > least).prefetch(1)
@@ -55,3 +58,13 @@ def changed(photo: Any, key: Any) -> Any:
     mean = tf.reduce_mean(moved)
     lit = ((moved - mean) * (0.85 + 0.3 * draw[6]) + mean) * (0.85 + 0.3 * draw[7])
     return tf.cast(tf.clip_by_value(tf.round(lit), 0.0, 255.0), tf.uint8)
+
+
+def smaller(photo: Any, side: int) -> Any:
+    """A uint8 photo [s, s, 3] at another side, antialiased as those of the validation are; the same at its own."""
+    import tensorflow as tf
+
+    if photo.shape[0] == side:
+        return photo
+    scaled = tf.image.resize(photo, (side, side), method="bicubic", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(scaled), 0.0, 255.0), tf.uint8)

@@ -105,18 +105,19 @@ class MemberTraining:
         import tensorflow as tf
 
         recipe, model, progress = self._recipe, self._model, self._progress
-        pixels, validation = resized(lesson.pixels, phase.side), lesson.split.validation
+        validation = lesson.split.validation
+        seen = resized(lesson.pixels[validation], phase.side)
         _set_phase(model, phase, transfers=self._transfers)
         self._compile(phase, steps=max(1, len(lesson.split.train) // recipe.batch))
         best = self._restore(state) if state else self._kept()
-        held = tf.constant(pixels)
+        held = tf.constant(lesson.pixels)
         while progress.epoch < phase.epochs and progress.since < recipe.patience:
             dataset = batches(
-                held, lesson.truth, lesson.weights, lesson.split.train, batch=recipe.batch,
-                seed=(lesson.seed, key + progress.epoch),
+                held, lesson.truth, lesson.weights, lesson.split.train, side=phase.side,
+                batch=recipe.batch, seed=(lesson.seed, key + progress.epoch),
             )  # fmt: skip
             loss = model.fit(dataset, epochs=1, verbose=0, shuffle=False).history["loss"][0]
-            logits = np.asarray(model.predict(pixels[validation], batch_size=recipe.batch, verbose=0))
+            logits = np.asarray(model.predict(seen, batch_size=recipe.batch, verbose=0))
             nll = negative_log_likelihood(logits, lesson.kinds[validation], 1.0)
             right = float((logits.argmax(1) == lesson.kinds[validation]).mean())
             progress.since = 0 if nll < progress.best else progress.since + 1
