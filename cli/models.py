@@ -14,6 +14,7 @@ from cli.bundle_form import BundleForm
 from cli.listing import line
 from cli.options import SHARE, example, json_option, print_json, service_options
 from cli.progress import progress
+from cli.sending import save_whole, saving
 from cli.service import Service
 from cli.shadow_page import page
 from shared.bundle import load_bundle
@@ -52,7 +53,7 @@ def list_models(url: str, key: str, as_json: bool) -> None:
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report here that came with it; needs the scope models.",
+    help="Write the report that came with it to this file; needs a key with the scope models.",
 )
 @service_options
 @json_option("the model with its card")
@@ -61,7 +62,7 @@ def show(*, model: str, report: Path | None, url: str, key: str, as_json: bool) 
     with Service(url, key) as service:
         found = _found(service, model)
         if report is not None:
-            report.write_bytes(service.model_report(model))
+            save_whole([service.model_report(model)], report)
     print_json(found) if as_json else click.echo(_model_line(found))
 
 
@@ -136,7 +137,7 @@ def shadow_report(model: str, *, out: Path | None, photos: int, url: str, key: s
         if out is not None:
             wanted = [one["image"] for one in found["disagreements"][:photos]]
             shown = {image: service.photo(image) for image in wanted}
-            out.write_text(page(found, shown), encoding="utf-8")
+            save_whole([page(found, shown).encode()], out)
     if as_json:
         print_json(found)
         return
@@ -215,9 +216,10 @@ def bench(*, folder: Path, out: Path | None, photos: int, turns: int, threads: i
     }
     rows = engine_bench.table(found)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        (out / "bench.md").write_text(_as_markdown(rows, said), encoding="utf-8")
+        with saving(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "bench.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            (out / "bench.md").write_text(_as_markdown(rows, said), encoding="utf-8")
     if as_json:
         print_json(said)
         return

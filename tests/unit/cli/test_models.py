@@ -179,6 +179,15 @@ def test_the_report_that_came_with_a_model_is_written_to_a_file(register: Regist
     assert register.asked[-1][:2] == ("GET", "/v1/models/second/report")
 
 
+@pytest.mark.parametrize("asked", [("show", "second", "--report"), ("shadow-report", "second", "--out")])
+def test_a_file_that_cannot_be_written_is_told_in_one_line(
+    asked: tuple[str, ...], register: Register, tmp_path: Path
+) -> None:
+    done = run(register, *asked, str(tmp_path / "absent" / "page.html"))
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+    assert "page.html cannot be written" in done.stderr
+
+
 def test_a_bundle_is_sent_with_its_report_where_it_has_one(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("photos", "report"))
