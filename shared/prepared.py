@@ -22,9 +22,9 @@ from shared.errors import DatabaseAway
 
 _PLACE: Final = re.compile(r"(?<!:):([a-z_]+)")
 _KNOWN: Final = "prepared"
-# There is no such statement (somebody else has discarded it), and a migration has changed what it returns. Both are
-# mended by a new connection, and by nothing else.
-_STALE: Final = frozenset({"26000", "0A000"})
+# There is no such statement (somebody else has discarded it), a migration has changed what it returns, and there is one
+# already (whoever prepared it was interrupted before that was noted). A new connection mends them, and nothing else.
+_STALE: Final = frozenset({"26000", "0A000", "42P05"})
 
 
 @dataclass(frozen=True)

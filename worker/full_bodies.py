@@ -1,6 +1,7 @@
 """Full bodies of webhooks: built once, and kept with their delivery, so that every attempt sends the same bytes."""
 
 import contextlib
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from shared import event_body, history, ids
 from shared.errors import Gone, NotFound
-from shared.tables import Delivery
+from shared.tables import Delivery, Event
 from shared.views import ResultView
 from shared.webhooks import Recorded
 from worker.deliveries import Owed
@@ -23,12 +24,13 @@ _HOLD: Final = sa.text("SELECT FROM job WHERE id = :job FOR KEY SHARE")
 
 def build(session: Session, owed: Owed, public_url: str) -> bytes | None:
     """Return the body and keep it; None where the lease was lost, and another's body is the one that is sent."""
-    answers = None
-    if owed.event.job_id is not None:
-        session.execute(_HOLD, {"job": owed.event.job_id})
+    event, job_id, answers = owed.event, owed.event.job_id, None
+    if job_id is not None:
+        session.execute(_HOLD, {"job": job_id})
+        event = _as_it_stands(session, event)
         with contextlib.suppress(Gone, NotFound):
-            answers = _answers(session, owed.event, owed.event.job_id)
-    body = event_body.render(owed.event, public_url, owed.previous_id, owed.form, answers)
+            answers = _answers(session, event, job_id)
+    body = event_body.render(event, public_url, owed.previous_id, owed.form, answers)
     kept = session.execute(
         sa.update(Delivery)
         .where(Delivery.id == owed.id, Delivery.fence == owed.fence, Delivery.state == "leased")
@@ -38,10 +40,19 @@ def build(session: Session, owed: Owed, public_url: str) -> bytes | None:
     return body if kept.first() else None
 
 
+def _as_it_stands(session: Session, event: Recorded) -> Recorded:
+    """Return the event as its row has it now: a deletion after the claim took out what the photo was called."""
+    told = sa.select(Event.body).where(Event.tenant_id == event.tenant_id, Event.seq == event.seq)
+    return replace(event, body=session.execute(told).scalar_one())
+
+
 def _answers(session: Session, event: Recorded, job_id: UUID) -> list[ResultView] | None:
-    """Return the answers that an event is about; None where a photo has another one, or none, since it was retried."""
+    """Return the answers that an event is about; None where a photo has another one, or none, since it was retried.
+
+    Only failed photos are tried again, so one that failed in an earlier round may have failed anew, otherwise.
+    """
     job = history.job(session, job_id)
     if event.kind != "image.completed":
         return history.results(session, job, limit=_MOST_ANSWERS).rows
     found = history.image(session, ids.parse("image", event.body["image"]))
-    return [found] if job.round == event.round or found.outcome == event.body["outcome"] else None
+    return [found] if job.round == event.round or found.outcome == event.body["outcome"] != "failed" else None

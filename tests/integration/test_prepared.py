@@ -78,6 +78,16 @@ def test_statements_that_somebody_discarded_are_prepared_again(single: Database,
         assert BARE.run(session, {})[0].found == 7
 
 
+def test_a_statement_that_was_prepared_and_not_noted_spoils_no_connection_for_good(single: Database) -> None:
+    with single.transaction() as session:
+        BARE.run(session, {})
+        session.connection().info.clear()
+    with pytest.raises(DatabaseAway, match="prepared"), single.transaction() as session:
+        BARE.run(session, {})
+    with single.transaction() as session:
+        assert BARE.run(session, {})[0].found == 7
+
+
 def test_a_migration_beneath_a_statement_is_got_over(owner_url: str) -> None:
     whole = Prepared("SELECT * FROM changing", {})
     owner = psycopg2.connect(owner_url)

@@ -11,8 +11,9 @@ from shared import endpoints, event_body, ids
 from shared.database import Database
 from shared.ledger.deletion import delete
 from shared.ledger.retry import retry
+from shared.ledger.submit import submit
 from tests.integration.delivery.clinic import Clinic, Receive, Start, answering, claim, until
-from tests.integration.ledger.factories import change, finish, submit_job, take
+from tests.integration.ledger.factories import change, finish, new_image, new_job, submit_job, take
 from tests.integration.ledger.said import said
 from worker import full_bodies
 from worker.deliveries import Owed
@@ -159,6 +160,21 @@ def test_the_answer_of_a_photo_is_not_told_of_a_round_it_is_not_of(
     assert (told["round"], told["outcome"], told["result"]["label"]) == (1, "classified", "mpox")
 
 
+def test_a_failure_is_not_told_with_the_reasons_of_a_later_one(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    clinic.endpoint("https://clinic.example/", ("image.completed",), detail="full")
+    job = submit_job(clinic.db, clinic.tenant, 1)
+    finish(worker_db, take(worker_db), "failed", reasons=("storage_unreachable",))
+    (first,) = claim(worker_db)
+    with clinic.db.transaction(clinic.tenant) as session:
+        retry(session, clinic.tenant, job.id, [0])
+    finish(worker_db, take(worker_db), "failed", reasons=("out_of_memory",))
+    assert "result" not in body(worker_db, first)["data"]
+    (second,) = claim(worker_db)
+    assert body(worker_db, second)["data"]["result"]["reasons"] == ["out_of_memory"]
+
+
 def test_the_answer_of_a_deleted_photo_is_not_sent_again(
     clinic: Clinic, worker_db: Database, owner_db: Database
 ) -> None:
@@ -174,6 +190,25 @@ def test_the_answer_of_a_deleted_photo_is_not_sent_again(
     told = body(worker_db, again)["data"]
     assert "result" not in told
     assert told["outcome"] == "classified"
+
+
+def test_what_a_photo_was_called_is_neither_told_nor_kept_where_it_was_deleted_after_the_claim(
+    clinic: Clinic, worker_db: Database, owner_db: Database
+) -> None:
+    clinic.endpoint("https://clinic.example/", ("image.completed",), detail="full")
+    job = new_job(clinic.tenant, 0, "normal", images=[new_image(0, custom_id="patient-7")])
+    with clinic.db.transaction(clinic.tenant) as session:
+        submit(session, job)
+    finish(worker_db, take(worker_db), label="mpox", **said())
+    (owed,) = claim(worker_db)
+    assert owed.event.body["custom_id"] == "patient-7"
+    with clinic.db.transaction(clinic.tenant) as session:
+        delete(session, clinic.tenant, job.id)
+    told = body(worker_db, owed)["data"]
+    assert (told["custom_id"], told["outcome"]) == (None, "classified")
+    with owner_db.transaction() as session:
+        kept = session.connection().exec_driver_sql("SELECT body FROM delivery").scalars().one()
+    assert b"patient-7" not in bytes(kept)
 
 
 def test_answers_are_not_kept_past_a_deletion_that_comes_meanwhile(
