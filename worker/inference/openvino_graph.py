@@ -90,7 +90,7 @@ def _first(weights: Weights, photo: Plane) -> Plane:
 def _exact_first(weights: Weights, photo: Plane, usual: Vector) -> Plane:
     """The same, less `usual`: k * (photo - means) = k * photo - (k * means) * ones."""
     kernel, bias = _folded(weights, "conv1")
-    kernel = kernel[:, ::-1]
+    kernel = kernel[:, ::-1].astype(np.float64)
     means = -(kernel * np.reshape(MEANS, (1, 3, 1, 1))).sum(axis=1, keepdims=True)
     kept = rounded_to_bf16(means)  # what rounding takes from it is a bias, but for the picture's very border
     x = _convolution(np.concatenate([kernel, kept], axis=1), _upright(photo), stride=2, pad=3)
@@ -114,7 +114,7 @@ def _block(weights: Weights, block: Block, x: Plane, add: _Add, less: Vector | N
     def part(number: int, x: Plane, *, stride: int = 1, pad: int = 0) -> tuple[Plane, Vector]:
         kernel, bias = _folded(weights, f"{block.name}_{number}")
         if less is not None and number in (0, 1):
-            bias = bias + kernel[:, :, 0, 0] @ less
+            bias = bias + kernel[:, :, 0, 0].astype(np.float64) @ less
         return _convolution(kernel, x, stride=stride, pad=pad), bias
 
     inner = ops.relu(add(*part(1, x, stride=block.stride)))
@@ -145,13 +145,13 @@ def _weighed(x: Plane, by: NDArray[np.float32], axis: int, *, keep: bool) -> Pla
     return ops.reduce_sum(ops.multiply(x, _constant(by)), _whole([axis]), keep_dims=keep)
 
 
-def _folded(weights: Weights, name: str) -> tuple[Vector, Vector]:
-    """Kernel [out, in, height, width] and bias [out] of a convolution with its BatchNorm."""
+def _folded(weights: Weights, name: str) -> tuple[NDArray[np.float32], Vector]:
+    """Kernel [out, in, height, width], not widened, and bias [out] of a convolution with its BatchNorm."""
     kernel, bias = folded(weights, name)
-    return np.transpose(kernel, (3, 2, 0, 1)).astype(np.float64), bias.astype(np.float64)
+    return np.transpose(kernel, (3, 2, 0, 1)), bias.astype(np.float64)
 
 
-def _convolution(kernel: Vector, x: Plane, *, stride: int = 1, pad: int = 0) -> Plane:
+def _convolution(kernel: NDArray[Any], x: Plane, *, stride: int = 1, pad: int = 0) -> Plane:
     return ops.convolution(x, _constant(kernel), [stride] * 2, [pad] * 2, [pad] * 2, [1, 1])
 
 

@@ -48,7 +48,7 @@ def folded(weights: Weights, name: str) -> tuple[NDArray[np.float32], NDArray[np
     scale = weights[f"{name}_bn/gamma"] / np.sqrt(weights[f"{name}_bn/moving_variance"] + NORM_EPSILON)
     kernel = weights[f"{name}_conv/kernel"] * scale
     shift = (weights[f"{name}_conv/bias"] - weights[f"{name}_bn/moving_mean"]) * scale + weights[f"{name}_bn/beta"]
-    return kernel.astype(np.float32), shift.astype(np.float32)
+    return kernel.astype(np.float32, copy=False), shift.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
