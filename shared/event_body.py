@@ -64,16 +64,18 @@ def render(
     With ``answers``, the first of a closed job's in the order of its photos, it holds as many of them as there is room
     for, and says in ``results_complete`` whether that is all; the link leads to the rest. Of an event of one photo they
     are that one's, and it stands in ``result``. A body that would pass 20 kB without them loses what the event's author
-    put in and says ``truncated``.
+    put in and says ``truncated``; one that would pass them with a single answer says so and leaves that out.
     """
     told = document(event, public_url)
     told["data"]["previous_id"] = None if previous_id is None else ids.text("event", previous_id)
     if len(_encode(_formed(told, public_url, form))) >= MAX_BODY:
         told["data"] = {key: told["data"][key] for key in _RESERVED if key in told["data"]} | {"truncated": True}
+    room = MAX_BODY - len(_encode(_formed(told, public_url, form)))
     if answers and event.kind == "image.completed":
-        told["data"]["result"] = _result(answers[0])
+        alone = {"result": _result(answers[0])}
+        told["data"] |= alone if len(_encode(alone)) < room else {"truncated": True}
     elif answers is not None:
-        _add(told, answers, MAX_BODY - len(_encode(_formed(told, public_url, form))))
+        _add(told, answers, room)
     return _encode(_formed(told, public_url, form))
 
 

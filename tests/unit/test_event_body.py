@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from shared import event_body
+from shared.views import ResultView
 from shared.webhooks import Recorded
 
 EVENT = UUID("018f3c5e-7d2a-7abc-8def-0123456789ab")
@@ -23,6 +24,27 @@ COMPLETED = Recorded(
     round=0,
     body={"state": "completed", "total": 3, "counts": {"classified": 2, "rejected": 1}},
     created_at=datetime(2026, 11, 23, 3, 0, 0, 5, tzinfo=UTC),
+)
+ANSWER = ResultView(
+    image_id=EVENT,
+    job_id=JOB,
+    ordinal=0,
+    client_name=None,
+    custom_id=None,
+    storage_key="",
+    sha256="",
+    bytes=0,
+    duplicate_of=None,
+    outcome="classified",
+    label=None,
+    answer=None,
+    reasons=(),
+    model_id=None,
+    model_digest=None,
+    attempts=1,
+    has_copy=False,
+    timings=None,
+    finished_at=None,
 )
 LINK = "https://pox.example/v1/jobs/job_018f3c5e00007abc8def0123456789ab"
 
@@ -76,6 +98,18 @@ def test_an_overlong_body_gives_way_to_its_links() -> None:
     assert data["truncated"] is True
     assert data["links"]["job"] == LINK
     assert "reasons" not in data
+
+
+@pytest.mark.parametrize(("length", "is_told"), [(50, True), (300, False)])
+def test_a_full_body_of_one_photo_stays_under_20_kb_whatever_its_labels_are_called(length: int, is_told: bool) -> None:
+    labels = [f"{place:02}{'ü' * length}" for place in range(64)]
+    answer = replace(ANSWER, answer={"probabilities": dict.fromkeys(labels, 1 / 64), "prediction_set": labels[:1]})
+    of_image = replace(COMPLETED, kind="image.completed", body={"image": "img_1", "outcome": "classified"})
+    body = event_body.render(of_image, "https://pox.example", BEFORE, "cloudevents", [answer])
+    data = json.loads(body)["data"]
+    assert len(body) < 20_000
+    assert ("result" in data, "truncated" in data) == (is_told, not is_told)
+    assert (data["image"], data["outcome"]) == ("img_1", "classified")
 
 
 def test_events_of_images_and_endpoints_link_to_them() -> None:

@@ -383,3 +383,43 @@ def test_what_a_client_called_a_photo_goes_from_its_event_when_the_job_is_delete
         delete(session, tenant, kept[0])
     told = {(event.job_id, event.body["custom_id"]) for event in of_photos(app_db, tenant)}
     assert told == {(kept[0], None), (kept[1], "patient kept"), (kept[1], None)}
+
+
+def test_a_deletion_reads_the_events_of_its_own_job_alone(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    hears = endpoint(app_db, tenant)
+    others = """
+        WITH told AS (
+          INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
+          SELECT :tenant, 1000 + n, gen_random_uuid(), 'image.completed', md5((n / 100)::text)::uuid, 0, '{}'
+          FROM generate_series(1, 3000) AS n RETURNING seq)
+        INSERT INTO delivery (id, tenant_id, endpoint_id, event_seq, body, state)
+        SELECT gen_random_uuid(), :tenant, :endpoint, seq, 'kept', 'delivered' FROM told
+    """
+    change(owner_db, others, tenant=tenant, endpoint=hears)
+    change(owner_db, "ANALYZE event, delivery")
+    job = submit_job(app_db, tenant, 3)
+    finish(worker_db, take(worker_db))
+    plans: list[dict[str, Any]] = []
+
+    def explain(connection: sa.Connection, _: object, statement: str, values: Any, *__: object) -> None:
+        if "event" in statement and not statement.startswith("EXPLAIN"):
+            found = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values).scalar_one()
+            plans.append(found[0]["Plan"])
+
+    with app_db.transaction(tenant) as session:
+        connection = session.connection()
+        sa.event.listen(connection, "before_cursor_execute", explain)
+        delete(session, tenant, job.id)
+    assert len(plans) == 2
+    for plan in plans:
+        assert _read(plan, {"event", "delivery"}) <= 12, plan
+
+
+def _read(plan: dict[str, Any], tables: set[str]) -> float:
+    """Return how many rows the scans of these tables looked at."""
+    own = 0.0
+    if plan.get("Relation Name") in tables and plan["Node Type"] != "ModifyTable":
+        own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+    return own + sum(_read(part, tables) for part in plan.get("Plans", []))
