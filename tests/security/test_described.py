@@ -3,7 +3,6 @@
 import random
 from typing import Any
 
-import pytest
 from flask import Flask
 
 from shared import ids
@@ -29,7 +28,6 @@ BODIES: tuple[bytes, ...] = (
 )
 
 
-@pytest.mark.timeout(400)
 def test_whatever_is_asked_is_answered_as_described(
     app: Flask, clinic: Caller, owner_db: Database, worker_db: Database, extent: Extent
 ) -> None:
