@@ -1,15 +1,17 @@
 """Prepared statements: read once a connection, kept over a rollback, and mended where something else undid them."""
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import psycopg2
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, ProgrammingError
 
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.prepared import Prepared, array, number_array, text_array
+from tests.conftest import make_tenant
 
 ADDED = Prepared(
     "SELECT :one + x.n AS sum, 'at 10:30' AS told FROM unnest(:others) AS x(n)", {"one": "int", "others": "int[]"}
@@ -119,6 +121,31 @@ def test_a_connection_that_was_ended_is_the_database_being_away(single: Database
     with single.transaction() as session:
         assert BARE.run(session, {})[0].found == 7
     owner.close()
+
+
+def test_a_plan_that_is_kept_shows_each_transaction_the_rows_of_its_own_tenant(
+    owner_db: Database, web_url: str
+) -> None:
+    tenants = [make_tenant(owner_db, name) for name in ("first", "second")]
+    seen = Prepared("SELECT id FROM tenant WHERE weight >= :least", {"least": "float8"})
+    generic = "SELECT generic_plans FROM pg_prepared_statements"
+
+    def looked(database: Database, whose: UUID | None) -> list[UUID]:
+        with database.transaction(whose) as session:
+            return [row.id for row in seen.run(session, {"least": 0.0})]
+
+    web = Database(web_url, role="poxvisio_app", pool_size=1)
+    for _ in range(8):
+        for whose in tenants:
+            assert looked(web, whose) == [whose]
+        assert looked(web, None) == []
+    with web.transaction() as session:
+        assert session.execute(sa.text(generic)).scalar_one() > len(tenants)
+        # Another role on the same connection is held to its own policies, too.
+        session.execute(sa.text("SET LOCAL ROLE NONE"))
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            seen.run(session, {"least": 0.0})
+    web.close()
 
 
 def test_arrays_come_back_as_they_went_in(single: Database) -> None:
