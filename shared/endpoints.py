@@ -131,6 +131,8 @@ def rotate_secret(session: Session, keyring: Keyring, endpoint_id: UUID, secret:
 def send_test(session: Session, endpoint_id: UUID) -> DeliveryView:
     """Send a ``ping`` to this endpoint alone, whatever kinds it wants; raises ``Conflict`` where it is disabled."""
     endpoint = _enabled(session, endpoint_id)
+    events.hold(session, endpoint.tenant_id)
+    _hold(session, endpoint_id)
     body = {"endpoint": ids.text("endpoint", endpoint_id)}
     (event,) = events.record(session, [NewEvent(endpoint.tenant_id, "ping", None, 0, body, addressee=endpoint_id)])
     _unpause(session, endpoint_id)
@@ -183,8 +185,7 @@ def recover(session: Session, endpoint_id: UUID, since: datetime, *, preview: bo
     ]
     if preview:
         return session.scalar(sa.select(sa.func.count()).select_from(Delivery).where(*lost)) or 0
-    # Whoever deletes the endpoint deletes its deliveries in no order: one of the two waits here.
-    session.execute(sa.select(Endpoint.id).where(Endpoint.id == endpoint_id).with_for_update(read=True, key_share=True))
+    _hold(session, endpoint_id)
     return _again(session, lost)
 
 
@@ -206,6 +207,7 @@ def replay(session: Session, endpoint_id: UUID, since: datetime, *, preview: boo
         missed.append(Event.job_id == endpoint.job_id)
     if preview:
         return session.scalar(sa.select(sa.func.count()).select_from(Event).where(*missed)) or 0
+    _hold(session, endpoint_id)
     numbers = session.scalars(sa.select(Event.seq).where(*missed).order_by(Event.seq)).all()
     rows = [
         {"id": new_id(), "tenant_id": endpoint.tenant_id, "endpoint_id": endpoint_id, "event_seq": number}
@@ -226,6 +228,16 @@ def _change(session: Session, endpoint_id: UUID, values: dict[str, Any]) -> Endp
     if found is None:
         raise NotFound("there is no such webhook")
     return found
+
+
+def _hold(session: Session, endpoint_id: UUID) -> None:
+    """Keep an endpoint from being deleted before this transaction ends; raises ``NotFound`` where it just was.
+
+    Whoever deletes it deletes its deliveries, in no order: one of the two waits here.
+    """
+    there = sa.select(Endpoint.id).where(Endpoint.id == endpoint_id).with_for_update(read=True, key_share=True)
+    if session.execute(there).first() is None:
+        raise NotFound("there is no such webhook")
 
 
 def _enabled(session: Session, endpoint_id: UUID) -> Endpoint:

@@ -1,11 +1,14 @@
 """Endpoints that fail are warned and disabled, and are managed by their owner alone."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from shared import endpoints, ids, webhooks
 from shared.database import Database
@@ -13,6 +16,7 @@ from shared.errors import Conflict, NotFound
 from shared.tables import Delivery
 from tests.conftest import make_tenant
 from tests.integration.delivery.clinic import Clinic, claim, settle
+from tests.integration.ledger.factories import wait_for_waiters
 from worker.endpoint_health import Verdict
 
 
@@ -98,3 +102,31 @@ def test_endpoints_are_managed_by_their_owner_alone(clinic: Clinic, owner_db: Da
             endpoints.delete(session, endpoint_id)
         assert session.scalar(sa.select(sa.func.count()).select_from(Delivery)) == 0
     assert len(clinic.feed()) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda session, endpoint: endpoints.replay(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
+        lambda session, endpoint: endpoints.recover(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
+        endpoints.send_test,
+    ],
+    ids=["replay", "recover", "send_test"],
+)
+def test_who_asks_to_send_to_an_endpoint_that_is_deleted_meanwhile_hears_that_there_is_none(
+    ask: Callable[[Session, UUID], object], clinic: Clinic, owner_db: Database
+) -> None:
+    clinic.happens()
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/")
+
+    def asked() -> None:
+        with clinic.db.transaction(clinic.tenant) as session:
+            ask(session, endpoint_id)
+
+    with ThreadPoolExecutor(1) as pool:
+        with clinic.db.transaction(clinic.tenant) as session:
+            endpoints.delete(session, endpoint_id)
+            asking = pool.submit(asked)
+            wait_for_waiters(owner_db)
+        with pytest.raises(NotFound):
+            asking.result()
