@@ -16,6 +16,15 @@ def test_temperature_is_recovered_from_labels_drawn_at_it(true: float) -> None:
     assert fit_temperature(logits, kinds) == pytest.approx(true, rel=0.06)
 
 
+@pytest.mark.parametrize("photos", [20, 200])
+def test_where_no_photo_is_called_wrongly_no_answer_becomes_certain(photos: int) -> None:
+    kinds = np.arange(photos) % 2
+    logits = np.where(np.eye(2)[kinds] > 0, 3.0, -3.0).astype(np.float32)
+    said = probabilities_of(logits, fit_temperature(logits, kinds))[np.arange(photos), kinds]
+    # Platt's target, by hand: of n photos of a class one more of it, and one of the other, are as good as seen.
+    assert said == pytest.approx((photos / 2 + 1) / (photos / 2 + 2), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("own", "alpha", "threshold"),
     [
