@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     "--probes", type=click.IntRange(min=1), default=24, show_default=True, metavar="N", help="Probes of each family."
 )
 @click.option(
-    "--show-people", is_flag=True, help="Put photographs of people into the report; generated ones always are."
+    "--show-people",
+    is_flag=True,
+    help="Put photographs of people into the report, not into the bundle's; generated ones always are.",
 )
 @click.option(
     "--gates", "held", is_flag=True, help="Hold the figures against the rules of trust; exit code 1 where one fails."

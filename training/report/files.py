@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,9 +85,9 @@ def refuse_to_overwrite(folder: Path) -> None:
 def write(evaluation: Evaluation, folder: Path, bundle: Path) -> list[Path]:
     """Writes report.html, metrics.json, card.md and the figures with their points; returns what was written.
 
-    The first three go into the bundle's `report/` too, and the first figures into its card, all as one set. Raises
-    DataRefused where the disk refuses or the folder holds something else, jsonschema.ValidationError where the document
-    is not what the schema promises: a fault of this program.
+    The first three go into the bundle's `report/` too, there without photographs of people, and the first figures into
+    its card, all as one set. Raises DataRefused where the disk refuses or the folder holds something else,
+    jsonschema.ValidationError where the document is not what the schema promises: a fault of this program.
     """
     document = evaluation.document
     jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -103,12 +104,20 @@ def write(evaluation: Evaluation, folder: Path, bundle: Path) -> list[Path]:
         },
     }
     written = {name: text.encode() for name, text in content.items()}
-    in_bundle = {name: written[name] for name in IN_THE_BUNDLE}
+    page = _rendered("report.html.jinja", for_the_bundle(evaluation), figures, escape=True)
+    in_bundle = {name: written[name] for name in IN_THE_BUNDLE} | {"report.html": page.encode()}
     for place in (folder, bundle / REPORT):
         refuse_to_overwrite(place)
     with telling_of_the_disk(folder):
         replace_all({bundle / REPORT: in_bundle, folder: written}, {bundle / CARD: _card(document, bundle)})
     return [folder / name for name in content]
+
+
+def for_the_bundle(evaluation: Evaluation) -> Evaluation:
+    """What goes wherever the bundle is sent: no photograph of a person, whatever was asked for."""
+    if evaluation.document["synthetic"]:
+        return evaluation
+    return replace(evaluation, gallery=[shown | {"photo": None} for shown in evaluation.gallery])
 
 
 def _card(document: Mapping[str, Any], bundle: Path) -> bytes:

@@ -20,6 +20,8 @@ from training.intervals import Resampling
 from training.pictures import look_at_all
 from training.report import words
 from training.report.account import shortcuts
+from training.report.document import Evaluation
+from training.report.files import for_the_bundle
 from training.report.performance import METRICS
 from training.runs import load_run
 from training.shortcuts import traits
@@ -107,6 +109,13 @@ def test_the_bundle_holds_the_report_and_its_digest_stays(run: Path, report: Pat
     assert sorted(held) == ["card.md", "metrics.json", "report.html"]
     assert held == {name: (report / name).read_bytes() for name in held}
     assert load_bundle(run / "bundle").digest == load_bundle(DEMO).digest
+
+
+@pytest.mark.parametrize(("synthetic", "kept"), [(True, "cGhvdG8="), (False, None)])
+def test_a_photograph_of_a_person_never_gets_into_the_bundle(synthetic: bool, kept: str | None) -> None:
+    shown = {"cell": "called rightly", "image": "a.jpg", "p": 0.9, "photo": "cGhvdG8=", "layer": "bGF5ZXI="}
+    found = for_the_bundle(Evaluation({"synthetic": synthetic}, [shown]))
+    assert found.gallery == [shown | {"photo": kept}]
 
 
 def test_a_report_never_takes_the_place_of_other_files(run: Path, tmp_path: Path) -> None:
