@@ -233,7 +233,9 @@ def _publish(config: Config, material: _Material, out: Path, members: list[tuple
         engine = exact_engine(widened(stored), material.pixels[:8], Path(cache))
         gate = choose_gate(shipped, material.kinds, engine)
         described = manifest.describe(frame)
-        card = {"use": "research-only", "licence": config.data.licence, "data": {
+        card = {"use": "research-only", "made_by": {
+            "command": "poxvisio train", "configuration_sha256": sha256_of(out / runs.CONFIG)},
+            "licence": config.data.licence, "data": {
             "manifest_digest": described.digest, "photos": described.images, "patients": described.patients,
             "sources": list(described.sources)}, "start": start, "training": recipe, "gate": gate,
             "calibrated_on": f"test photos of {which}, which neither training nor stopping saw"}  # fmt: skip

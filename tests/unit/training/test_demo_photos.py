@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shared.bundle import sha256_of
 from training.demo_photos import TRUTHS
 
-SHIPPED = Path(__file__).parents[3] / "models" / "demo" / "photos"
+DEMO = Path(__file__).parents[3] / "models" / "demo"
+SHIPPED = DEMO / "photos"
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,11 @@ def test_photos_have_a_side_from_224_to_640_and_fit_into_a_repository(written: P
 def test_the_shipped_photos_are_those_that_the_command_writes(written: Path) -> None:
     assert {path.name for path in SHIPPED.iterdir()} == {path.name for path in written.iterdir()}
     assert (SHIPPED / "photos.json").read_bytes() == (written / "photos.json").read_bytes()
+
+
+def test_the_network_beside_them_was_made_from_the_configuration_beside_it_and_keeps_the_rules() -> None:
+    card = json.loads((DEMO / "card.json").read_bytes())
+    assert card["made_by"] == {"command": "poxvisio train", "configuration_sha256": sha256_of(DEMO / "train.toml")}
+    assert card["metrics"]["rules_of_trust"]
+    assert [rule for rule in card["metrics"]["rules_of_trust"] if not rule["passed"]] == []
+    assert card["metrics"]["auroc"]["value"] >= 0.95
