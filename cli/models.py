@@ -148,7 +148,7 @@ def shadow_report(model: str, *, out: Path | None, photos: int, url: str, key: s
 
 @models.command(
     epilog=example(
-        "poxvisio data synth unseen/ --patients 190 --copies 1 --seed 12",
+        "poxvisio data synth unseen/ --patients 190 --copies 1 --seed 13",
         "poxvisio models quantise models/demo --photos unseen/ --out models/demo-int8",
     )
 )
