@@ -1,4 +1,4 @@
-"""The gate's kind is chosen on validation photos: what the report measures on test photos had no part in it."""
+"""What goes into a bundle beside the weights: the kind of gate, and the photos whose answers prove an engine."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.runs import TEST, TRAIN, VALIDATION, Member
-from training.shipping import choose_gate
+from training.shipping import REFERENCES, choose_gate, references
+from worker.inference.answers import probabilities_of
 from worker.inference.engine import Outputs
 
 DRAWS = np.random.default_rng(8)
@@ -41,3 +42,23 @@ def test_the_gate_is_chosen_on_validation_photos_alone_and_says_so() -> None:
     for role, same in ((TEST, True), (VALIDATION, False), (TRAIN, False)):
         other = choose_gate(dataclasses.replace(member, features=other_photos(role)), KINDS, Elsewhere())
         assert (other == chosen) is same
+
+
+def test_references_are_of_every_clearness_so_that_an_engine_that_strays_is_seen() -> None:
+    sure, half_sure, tossed = 9.0, 0.5, 0.05
+    margins = np.array([sure] * 100 + [half_sure] * 4 + [tossed] * 20, dtype=np.float32)
+    logits = np.stack([margins, -margins], axis=1)
+    logits[::2] = logits[::2, ::-1]
+    chosen = references(logits, 1.0)
+    p = probabilities_of(logits[chosen], 1.0).max(axis=1)
+    assert len(set(chosen)) == REFERENCES
+    assert sorted(logits[chosen].argmax(axis=1)) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert p.min() > 0.65, "a coin toss might be flipped by half a precision"
+    assert (p < 0.9).sum() >= 2, "those that are certain would show nothing"
+
+
+def test_a_network_that_has_learnt_nothing_has_references_too() -> None:
+    logits = np.random.default_rng(4).normal(0, 0.01, (20, 3)).astype(np.float32)
+    chosen = references(logits, 1.0)
+    gap = np.diff(np.sort(probabilities_of(logits, 1.0), axis=1)[:, -2:], axis=1)[:, 0]
+    assert sorted(chosen) == sorted(np.argsort(gap)[-REFERENCES:])
