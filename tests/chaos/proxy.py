@@ -6,6 +6,7 @@ It listens on 127.0.0.1 and runs in a thread with a loop of its own. Of PostgreS
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -57,6 +58,9 @@ def _statement(message: bytes) -> str:
     return ""
 
 
+_NAMED: Final = re.compile(r"\s*(?P<way>PREPARE|EXECUTE)\s+(?P<name>\w+)", re.IGNORECASE)
+
+
 @dataclass
 class CommitCut:
     """An order to cut one connection at its COMMIT, after a statement that contains ``marker``.
@@ -77,6 +81,16 @@ class _Link:
     server: asyncio.StreamWriter | None = None
     marked: bool = False
     drops_answer: CommitCut | None = None
+    prepared: dict[str, str] = field(default_factory=dict)
+
+    def meant(self, statement: str) -> str:
+        """Return what a statement runs: that of an EXECUTE went over the line with its PREPARE, long ago maybe."""
+        found = _NAMED.match(statement)
+        if found is None:
+            return statement
+        if found["way"].upper() == "PREPARE":
+            self.prepared[found["name"]] = statement
+        return self.prepared.get(found["name"], statement)
 
     def reset(self) -> None:
         for writer in (self.client, self.server):
@@ -172,9 +186,9 @@ class Proxy:
         statements = Statements()
         async for piece in self._pieces(reader):
             for message, statement in statements.messages(piece) if self._reads_sql else [(piece, "")]:
-                cut = self._commit_cut
+                cut, meant = self._commit_cut, link.meant(statement)
                 if cut is not None:
-                    link.marked = link.marked or cut.marker in statement
+                    link.marked = link.marked or cut.marker in meant
                     if link.marked and statement.upper().startswith("COMMIT"):
                         self._commit_cut = None
                         if cut.when == "before":

@@ -198,7 +198,7 @@ def test_a_worker_killed_while_it_expands_an_archive(service: Service, reference
 
 def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service, reference: Reference) -> None:
     """Two workers share the job; the one that is asked to stop leaves no crash, no lease and no second answer."""
-    many = SAMPLES * (1 + 3 * 32 // len(SAMPLES))
+    many = SAMPLES * (1 + 8 * 32 // len(SAMPLES))  # so many units that none takes all before the other has looked
     job = service.submit(many)
     until(lambda: len(holders(service, job)) == 2, "both workers have a share")
     pid = service.pid("worker")

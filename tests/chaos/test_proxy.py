@@ -97,9 +97,10 @@ def test_statements_are_seen_wherever_the_bytes_are_torn() -> None:
         assert [statement for _, statement in found] == ["", "", "COMMIT", "BEGIN"]
 
 
+@pytest.mark.parametrize("insert", ["INSERT INTO commit_cut VALUES (1)", "EXECUTE kept"])
 @pytest.mark.parametrize(("when", "rows"), [("before", 0), ("after", 1)])
 def test_a_commit_is_cut_before_it_happens_or_after(
-    through_proxy: tuple[Proxy, str], owner_url: str, when: str, rows: int
+    through_proxy: tuple[Proxy, str], owner_url: str, when: str, rows: int, insert: str
 ) -> None:
     proxy, url = through_proxy
     direct = psycopg2.connect(owner_url)
@@ -107,11 +108,13 @@ def test_a_commit_is_cut_before_it_happens_or_after(
     cursor = direct.cursor()
     cursor.execute("CREATE TABLE commit_cut (n int)")
     try:
+        connection = psycopg2.connect(url)
+        connection.cursor().execute("PREPARE kept AS INSERT INTO commit_cut VALUES (1)")
+        connection.commit()
         cut = proxy.cut_at_commit("INSERT INTO commit_cut", when)  # type: ignore[arg-type]  # parametrize knows no Literal
         with psycopg2.connect(url) as other:
             other.cursor().execute("SELECT 1")  # commits, without the marker
-        connection = psycopg2.connect(url)
-        connection.cursor().execute("INSERT INTO commit_cut VALUES (1)")
+        connection.cursor().execute(insert)
         with pytest.raises(psycopg2.OperationalError):
             connection.commit()
         assert cut.done.is_set()
