@@ -2,7 +2,7 @@
 
 psycopg2 has no prepared statements of its own; PostgreSQL has them in SQL (PREPARE, EXECUTE). They belong to the
 connection and outlive a rollback, so what a connection knows is kept with it and forgotten when the pool replaces it.
-They pass SQLAlchemy's way of running a statement by, which costs 0.1 ms a time; what goes wrong is raised as there.
+They pass SQLAlchemy's own way of running a statement by, for its cost; what goes wrong is raised as there.
 """
 
 import re

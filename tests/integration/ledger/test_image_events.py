@@ -19,7 +19,7 @@ from shared.ledger.intake import Taken, append
 from shared.ledger.reap import CRASHES, reap
 from shared.ledger.receiving import Address, Archive, receive
 from shared.ledger.retry import failed_photos, retry
-from shared.ledger.submit import submit
+from shared.ledger.submit import NewJob, submit
 from shared.signing import Keyring
 from shared.webhooks import Recorded
 from tests.conftest import make_tenant
@@ -212,13 +212,19 @@ def _ended(how: str) -> Way:
     return end
 
 
-def _archive(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+def _being_expanded(app_db: Database, worker_db: Database, tenant: UUID) -> tuple[NewJob, taking_in.Intake]:
+    """Return a job of an archive, and the unit that an expander holds of it."""
     job = new_job(tenant, 0, "bulk")
     with app_db.transaction(tenant) as session:
         receive(session, job, Archive("photos.zip", f"incoming/{job.id.hex}/archive", b"z" * 32, 4096))
     with worker_db.transaction() as session:
         held = taking_in.claim(session, "host/expander", lease_seconds=60.0, kinds=("archive",))
     assert held is not None
+    return job, held
+
+
+def _archive(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
+    job, held = _being_expanded(app_db, worker_db, tenant)
     for place, done in ((0, False), (2, True)):
         entries = [
             Taken(new_image(place, job=job.id), outcome="rejected", reason="encrypted"),
@@ -231,12 +237,8 @@ def _archive(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -
 
 
 def _refused_whole(_: Database, app_db: Database, worker_db: Database, tenant: UUID) -> tuple[UUID, dict[str, int]]:
-    job = new_job(tenant, 0, "bulk")
-    with app_db.transaction(tenant) as session:
-        receive(session, job, Archive("photos.zip", f"incoming/{job.id.hex}/archive", b"z" * 32, 4096))
+    job, held = _being_expanded(app_db, worker_db, tenant)
     with worker_db.transaction() as session:
-        held = taking_in.claim(session, "host/expander", lease_seconds=60.0, kinds=("archive",))
-        assert held is not None
         taking_in.give_up(session, held, "archive_damaged")
     return job.id, {"failed": 1}
 
