@@ -122,7 +122,9 @@ def _await(process: "subprocess.Popen[bytes]", clients: Apart, log: IO[bytes]) -
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Ask the server to stop, then kill what is left of its family."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # it may have ended by itself, and its reason is about to be told
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
