@@ -61,7 +61,12 @@ LONGEST = (
 
 #: Files that share what is dear to start, ``poxvisio up`` or TensorFlow: one process runs them.
 TOGETHER = (
-    ("tests/e2e/test_commands.py", "tests/e2e/test_logs.py", "tests/e2e/test_page.py"),
+    (
+        "tests/e2e/test_commands.py",
+        "tests/e2e/test_logs.py",
+        "tests/e2e/test_page.py",
+        "tests/e2e/test_trained_here.py",
+    ),
     (
         "tests/chaos/test_faults.py",
         "tests/chaos/test_telling.py",

@@ -1,5 +1,6 @@
 """The commands as people run them: programs of their own, on services of their own."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -57,6 +58,9 @@ class Running:
     said: Path
     #: Host and port of a receiver of webhooks that never takes anything.
     receiver: str
+    #: Host and port of one that takes everything, and what it took, by the kind and the job of each event.
+    listener: str
+    heard: dict[str, Any]
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command against it."""
@@ -98,25 +102,52 @@ class Teapot(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="session")
-def receiver() -> Iterator[str]:
-    """Return host and port of a receiver that fails."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Teapot) as server:
+@contextlib.contextmanager
+def _receiving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on a free port; yield host and port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.fixture(scope="session")
-def running(services_root: Path, receiver: str) -> Iterator[Running]:
-    """Return a whole service on this machine, which logs all it can and gives webhooks up soon."""
+def receiver() -> Iterator[str]:
+    """Return host and port of a receiver that fails."""
+    with _receiving(Teapot) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def listener() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return host and port of a receiver that takes everything, and what it took, by kind and job of each event."""
+    heard: dict[str, Any] = {}
+
+    class Listener(Teapot):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard[f"{body['type']} {body['data']['job']}"] = body
+            self.send_response(204)
+            self.end_headers()
+
+    with _receiving(Listener) as address:
+        yield address, heard
+
+
+@pytest.fixture(scope="session")
+def running(services_root: Path, receiver: str, listener: tuple[str, dict[str, Any]]) -> Iterator[Running]:
+    """Return a whole service on this machine, which logs all it can and gives webhooks up soon.
+
+    It computes in float32, so that its answers can be held against those of training.
+    """
     ready = services_root / "ready.json"
     folder = services_root / "data"
     said = services_root / "up.log"
     log = said.open("wb")
     variables = environment(
-        POXVISIO_WEBHOOK_LOOPBACK=receiver, POXVISIO_WEBHOOK_SCHEDULE="0.2,0.2", POXVISIO_LOG_LEVEL="debug"
-    )
+        POXVISIO_WEBHOOK_LOOPBACK=f"{receiver},{listener[0]}", POXVISIO_WEBHOOK_SCHEDULE="0.2,0.2",
+        POXVISIO_LOG_LEVEL="debug", POXVISIO_PRECISION="f32",
+    )  # fmt: skip
     up = subprocess.Popen(
         [*COMMAND, "up", "--data-dir", str(folder), "--ready-file", str(ready)],
         env=variables,
@@ -128,7 +159,8 @@ def running(services_root: Path, receiver: str) -> Iterator[Running]:
         assert until(lambda: ready.exists() or up.poll() is not None, 120)
         assert ready.exists(), said.read_text()
         facts: dict[str, Any] = json.loads(ready.read_text())
-        yield Running(facts["url"], facts["api_key"], facts["database_url"], folder, ready, said, receiver)
+        own = (facts["url"], facts["api_key"], facts["database_url"], folder, ready, said)
+        yield Running(*own, receiver, *listener)
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait(90)

@@ -1,11 +1,16 @@
 """The report of the benchmarks: verdicts, numbers, and a README that shows what the file of results holds."""
 
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
 from benchmarks.__main__ import HERE, NAMES
+from benchmarks.peers.servers import PEERS
 from benchmarks.report import BEGIN, END, Row, figures, load, number, store, table, versus, write_figures
 
 MACHINE = {"processor": "one", "cores": 2, "memory_gib": 4.0, "kernel": "Linux 6", "python": "3.11.9", "packages": {}}
@@ -70,3 +75,22 @@ def test_the_readme_shows_what_the_results_hold() -> None:
     assert {item["name"] for item in kept} <= set(NAMES)
     assert not any(item["quick"] for item in kept)
     assert figures(kept) in (HERE / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_peers_have_the_packages_that_decode_and_classify_here_in_the_same_versions() -> None:
+    """What one lacks would only show once somebody measures; what is older would be another decoder."""
+    asked = (
+        "import sys, benchmarks.peers.network; from importlib.metadata import packages_distributions as found, version;"
+        "names = {name.partition('.')[0] for name in sys.modules} & set(found()) - {'psutil'};"
+        "print(*{found()[name][0].lower().replace('_', '-') + '==' + version(found()[name][0]) for name in names})"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    declared = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    ours = {re.split("[<>=~!;]", line)[0].strip() for line in declared}
+    wanted = {pin for pin in done.stdout.split() if pin.partition("==")[0] in ours}
+    # These they bring along themselves.
+    wanted = {pin for pin in wanted if pin.partition("==")[0] not in {"packaging", "psutil"}}
+    assert len(wanted) >= 6
+    for peer in PEERS:
+        pinned = (HERE / "peers" / f"{peer.name}.txt").read_text(encoding="utf-8").split()
+        assert wanted <= set(pinned), peer.title
