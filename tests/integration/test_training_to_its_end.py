@@ -28,9 +28,10 @@ ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(side=32, batch=8, head_epochs=1, tune_epochs=1)
 
 
-@pytest.fixture(autouse=True)
-def only_in_the_long_form(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--long"):
+# Of the module, so that it comes before what the module's tests share, which is dear too.
+@pytest.fixture(autouse=True, scope="module")
+def only_in_the_long_form(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--long"):
         pytest.skip("minutes of CPU: make training")
 
 
