@@ -18,9 +18,9 @@ from shared.ledger.submit import NewImage, NewJob, submit
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
 from worker.classification import Classification
-from worker.inference.answers import Answer
+from worker.inference.answers import Calibration
 from worker.inference.classifier import Classifier
-from worker.inference.preprocess import Quality
+from worker.inference.engine import Engine, Outputs
 from worker.models import OneModel
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
@@ -35,26 +35,34 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 
 class Remembering:
-    """A network that computes each picture once: its own tests show that no answer depends on the batch."""
+    """An engine that computes each picture once: its own tests show that no answer depends on the batch."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.bundle = classifier.bundle
-        self._classifier = classifier
-        self._answers: dict[tuple[bytes, Quality], Answer] = {}
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.precision, self.measured = engine.name, engine.precision, engine.measured
+        self._engine = engine
+        self._found: dict[bytes, tuple[NDArray[np.float32], ...]] = {}
 
-    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
-        """Return the network's answers, in order."""
-        asked = [(sha256(one.tobytes()).digest(), its) for one, its in zip(pixels, quality, strict=True)]
-        new = list({key: at for at, key in enumerate(asked) if key not in self._answers}.values())
-        answers = self._classifier.classify(pixels[new], [quality[at] for at in new])
-        self._answers |= {asked[at]: answer for at, answer in zip(new, answers, strict=True)}
-        return [self._answers[key] for key in asked]
+    def infer(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Return the engine's outputs, in order."""
+        asked = [sha256(one.tobytes()).digest() for one in batch]
+        new = list({key: at for at, key in enumerate(asked) if key not in self._found}.values())
+        if new:
+            found = self._engine.infer(batch[new])
+            rows = zip(found.logits, found.evidence, found.features, strict=True)
+            self._found |= {asked[at]: row for at, row in zip(new, rows, strict=True)}
+        return Outputs(*(np.stack(column) for column in zip(*(self._found[key] for key in asked), strict=True)))
+
+
+def remembering(classifier: Classifier) -> Classifier:
+    """Return the same network behind an engine that computes each picture once."""
+    rules = Calibration.of(classifier.bundle, classifier.engine.precision)
+    return Classifier(classifier.bundle, Remembering(classifier.engine), rules)
 
 
 @pytest.fixture(scope="session")
-def network(classifier: Classifier) -> Remembering:
+def network(classifier: Classifier) -> Classifier:
     """Return the demo network for tests of all that lies around it."""
-    return Remembering(classifier)
+    return remembering(classifier)
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ Worker = Callable[..., Classification]
 
 
 @pytest.fixture
-def make_worker(settings: Settings, worker_db: Database, storage: Storage, network: Remembering) -> Iterator[Worker]:
+def make_worker(settings: Settings, worker_db: Database, storage: Storage, network: Classifier) -> Iterator[Worker]:
     """Return a function that makes workers; they are closed after the test."""
     made: list[Classification] = []
 

@@ -21,7 +21,7 @@ from shared.ledger.sweep import sweep
 from shared.storage import Storage, Upload
 from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
-from tests.integration.worker.conftest import Remembering, Submit, Worker, photo
+from tests.integration.worker.conftest import Submit, Worker, photo
 from worker import finishing
 from worker.backoff import backoff_seconds
 from worker.inference.answers import Answer
@@ -96,7 +96,7 @@ def test_the_same_photo_gets_the_same_answer_alone_and_among_others(
 class Brittle:
     """A network that fails whenever the photo it cannot bear is in the batch."""
 
-    def __init__(self, network: Remembering, unbearable: Callable[[NDArray[np.uint8]], bool]) -> None:
+    def __init__(self, network: Classifier, unbearable: Callable[[NDArray[np.uint8]], bool]) -> None:
         self.bundle = network.bundle
         self._network = network
         self._unbearable = unbearable
@@ -108,7 +108,7 @@ class Brittle:
 
 
 def test_a_batch_that_fails_is_halved_until_the_photo_that_breaks_it_stands_alone(
-    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, tenant: UUID
 ) -> None:
     photos = [photo(seed) for seed in range(11)]
     white = photos[6] = photo_of(255)
@@ -251,7 +251,7 @@ def test_a_photo_that_is_gone_fails_at_once(
 class Slow:
     """A network that waits to be let go, once it has been reached."""
 
-    def __init__(self, network: Remembering) -> None:
+    def __init__(self, network: Classifier) -> None:
         self.bundle = network.bundle
         self.reached = threading.Event()
         self.go = threading.Event()
@@ -264,7 +264,7 @@ class Slow:
 
 
 def test_a_worker_asked_to_stop_gives_back_what_it_has_not_finished(
-    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, owner_db: Database,
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, owner_db: Database,
     tenant: UUID,
 ) -> None:  # fmt: skip
     job = submit_photos([photo(seed % 8) for seed in range(70)])
@@ -289,7 +289,7 @@ def test_a_worker_asked_to_stop_gives_back_what_it_has_not_finished(
 
 
 def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
-    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, worker_db: Database,
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, worker_db: Database,
     owner_db: Database, tenant: UUID,
 ) -> None:  # fmt: skip
     job = submit_photos([photo(1)])
@@ -318,7 +318,7 @@ class Watching:
     ``seconds`` a photo is the time it takes, which batches are cut by.
     """
 
-    def __init__(self, network: Remembering, then: Callable[[], object], seconds: float = 0.0) -> None:
+    def __init__(self, network: Classifier, then: Callable[[], object], seconds: float = 0.0) -> None:
         self.bundle = network.bundle
         self.batches: list[NDArray[np.uint8]] = []
         self._network = network
@@ -334,7 +334,7 @@ class Watching:
 
 
 def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
-    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, tenant: UUID
 ) -> None:
     submit_photos([photo(seed % 8) for seed in range(96)])
     urgent: list[UUID] = []
@@ -350,7 +350,7 @@ def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
 
 
 def test_a_job_of_many_in_the_interactive_lane_passes_nobody(
-    submit_photos: Submit, make_worker: Worker, network: Remembering, app_db: Database, tenant: UUID
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, tenant: UUID
 ) -> None:
     first = submit_photos([photo(seed % 8) for seed in range(40)])
     many: list[UUID] = []

@@ -114,13 +114,13 @@ def test_known_answers_come_back_and_nothing_of_them_stays(
 
 
 def test_an_answer_that_moved_is_told_once_to_those_who_say_what_serves(
-    make_heartbeat: Beat, make_worker: Worker, classifier: Classifier, owner_db: Database, app_db: Database,
+    make_heartbeat: Beat, make_worker: Worker, network: Classifier, owner_db: Database, app_db: Database,
     operator: UUID,
 ) -> None:  # fmt: skip
     clinic = make_tenant(owner_db, "a clinic without a say")
     with owner_db.transaction(clinic) as session:
         accounts.create_key(session, clinic, "laptop", ["jobs:read", "admin"])
-    worker, heartbeat = make_worker(network=drifted(classifier, 0.3)), make_heartbeat()
+    worker, heartbeat = make_worker(network=drifted(network, 0.3)), make_heartbeat()
     for _ in range(2):
         assert heartbeat.send() == 1
         worker.drain()
@@ -132,11 +132,11 @@ def test_an_answer_that_moved_is_told_once_to_those_who_say_what_serves(
 
 
 def test_a_move_within_the_tolerance_of_the_precision_is_none(
-    make_heartbeat: Beat, make_worker: Worker, classifier: Classifier, owner_db: Database
+    make_heartbeat: Beat, make_worker: Worker, network: Classifier, owner_db: Database
 ) -> None:
     heartbeat = make_heartbeat()
     heartbeat.send()
-    make_worker(network=drifted(classifier, 0.01)).drain()
+    make_worker(network=drifted(network, 0.01)).drain()
     heartbeat.settle()
     assert states(owner_db) == ["good"], "the bundle was proved in bf16, whose tolerance is a hundredth"
 

@@ -43,12 +43,12 @@ Begin = Callable[..., str]
 
 @pytest.fixture
 def models(
-    settings: Settings, worker_db: Database, storage: Storage, classifier: Classifier, tmp_path: Path
+    settings: Settings, worker_db: Database, storage: Storage, network: Classifier, tmp_path: Path
 ) -> Iterator[Models]:
     """Return the networks of a worker; bundles of the same weights share what was compiled of them."""
 
     def load(bundle: Bundle) -> Classifier:
-        return Classifier(bundle, classifier.engine, Calibration.of(bundle))
+        return Classifier(bundle, network.engine, Calibration.of(bundle))
 
     found = Models(worker_db, storage, default=settings.model, cache=tmp_path / "cache", kept=1, load=load)
     found.start()

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from shared.database import Database
 from shared.ledger.claim import claim
 from shared.ledger.reap import release
-from tests.integration.worker.conftest import Remembering, Submit, Worker, photo
+from tests.integration.worker.conftest import Submit, Worker, photo
 from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
 
 
 class Witness:
     """A network that notes at every batch what its worker has on lease, as (photos, crashes) of each unit."""
 
-    def __init__(self, network: Remembering, database: Database) -> None:
+    def __init__(self, network: Classifier, database: Database) -> None:
         self.bundle = network.bundle
         self.leased: list[list[tuple[int, int]]] = []
         self._network = network
@@ -34,13 +35,13 @@ class Witness:
 def test_a_suspect_is_under_a_worker_alone_and_all_is_done_in_one_go(
     submit_photos: Submit,
     make_worker: Worker,
-    network: Remembering,
+    network: Classifier,
     worker_db: Database,
     owner_db: Database,
     tenant: UUID,
 ) -> None:
     submit_photos([photo(seed) for seed in range(6)])
-    submit_photos([photo(seed) for seed in range(40, 80)])
+    submit_photos([photo(seed % 6) for seed in range(40)])
     with worker_db.transaction() as session:
         claim(session, "host/dead/1", units=1, lease_seconds=60)
     with worker_db.transaction() as session:
