@@ -20,7 +20,7 @@ from training.synthetic import jpeg, patient, render
 from worker.examiner import Examiner
 from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
-from worker.inference.weights import load_weights
+from worker.inference.weights import load_reference, load_weights
 
 LABELS = ("mpox", "chickenpox", "measles", "cowpox", "HFMD", "healthy")
 FIT = Quality(blur=500.0, exposure=0.5, size=400, flat=30.0)
@@ -40,10 +40,10 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "head/kernel": draws.normal(0, 0.5, (2048, 6)).astype(np.float32),
         "head/bias": np.zeros(6, dtype=np.float32),
     }
-    photos = np.stack([render(patient(3, kind, number), 0) for kind in (0, 1) for number in range(4)])
-    with_cache = folder / "cache"
-    with_cache.mkdir()
-    outputs = run(exact_engine({k: v.astype(np.float32) for k, v in stored.items()}, photos, with_cache), photos)
+    photos = load_reference(demo).photos[:4]
+    cache = folder / "cache"
+    cache.mkdir()
+    outputs = run(exact_engine({k: v.astype(np.float32) for k, v in stored.items()}, photos, cache), photos)
     identity = {"id": "six", "labels": list(LABELS), "clinical": False, "synthetic": True}
     calibration = {
         **identity, "temperature": 1.0, "thresholds": dict.fromkeys(LABELS, 0.5), "precisions": ["f32"],
@@ -52,7 +52,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     write_bundle(
         folder / "bundle", weights=stored, calibration=calibration,
-        gate=fit_neighbours(outputs.features, np.zeros(8, dtype=np.int64)),
+        gate=fit_neighbours(outputs.features, np.zeros(len(photos), dtype=np.int64)),
         parity={"photos": photos, "logits": outputs.logits, "evidence": outputs.evidence}, card=identity,
     )  # fmt: skip
     return folder / "bundle"
@@ -103,3 +103,5 @@ def test_a_bundle_of_six_labels_is_published_and_passes_its_examination(
     with app_db.transaction() as session:
         found = records.find(session, "six")
     assert (found.state, found.problem) == ("ready", None)
+    assert found.verdict is not None
+    assert found.verdict["known_answers"] == 4
