@@ -67,7 +67,8 @@ def write_bundle(
     out.mkdir(parents=True, exist_ok=True)
     for name, tensors in ((WEIGHTS, weights), (GATE, gate), (PARITY, parity)):
         # Its own writer tells of a full disk by an error of its own, and keeps the file from workers of other users.
-        (out / name).write_bytes(save(dict(tensors)))
+        # It also stores the memory of an array as it lies, whatever the strides say.
+        (out / name).write_bytes(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     (out / CALIBRATION).write_text(_pretty(calibration), encoding="utf-8")
     return write_card(out, {"use": "research-only", "statement": RESEARCH_USE, **card})
 

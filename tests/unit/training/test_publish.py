@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from shared.bundle import GATE, PARITY
 from training.publish import to_bfloat16, write_bundle
 
 
@@ -33,6 +35,15 @@ def test_what_float16_stores_is_still_exact_in_bf16_even_among_its_subnormals() 
     assert np.array_equal(to_bfloat16(stored), stored)
     large = np.abs(kernels) > 2.0**-14
     assert np.array_equal(stored[large], to_bfloat16(kernels)[large])
+
+
+def test_every_second_row_is_stored_as_it_reads_and_not_as_it_lies(tmp_path: Path) -> None:
+    photos, gate = np.arange(24, dtype=np.uint8).reshape(6, 4), np.arange(12, dtype=np.float32).reshape(3, 4)
+    write_bundle(
+        tmp_path, weights={}, calibration={}, gate={"axes": gate.T}, parity={"photos": photos[::2]}, card={"id": "none"}
+    )
+    assert np.array_equal(load_file(tmp_path / PARITY)["photos"], photos[::2])
+    assert np.array_equal(load_file(tmp_path / GATE)["axes"], gate.T)
 
 
 def test_weights_that_the_disk_refuses_are_an_error_of_the_disk(tmp_path: Path) -> None:
