@@ -31,11 +31,12 @@ def compiled_folder(cache: Path, bundle: Bundle, engine: str, precision: str) ->
     """
     own = identity(bundle, engine, precision)
     folder = cache / bundle.digest[:16] / f"{engine}-{precision}-{own['machine']}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _passed(folder / RECORD, own):
-            shutil.rmtree(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
             folder.mkdir()
         yield folder
 

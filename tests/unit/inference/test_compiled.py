@@ -2,7 +2,10 @@
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,27 @@ def test_each_engine_and_precision_has_a_folder_of_its_own_named_by_the_machine(
             assert folder == tmp_path / bundle.digest[:16] / f"{engine}-{precision}-{machine()}"
             folders.add(folder)
     assert len(folders) == 3
+
+
+def test_whoever_compiles_has_the_folder_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """Each opens the lock for itself, so that threads exclude one another as processes do."""
+    inside, most = 0, 0
+    begin = threading.Barrier(4)
+
+    def compile_often() -> None:
+        nonlocal inside, most
+        begin.wait()
+        for _ in range(5):
+            with compiled_folder(tmp_path, bundle, "openvino", "f32"):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)  # the others try meanwhile
+                inside -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for ended in [pool.submit(compile_often) for _ in range(4)]:
+            ended.result()
+    assert most == 1
 
 
 def test_the_machine_has_a_name_that_stays() -> None:
