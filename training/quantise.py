@@ -137,8 +137,9 @@ def _fit(
     exact: NDArray[np.float32], kinds: NDArray[np.int64],
 ) -> _Fit:  # fmt: skip
     """The coarsest that is close to ``exact``, logits [n, classes], on photos [n, 224, 224, 3]; else the finest."""
+    counted = convolutions_of(counted_resnet50(weights))
     for exact_convolutions in BEGINS:
-        ranges = from_convolution(weights, found, exact_convolutions)
+        ranges = from_convolution(counted, found, exact_convolutions)
         engine = _engine(bundle, weights, cache, ranges)
         logits, features = _said(engine, pixels)
         calibration = _calibration(bundle, logits, kinds, features)
@@ -147,14 +148,20 @@ def _fit(
     return _Fit(engine, ranges, exact_convolutions, calibration)
 
 
-def from_convolution(weights: Weights, ranges: Mapping[str, list[float]], exact: int) -> dict[str, list[float]]:
-    """The ranges without those of the network's first convolutions, of which there are 53."""
-    convolutions = [
-        operation.get_friendly_name()
-        for operation in counted_resnet50(weights).get_ordered_ops()
+def convolutions_of(counted: Any) -> list[int]:
+    """The numbers of the convolutions of `counted_resnet50`, in order; there are 53."""
+    return [
+        _number(operation.get_friendly_name())
+        for operation in counted.get_ordered_ops()
         if operation.get_type_name() == "Convolution"
     ]
-    first = _number(convolutions[exact]) if exact else 0
+
+
+def from_convolution(
+    convolutions: Sequence[int], ranges: Mapping[str, list[float]], exact: int
+) -> dict[str, list[float]]:
+    """The ranges without those of the network's first `exact` convolutions."""
+    first = convolutions[exact] if exact else 0
     return {place: ends for place, ends in ranges.items() if _number(place) >= first}
 
 

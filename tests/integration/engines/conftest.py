@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def classifier(bundle: Bundle, compiled: Path) -> Iterator[Load]:
-    @cache
+    loaded: dict[tuple[str, str], Classifier] = {}
+
     def load(engine: str, precision: str) -> Classifier:
         if precision == "bf16" and not bf16_here():
             pytest.skip("this processor does not compute in bf16")
-        return Classifier.load(bundle, engine=engine, precision=precision, cache=compiled)
+        if (engine, precision) not in loaded:
+            found = Classifier.load(bundle, engine=engine, precision=precision, cache=compiled)
+            # What "auto" chose is asked for by its names as well.
+            loaded[engine, precision] = loaded[found.engine.name, found.engine.precision] = found
+        return loaded[engine, precision]
 
     yield load
-    load.cache_clear()
+    loaded.clear()
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 
-from shared.bundle import CALIBRATION, CARD, Bundle, load_bundle
+from shared.bundle import CALIBRATION, CARD, WEIGHTS, Bundle, load_bundle
 from shared.errors import BundleAltered, EngineRefused, ParityFailed
 from tests.integration.engines.conftest import MODELS
 from training.publish import write_card
-from training.quantise import BEGINS, find_ranges, from_convolution
+from training.quantise import BEGINS, convolutions_of, find_ranges, from_convolution
 from worker.inference import classifier, openvino_engine
 from worker.inference.answers import fitted_for, temperature_of
 from worker.inference.classifier import Classifier
@@ -28,15 +29,21 @@ PROOF = {"agreement": 1.0, "max_probability_difference": 0.015}
 Quantised = Callable[..., Bundle]
 
 
-@pytest.fixture
-def quantised(bundle: Bundle, tmp_path: Path) -> Quantised:
+@pytest.fixture(scope="module")
+def counted(bundle: Bundle) -> ov.Model:
+    return counted_resnet50(load_weights(bundle))
+
+
+@pytest.fixture(scope="module")
+def quantised(counted: ov.Model, tmp_path_factory: pytest.TempPathFactory) -> Quantised:
     """Return a function that makes a bundle with a record, eleven convolutions exact unless given ranges."""
 
     def run(ranges: Any = None, **proof: float) -> Bundle:
-        folder = tmp_path / "int8"
-        shutil.copytree(MODELS, folder, ignore=shutil.ignore_patterns("photos"))
+        folder = tmp_path_factory.mktemp("int8") / "bundle"
+        shutil.copytree(MODELS, folder, ignore=shutil.ignore_patterns("photos", WEIGHTS))
+        (folder / WEIGHTS).symlink_to(MODELS / WEIGHTS)
         stored = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-        used = from_convolution(load_weights(bundle), FOUND, 11) if ranges is None else ranges
+        used = from_convolution(convolutions_of(counted), FOUND, 11) if ranges is None else ranges
         record = {"ranges": used, "calibration": FITTED, "record": PROOF | proof}
         stored |= {"id": "int8", "precisions": [*stored["precisions"], "int8"], "int8": record}
         (folder / CALIBRATION).write_text(json.dumps(stored), encoding="utf-8")
@@ -46,23 +53,19 @@ def quantised(bundle: Bundle, tmp_path: Path) -> Quantised:
     return run
 
 
-def test_a_quantised_bundle_is_served_in_int8_where_nothing_is_faster(
-    quantised: Quantised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def made(quantised: Quantised) -> Bundle:
+    return quantised()
+
+
+def test_a_quantised_bundle_in_int8_says_the_same_and_is_served_in_it_where_nothing_is_faster(
+    made: Bundle, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not openvino_engine.int8_here():
         pytest.skip("this processor has no int8")
-    made = quantised()
-    usual = Classifier.load(made, engine="openvino", cache=tmp_path / "cache").engine.precision
-    assert usual == (openvino_engine.halves_here() or ("int8",))[0]
+    assert classifier._arithmetic(made, "openvino") == (openvino_engine.halves_here() or ("int8",))[0]
     monkeypatch.setitem(classifier._HALVES, "openvino", tuple)
-    assert Classifier.load(made, engine="openvino", cache=tmp_path / "cache").engine.precision == "int8"
-
-
-def test_a_quantised_bundle_in_int8_says_the_same(quantised: Quantised, tmp_path: Path, bundle: Bundle) -> None:
-    made = quantised()
-    if not openvino_engine.int8_here():
-        pytest.skip("this processor has no int8")
-    served = Classifier.load(made, engine="openvino", precision="int8", cache=tmp_path / "cache")
+    served = Classifier.load(made, engine="openvino", cache=tmp_path / "cache")
     assert (served.engine.name, served.engine.precision) == ("openvino", "int8")
     photos = load_reference(bundle).photos
     together = served.engine.infer(photos)
@@ -73,8 +76,7 @@ def test_a_quantised_bundle_in_int8_says_the_same(quantised: Quantised, tmp_path
     assert maps > 0.99, "the evidence is the same map"
 
 
-def test_what_was_fitted_for_int8_counts_for_int8_alone(quantised: Quantised) -> None:
-    made = quantised()
+def test_what_was_fitted_for_int8_counts_for_int8_alone(made: Bundle) -> None:
     assert temperature_of(made, "int8") == FITTED["temperature"]
     assert temperature_of(made, "bf16") == made.calibration["temperature"] != FITTED["temperature"]
     assert fitted_for(made, "int8")["thresholds"] == FITTED["thresholds"]
@@ -114,16 +116,15 @@ def test_ranges_that_cannot_be_or_spoil_the_answers_are_refused(
         Classifier.load(quantised(ranges), engine="openvino", precision="int8", cache=tmp_path / "cache")
 
 
-def test_operations_are_counted_alike_each_time_and_the_heads_stay_exact(bundle: Bundle) -> None:
-    weights = load_weights(bundle)
-    first, second = (counted_resnet50(weights) for _ in range(2))
+def test_operations_are_counted_alike_each_time_and_the_heads_stay_exact(bundle: Bundle, counted: ov.Model) -> None:
+    first, second = counted, counted_resnet50(load_weights(bundle))
     kinds = [
         {one.get_friendly_name(): one.get_type_name() for one in model.get_ordered_ops()} for model in (first, second)
     ]
     assert kinds[0] == kinds[1]
     assert {kinds[0][place.partition("/")[0]] for place in FOUND} <= {"Convolution", "Add", "MaxPool"}
     assert not {place.partition("/")[0] for place in FOUND} & set(heads_of(first))
-    counts = [len(from_convolution(weights, FOUND, exact)) for exact in BEGINS]
+    counts = [len(from_convolution(convolutions_of(first), FOUND, exact)) for exact in BEGINS]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == len(FOUND) > counts[-1] > 0
 
