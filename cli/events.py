@@ -22,14 +22,15 @@ _WIDTHS: Final = (8, 19, 16)
 
 @click.command(epilog=example("poxvisio events --after 120", "poxvisio events --follow --json >> events.ndjson"))
 @service_options
-@click.option("--after", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Only those behind N.")
+@click.option("--after", type=click.IntRange(0), metavar="N", help="Only those behind N; else all that are kept.")
 @click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
-def events(url: str, key: str, after: int, follow: bool, as_json: bool) -> None:
+def events(url: str, key: str, after: int | None, follow: bool, as_json: bool) -> None:
     """Print the events of the tenant in the order of their numbers.
 
     The feed has no gap: whoever keeps the last number it has seen and comes back with --after misses nothing and hears
-    nothing twice. Following survives restarts of the service.
+    nothing twice. Whoever comes back after longer than events are kept hears which is the oldest there is. Following
+    survives restarts of the service.
     """
     with Service(url, key) as service:
         for event in followed(service, after) if follow else service.events(after):
@@ -43,7 +44,7 @@ def event_line(event: Mapping[str, Any]) -> str:
     return line((str(data["sequence"]), str(event["timestamp"])[:19], str(event["type"]), about), _WIDTHS)
 
 
-def followed(service: Service, after: int) -> Iterator[dict[str, Any]]:
+def followed(service: Service, after: int | None) -> Iterator[dict[str, Any]]:
     """Yield every event behind this number once and in order, and those to come, however often the line breaks.
 
     Raises ``ServiceRefused``, and ``ServiceAway`` for a service that was never there.
@@ -56,7 +57,7 @@ def followed(service: Service, after: int) -> Iterator[dict[str, Any]]:
                 failures, reached = 0, True
                 for event in told:
                     number = int(event["data"]["sequence"])
-                    if number > after:
+                    if after is None or number > after:
                         after = number
                         yield event
         except ServiceAway as error:
@@ -65,5 +66,5 @@ def followed(service: Service, after: int) -> Iterator[dict[str, Any]]:
                 raise
             pause = error.after or _PAUSES[min(failures, len(_PAUSES)) - 1]
             if pause >= _TOLD_FROM:
-                tell(f"{str(error).rstrip('.')}; coming back in {pause:.0f} s for what follows {after}")
+                tell(f"{str(error).rstrip('.')}; coming back in {pause:.0f} s for what follows {after or 0}")
         time.sleep(pause * random.uniform(1.0, 1.2))  # noqa: S311 - jitter

@@ -148,22 +148,29 @@ class Service:
         if end != _PARQUET_END:
             raise ServiceAway("the service broke off in the middle of the results")
 
-    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield what happened behind this number, in order, to the end of the feed as it is now."""
+    def events(self, after: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield what happened behind this number, in order, to the end of the feed as it is now.
+
+        Without a number it begins with the oldest event there is. Raises ``ServiceRefused`` (410) where what follows
+        the number is deleted.
+        """
         while True:
-            page = self._line.json("GET", "/v1/events", params={"after": after, "limit": _PAGE})
+            begin = {} if after is None else {"after": after}
+            page = self._line.json("GET", "/v1/events", params=begin | {"limit": _PAGE})
             yield from page["events"]
             if len(page["events"]) < _PAGE:
                 return
             after = page["next"]
 
     @contextmanager
-    def event_stream(self, after: int) -> Iterator[Iterator[dict[str, Any]]]:
+    def event_stream(self, after: int | None) -> Iterator[Iterator[dict[str, Any]]]:
         """Open a stream of what happened behind this number and of what happens from now on (SSE).
 
-        Raises ``ServiceAway`` where it breaks off, or nothing is heard for longer than the service is ever silent.
+        Raises ``ServiceAway`` where it breaks off, or nothing is heard for longer than the service is ever silent, and
+        ``ServiceRefused`` (410) where what follows the number is deleted.
         """
-        with self._line.stream("/v1/events", "text/event-stream", {"Last-Event-ID": str(after)}, _SILENCE) as answer:
+        begin = {} if after is None else {"Last-Event-ID": str(after)}
+        with self._line.stream("/v1/events", "text/event-stream", begin, _SILENCE) as answer:
             if answer.headers.get("Content-Type", "").partition(";")[0] != "text/event-stream":
                 raise ServiceRefused(answer.status_code, "the answer is no event stream: is this a PoxVisio service?")
             yield (json.loads(message.data) for message in messages(lines_of(answer)))

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from shared import webhooks
 from shared.database import new_id
+from shared.errors import Gone
 from shared.tables import Event
 from shared.webhooks import Recorded
 
@@ -53,6 +54,17 @@ _WRITE: Final = sa.text(
       AS x (tenant_id, seq, id, kind, job_id, round, body)
     """
 )
+
+
+class EventsGone(Gone):
+    """Events behind the number asked for were deleted; ``oldest`` is the number of the first that is there."""
+
+    def __init__(self, after: int, oldest: int) -> None:
+        super().__init__(
+            f"events {after + 1} to {oldest - 1} are deleted, as old ones are; ask for what comes after {oldest - 1}, "
+            "and read the jobs themselves for what happened before"
+        )
+        self.oldest = oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +133,27 @@ def take(session: Session, numbers: Mapping[UUID, int]) -> dict[UUID, tuple[int,
     return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in session.execute(_TAKE, given)}
 
 
-def since(session: Session, after: int, limit: int = 100) -> list[Recorded]:
-    """Return the tenant's events numbered above ``after``, in order: the feed, unfiltered and without gaps."""
+def since(session: Session, after: int | None, limit: int = 100) -> list[Recorded]:
+    """Return the tenant's events numbered above ``after``, in order: the feed, unfiltered and without gaps.
+
+    None begins with the oldest there is. Raises ``EventsGone`` where the next number was deleted.
+    """
+    found = kept(session, after or 0, limit)
+    if after is not None and (oldest := oldest_kept(found, after)) is not None:
+        raise EventsGone(after, oldest)
+    return found
+
+
+def oldest_kept(found: Sequence[Recorded], after: int) -> int | None:
+    """Return the number of the first of these events where those behind ``after`` that came before it were deleted.
+
+    Numbers have no gap, and the newest event is never deleted: so where none is found, none is missing either.
+    """
+    return found[0].seq if found and found[0].seq > after + 1 else None
+
+
+def kept(session: Session, after: int, limit: int) -> list[Recorded]:
+    """Return those of the tenant's events above ``after`` that there are still, in order."""
     found = session.scalars(sa.select(Event).where(Event.seq > after).order_by(Event.seq).limit(limit))
     return [
         Recorded(

@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_EVENT_STREAM_SECONDS",
         description="Seconds after which a stream of events ends; its client comes back and misses nothing",
     )
+    event_days: int = Field(
+        default=30,
+        ge=29,
+        le=36_500,
+        validation_alias="POXVISIO_EVENT_DAYS",
+        description="Days that events and their deliveries are kept; what is still to be delivered stays longer",
+    )
     tenant_backlog_seconds: float = Field(
         default=8 * 3600.0,
         gt=0,

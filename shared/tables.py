@@ -428,6 +428,7 @@ class Endpoint(Base):
         sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
         sa.UniqueConstraint("tenant_id", "id"),
         sa.Index("ix_endpoint_job", "tenant_id", "job_id"),
+        sa.Index("ix_endpoint_one_off", "created_at", postgresql_where=sa.text("job_id IS NOT NULL")),
         sa.Index("ix_endpoint_images", "tenant_id", postgresql_where=sa.text("'image.completed' = ANY (kinds)")),
         sa.CheckConstraint("state IN ('enabled', 'disabled')", name="state"),
         sa.CheckConstraint("detail IN ('thin', 'full')", name="detail"),
@@ -469,7 +470,8 @@ class Delivery(Base):
         sa.Index("ix_delivery_due", "endpoint_id", "next_at", "id", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_delivery_next", "next_at", postgresql_where=sa.text("state = 'waiting'")),
         sa.Index("ix_delivery_leased", "endpoint_id", postgresql_where=sa.text("state = 'leased'")),
-        # Bodies that tell answers, for whoever deletes those.
+        # What goes with its event, and bodies that tell answers, for whoever deletes those.
+        sa.Index("ix_delivery_event", "tenant_id", "event_seq"),
         sa.Index("ix_delivery_kept", "tenant_id", "event_seq", postgresql_where=sa.text("body IS NOT NULL")),
         sa.Index("ix_delivery_dead", "endpoint_id", postgresql_where=sa.text("state = 'dead'")),
         sa.CheckConstraint("state IN ('waiting', 'leased', 'delivered', 'dead')", name="state"),

@@ -64,6 +64,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "Take the job out of your own list; the tombstone has its counts and the digest of its last receipt.",
         "The job was deleted.",
     ),
+    "events-gone": Advice(
+        "Read the jobs for what happened meanwhile, and go on with `after` one below `oldest`.",
+        "The number asked for is older than events are kept.",
+    ),
     "link-ended": Advice(
         "Ask for new links with a key that is good: `GET /v1/images/{image}?links=300`.",
         "The time of this link is over.",

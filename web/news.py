@@ -34,10 +34,11 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Events in order, or that the key holds no longer."""
+    """Events in order; or that the key holds no longer, or the next events are deleted and which the oldest is."""
 
     events: Sequence[Recorded] = ()
     is_refused: bool = False
+    oldest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,14 @@ def for_readers(database: Database, tenant: UUID, readers: Collection[Reader]) -
     """
     with database.transaction(tenant) as session:
         holding = accounts.holding(session, {reader.proof for reader in readers})
-        found = events.since(session, min(reader.after for reader in readers), PAGE)
+        found = events.kept(session, min(reader.after for reader in readers), PAGE)
     numbers = [event.seq for event in found]
     told = {}
     for reader in readers:
         if reader.proof not in holding:
             told[reader] = News(is_refused=True)
+        elif oldest := events.oldest_kept(found, reader.after):
+            told[reader] = News(oldest=oldest)
         elif ahead := found[bisect_right(numbers, reader.after) :]:
             told[reader] = News(ahead)
     return told

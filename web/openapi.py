@@ -256,6 +256,7 @@ _PROBLEM: Final[dict[str, Any]] = {
             "items": {"type": "string"},
             "description": "The policies of RateLimit-Policy of which nothing was left",
         },
+        "oldest": {"type": "integer", "description": "Of `events-gone`: the smallest number there is"},
         "tombstone": {"$ref": _REFS.format(model="Tombstone")},
         "errors": {
             "type": "array",

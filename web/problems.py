@@ -14,6 +14,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from shared import errors
 from shared.accounts import KeyUnknown
+from shared.events import EventsGone
 from shared.ledger import idempotency
 from shared.logs import logger
 from shared.views import JobDeleted
@@ -100,6 +101,14 @@ GONE = _kind(
     410,
     "The job was deleted",
     "Its photos and answers are gone for good; `tombstone` says what it was.",
+)
+EVENTS_GONE = _kind(
+    "events-gone",
+    410,
+    "These events were deleted",
+    "Events stay in the feed as long as `/v1/limits` tells, and the number asked for is older: the next one is gone. "
+    "`oldest` is the smallest number there is; go on with `after` one below it, and read the jobs themselves for what "
+    "happened before. Without `after` the feed begins with the oldest event there is.",
 )
 LINK_ENDED = _kind(
     "link-ended",
@@ -301,6 +310,7 @@ _ANSWERS: Final[tuple[tuple[type[errors.PoxVisioError], Kind, str], ...]] = (
     # An empty sentence: the error's own text, which is written for people.
     (idempotency.InFlight, IN_FLIGHT, ""),
     (idempotency.TakenOver, IN_FLIGHT, ""),
+    (EventsGone, EVENTS_GONE, ""),
     (errors.Gone, GONE, ""),
     (errors.Conflict, CONFLICT, ""),
     (errors.Refused, REFUSED, ""),
@@ -322,7 +332,11 @@ def problem_of(error: errors.PoxVisioError) -> Problem:
         headers = {"Retry-After": str(error.retry_after)}
     elif kind is IN_FLIGHT or kind.status == UNAVAILABLE.status:
         headers = retry_after()
-    members = {"tombstone": tombstone(error.tombstone).model_dump(mode="json")} if isinstance(error, JobDeleted) else {}
+    members: dict[str, Any] = {}
+    if isinstance(error, JobDeleted):
+        members = {"tombstone": tombstone(error.tombstone).model_dump(mode="json")}
+    elif isinstance(error, EventsGone):
+        members = {"oldest": error.oldest}
     return Problem(kind, detail or _sentence(error), headers=headers, members=members)
 
 

@@ -1,4 +1,4 @@
-"""What must be tidied up, however long it takes: photos nobody needs, old keys, partitions, and the audit of counters.
+"""What must be tidied up, however long it takes: photos nobody needs, old keys and events, the audit of counters.
 
 Each job's photos are deleted on their own: one that cannot be deleted now is tried again and holds up no other. Several
 processes may do the same work at once; deleting twice is harmless. The photos of a deleted job are looked for at once,
@@ -19,6 +19,7 @@ from shared.ledger.sweep import disagreements
 from shared.logs import logger
 from shared.storage import Storage
 from shared.storage.keys import INCOMING, copies_of, originals_of
+from worker import retention
 
 log = logger(__name__)
 
@@ -27,6 +28,8 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _ORPHANS_AFTER = timedelta(hours=24)
 _KEYS_AT_ONCE = 1000
+# What is left of a long list of old events is for the next minute: others wait for this thread.
+_FORGETTING_SECONDS = 20.0
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 # In no fixed order: what cannot be deleted must not stand in front of the rest for ever.
@@ -83,11 +86,17 @@ _KNOWN = sa.text("""
 class Housekeeping:
     """One process's tidying up."""
 
-    def __init__(self, database: Database, storage: Storage) -> None:
+    def __init__(self, database: Database, storage: Storage, *, event_days: int = 30) -> None:
         self._database = database
         self._storage = storage
+        self._event_days = event_days
         self._stopping = threading.Event()
-        self._due = {self.audit: 0.0, self.forget_old_keys: 0.0, self.delete_orphans: time.monotonic() + _HOUR}
+        self._due = {
+            self.audit: 0.0,
+            self.forget_old_keys: 0.0,
+            self.forget_old_events: 0.0,
+            self.delete_orphans: time.monotonic() + _HOUR,
+        }
 
     def stop(self) -> None:
         """End after the present step."""
@@ -125,6 +134,25 @@ class Housekeeping:
         while deleted == _KEYS_AT_ONCE and not self._stopping.is_set():
             with self._database.transaction() as session:
                 deleted = len(session.execute(_OLD_KEYS, {"many": _KEYS_AT_ONCE}).all())
+
+    def forget_old_events(self) -> None:
+        """Forget events that nobody is owed any more when their time is over, with their deliveries and attempts."""
+        days, end = self._event_days, time.monotonic() + _FORGETTING_SECONDS
+        with self._database.transaction() as session:
+            waiting = retention.tenants(session, days)
+        forgotten = 0
+        # Tenants take turns: one that has millions of them stands in nobody's way.
+        while waiting and time.monotonic() < end and not self._stopping.is_set():
+            tenant = waiting.pop(0)
+            with self._database.transaction() as session:
+                gone = retention.forget(session, tenant, days)
+            forgotten += gone
+            if gone:
+                waiting.append(tenant)
+        with self._database.transaction() as session:
+            endpoints = retention.forget_one_offs(session, days)
+        if forgotten or endpoints:
+            log.info("events_forgotten", events=forgotten, endpoints=endpoints)
 
     def delete_archives(self) -> None:
         """Delete archives that are expanded, or never will be, whatever is kept of their photos."""

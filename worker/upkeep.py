@@ -110,7 +110,7 @@ def main() -> int:
     database = Database.open(settings, "poxvisio_worker")
     upkeep = Upkeep(database, Broker(settings), seconds=settings.sweep_seconds, model=_named(settings))
     storage = open_storage(settings)
-    beside: list[Housekeeping | Heartbeat] = [Housekeeping(database, storage)]
+    beside: list[Housekeeping | Heartbeat] = [Housekeeping(database, storage, event_days=settings.event_days)]
     if settings.heartbeat_seconds:
         beside.append(_heartbeat(settings, database, storage))
     threads = [threading.Thread(target=one.run, name=type(one).__name__.lower()) for one in beside]

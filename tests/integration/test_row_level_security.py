@@ -306,7 +306,8 @@ def test_workers_may_change_neither_photos_nor_answers(owner_db: Database) -> No
     assert allowed["shadow_result"] == {"SELECT", "INSERT"}
     assert allowed["result_history"] == {"SELECT"}
     assert allowed["job"] == {"SELECT", "INSERT", "UPDATE"}  # for the system's own tenant alone
-    assert allowed["event"] == {"SELECT", "INSERT"}
+    assert allowed["event"] == {"SELECT", "INSERT", "DELETE"}
+    assert allowed["endpoint"] == {"SELECT", "UPDATE", "DELETE"}
     assert allowed["attempt"] == {"SELECT", "INSERT"}
     assert allowed["model"] == allowed["model_change"] == {"SELECT", "UPDATE"}
 

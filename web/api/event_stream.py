@@ -27,13 +27,14 @@ _AWAY_SECONDS: Final = 1.0
 _BEGINNING: Final = f": research use only\nretry: {_RETRY_MS}\n\n"
 _HEARTBEAT: Final = ": still here\n\n"
 _ENDING: Final = ": the service is about to end; come back with Last-Event-ID\n\n"
+_GONE: Final = ": the next events are deleted; come back to hear from where on there are any\n\n"
 _REFUSED: Final = ": the key is expired or revoked\n\n"
 
 
 class Stream:
     """An iterable of messages that begins behind the event ``after`` of the key's tenant; ``tell`` is an event's JSON.
 
-    It ends when its time is up, the process is to end, or the key holds no longer.
+    It ends when its time is up, the process is to end, the key holds no longer, or the next events are deleted.
     """
 
     def __init__(self, here: Services, tenant: UUID, reader: Reader, tell: Callable[[Recorded], str]) -> None:
@@ -59,6 +60,9 @@ class Stream:
                 continue
             if news.is_refused:
                 yield _REFUSED.encode()
+                return
+            if news.oldest is not None:
+                yield _GONE.encode()
                 return
             yield "".join(map(self._message, news.events)).encode() or _HEARTBEAT.encode()
 

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from shared import event_body, events
+from shared.errors import DatabaseAway
 from shared.webhooks import Recorded
 from web.api.event_stream import MEDIA_TYPE, Stream
 from web.api.streaming import in_place
@@ -15,7 +16,7 @@ from web.asking import Strict, preferred_wait, read_query
 from web.auth import caller
 from web.news import Reader
 from web.openapi import LAST_EVENT_ID, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
-from web.problems import BAD_REQUEST, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS, Problem, retry_after
+from web.problems import BAD_REQUEST, EVENTS_GONE, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS, Problem, retry_after
 from web.services import services
 from web.wire import Shape, next_link, respond
 
@@ -63,7 +64,9 @@ class EventList(Shape):
 class EventsQuery(Strict):
     """Which events."""
 
-    after: Annotated[int, Field(ge=0, le=_LARGEST_SEQUENCE)] = 0
+    after: Annotated[int, Field(ge=0, le=_LARGEST_SEQUENCE)] | None = Field(
+        default=None, description="The last number you have seen; without one the feed begins with the oldest there is"
+    )
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=100, description="Events of one page; no stream's")
 
 
@@ -82,10 +85,11 @@ class EventsQuery(Strict):
     description="Unfiltered, and without a gap: who has seen a number has seen every smaller one. With `Accept: "
     "text/event-stream` it goes on as server-sent events (WHATWG HTML, section 9.2) until the time that `/v1/limits` "
     "tells; then the client comes back with `Last-Event-ID`. Who asked to wait where too "
-    "many do is answered at once, with `Retry-After`.",
+    "many do is answered at once, with `Retry-After`. Events older than `/v1/limits` tells (`event_days`) are deleted: "
+    "who asks for what comes after a number whose next one is gone hears so (410), and which is the `oldest` there is.",
     query=EventsQuery,
     headers=(PREFER_WAIT, LAST_EVENT_ID),
-    problems=(BAD_REQUEST, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS),
+    problems=(BAD_REQUEST, NOT_ACCEPTABLE, EVENTS_GONE, TOO_MANY_EVENT_STREAMS),
 )
 def feed() -> Response:
     """Return what happened since; with ``Prefer: wait=N`` wait for something to happen, or tell it as a stream."""
@@ -100,23 +104,27 @@ def feed() -> Response:
     return answer
 
 
-def _page(after: int, limit: int) -> Response:
+def _page(after: int | None, limit: int) -> Response:
     here, asking, url = services(), caller(), services().settings.public_url
     with here.database.transaction(asking.tenant_id) as session:
         found = events.since(session, after, limit)
+    after = after or 0
     headers: dict[str, str] = {}
     if not found and (seconds := preferred_wait(LONGEST_WAIT)):
         news = wait(here.feed, Reader(after, asking.proof), seconds, headers)
         if news and news.is_refused:
             raise refused_meanwhile()
+        if news and news.oldest:
+            raise events.EventsGone(after, news.oldest)
         found = list(news.events[:limit]) if news else []
     last = found[-1].seq if found else after
     headers["Link"] = next_link(url + request.path, after=last, limit=limit)
     return respond(EventList(events=[_body(event, url) for event in found], next=last), headers=headers)
 
 
-def _stream(after: int) -> Response:
+def _stream(after: int | None) -> Response:
     here, asking, url = services(), caller(), services().settings.public_url
+    after = _beginning(after)
     place = here.event_streams.enter(asking.tenant_id, 0)
     if place is None:
         raise Problem(
@@ -133,7 +141,20 @@ def _stream(after: int) -> Response:
     return answer
 
 
-def _resumed(after: int) -> int:
+def _beginning(after: int | None) -> int:
+    """Return behind which event a stream begins; raises ``EventsGone``, which it could only tell by its end."""
+    here = services()
+    try:
+        with here.database.transaction(caller().tenant_id) as session:
+            found = events.since(session, after, 1)
+    except DatabaseAway:  # the stream waits for it: a client that is refused once does not come back
+        return after or 0
+    if after is None:
+        return found[0].seq - 1 if found else 0
+    return after
+
+
+def _resumed(after: int | None) -> int | None:
     """Return behind which event to begin: the last that the client saw of the stream before, if it tells."""
     given = request.headers.get("Last-Event-ID", "").strip()
     if not given:

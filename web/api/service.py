@@ -35,6 +35,7 @@ class Limits(Shape):
     )
     max_event_streams: int = Field(description="Of a web process; half are for one tenant, others get 503")
     event_stream_seconds: float = Field(description="After which a stream of events ends, to be resumed")
+    event_days: int = Field(description="Days that events stay in the feed; asked for older ones it answers 410")
     tenant_backlog_seconds: float = Field(description="Where more waits before a tenant's new job: 429")
     backlog_seconds: float = Field(description="Where more waits for everybody: 503")
     tenant_backlog_photos: int = Field(description="Instead of seconds, while no worker says how fast it is: 429")
@@ -64,6 +65,7 @@ def limits() -> Response:
             max_waiting_clients=settings.max_waiting_clients,
             max_event_streams=settings.max_event_streams,
             event_stream_seconds=settings.event_stream_seconds,
+            event_days=settings.event_days,
             tenant_backlog_seconds=settings.tenant_backlog_seconds,
             backlog_seconds=settings.backlog_seconds,
             tenant_backlog_photos=settings.tenant_backlog_photos,

@@ -90,6 +90,24 @@ def test_following_goes_on_behind_the_last_event_however_the_line_breaks(
     assert 7 <= patient[3] <= 7 * 1.2
 
 
+def test_without_a_number_the_service_says_where_the_feed_begins(scripted: Scripted) -> None:
+    scripted.script = [(200, {}, {"events": [event(5)], "next": 5}), (200, STREAM, stream(6, 7))]
+    assert run(scripted).exit_code == 0
+    with Service(scripted.url, KEY) as service:
+        assert list(islice(followed(service, None), 2)) == [event(6), event(7)]
+    page, opened = scripted.asked
+    assert (page[1], opened[1]) == ("/v1/events?limit=500", "/v1/events")
+    assert "last-event-id" not in opened[2]
+
+
+@pytest.mark.parametrize("more", [(), ("--follow",)])
+def test_events_that_are_deleted_are_said_to_be(scripted: Scripted, more: tuple[str, ...]) -> None:
+    scripted.script = [(410, {}, {"title": "gone", "detail": "Events 3 to 8 are deleted.", "oldest": 9})]
+    shown = run(scripted, "--after", "2", *more)
+    assert shown.exit_code == 3
+    assert "Events 3 to 8 are deleted." in shown.stderr
+
+
 def test_following_a_service_that_never_was_there_ends_soon(scripted: Scripted, patient: list[float]) -> None:
     scripted.script = [CLOSE]
     with Service(scripted.url, KEY) as service, pytest.raises(ServiceAway):
