@@ -23,7 +23,7 @@ def run(*, quick: bool) -> Iterator[Row]:
             services.database("poxvisio_app") as database,
         ):
             job = submit_photos(services, database, tenant, photos(TINY, 32), count)
-            took = worker.ask().value
+            took = worker.ask(watched=True).value
             check_answers(database, tenant, job, count, took["answered"])
     yield from _rows(took["memory"], count, settled)
 

@@ -26,8 +26,8 @@ from worker.finishing import Finisher
 from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
-from worker.network import Network, Photo, Seen
-from worker.photos import Decoded, PhotoReader, Request
+from worker.network import Network, Photo, Seen, batch_size
+from worker.photos import Decoded, PhotoReader, Request, cores
 from worker.photos import Outcome as Read
 from worker.shadow import Shadow
 from worker.work import Work
@@ -35,7 +35,7 @@ from worker.work import Work
 log = logger(__name__)
 
 _FIRST_GUESS = 20.0
-_BATCH_SECONDS = 0.1
+_LOOK_SECONDS = 0.1
 _WAITING_PEOPLE = 8
 _SMALL_UNITS = 8
 _LOADING_SECONDS = 0.2
@@ -150,8 +150,8 @@ class Classification:
 
     @property
     def _batch_size(self) -> int:
-        """Photos that take the network about 100 ms: longer batches only make others wait."""
-        return max(1, min(self._settings.micro_batch, round(self.images_per_second * _BATCH_SECONDS)))
+        threads = self._settings.engine_threads or cores()
+        return batch_size(self.images_per_second, threads=threads, most=self._settings.micro_batch)
 
     def _claims(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
@@ -209,7 +209,7 @@ class Classification:
 
     def _serve_waiting_people(self) -> None:
         """Answer interactive photos between two micro-batches, before what is claimed already."""
-        if time.monotonic() - self._looked_at < _BATCH_SECONDS:
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
             return
         if works := self._claim(_WAITING_PEOPLE, people_only=True):
             for batch in self._batches(self._photos.read(_requests(works), urgent=True)):

@@ -22,7 +22,7 @@ from shared.storage import Storage
 from worker.decoding.decoder import Decoder, DecoderAway
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Outcome, Rejected, Unreadable
 
-__all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
+__all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable", "cores"]
 
 _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
@@ -72,7 +72,7 @@ class PhotoReader:
         self._storage = storage
         self._seconds = seconds
         self._limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.copy_side)
-        children = settings.decoders or _cores()
+        children = settings.decoders or cores()
         self._children = children
         self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
@@ -198,5 +198,6 @@ class PhotoReader:
             decoder.close()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from worker.inference.classifier import Classifier
-from worker.network import Network, Photo
+from worker.network import Network, Photo, batch_size
 
 
 class Meeting:
@@ -43,3 +44,24 @@ def test_two_micro_batches_are_under_way_and_come_out_in_order() -> None:
     found: list[Any] = [answer for seen in network.seen(all_of_it=True) for _, answer, _ in seen.found]
     assert found == [1, 2, 3]
     network.close()
+
+
+@pytest.mark.parametrize(
+    ("rate", "threads", "most", "size"),
+    [
+        (0.01, 2, 64, 2),  # a machine that others keep busy: still one for each thread
+        (23.0, 2, 64, 2),
+        (27.0, 2, 64, 2),  # not 3: the third would have one thread wait for the other
+        (31.0, 2, 64, 4),
+        (40.0, 2, 64, 4),
+        (28.0, 1, 64, 3),
+        (450.0, 16, 64, 48),
+        (450.0, 16, 32, 32),
+        (5.0, 16, 8, 8),
+        (100.0, 2, 1, 1),
+    ],
+)
+def test_a_micro_batch_is_a_tenth_of_a_second_of_work_that_shares_out_evenly(
+    rate: float, threads: int, most: int, size: int
+) -> None:
+    assert batch_size(rate, threads=threads, most=most) == size
