@@ -1,10 +1,13 @@
 """Trains one small network in each of the folders given, in turn, going on where it was; tells of each epoch.
 
 With ``--resnet50`` it is the network that is really trained, which takes ten times as long; ``--devices`` parts of the
-CPU share each batch.
+CPU share each batch. It trains in a process of its own, whose number it tells; where that is killed, another goes on.
 """
 
 import argparse
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def small(classes: int, start: Start, seed: int, *, dropout: float, precision: s
 
 
 def train_one(folder: Path, *, resnet50: bool) -> None:
-    recipe = Recipe(side=32, batch=4, head_epochs=2, tune_epochs=2, tune_rate=1e-4)
+    recipe = Recipe(side=32, batch=4, head_epochs=1, tune_epochs=2, tune_rate=1e-4)
     start = find_start(Network(id="tiny", weights="bundle:models/demo"))
     draws = np.random.default_rng(1)
     pixels = draws.integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
@@ -53,12 +56,8 @@ def train_one(folder: Path, *, resnet50: bool) -> None:
     save_arrays(folder / "final.npz", **{f"w{at}": np.array(v.numpy()) for at, v in enumerate(model.weights)})
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--resnet50", action="store_true")
-    given = parser.parse_args()
+def train(given: argparse.Namespace) -> None:
+    print(f"process {os.getpid()}", flush=True)
     tf.config.experimental.enable_op_determinism()
     parts = [tf.config.LogicalDeviceConfiguration()] * given.devices
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
@@ -66,3 +65,26 @@ if __name__ == "__main__":
         forget_networks()
         with strategy_over([f"CPU:{number}" for number in range(given.devices)]).scope():
             train_one(place, resnet50=given.resnet50)
+
+
+def train_in_a_process_of_its_own(given: argparse.Namespace) -> int:
+    """Return how it ended, as ``waitpid`` says."""
+    # A fork has TensorFlow imported, which takes longer than the training; none of it has run yet.
+    child = os.fork()
+    if not child:
+        train(given)
+        sys.stdout.flush()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--resnet50", action="store_true")
+    given = parser.parse_args()
+    ended = train_in_a_process_of_its_own(given)
+    if ended == signal.SIGKILL:
+        ended = train_in_a_process_of_its_own(given)
+    sys.exit(os.waitstatus_to_exitcode(ended))
