@@ -1,7 +1,7 @@
 """Endpoints as their owners manage them: change, rotate, test, read the log, and send again what did not arrive.
 
 Every function works in a transaction of the owner's tenant, so that row-level security shows what is theirs alone;
-somebody else's id is not found. New endpoints are made by ``webhooks.create_endpoint``.
+somebody else's id is not found. New endpoints are made by ``webhooks.create_endpoint``, where there is room for one.
 """
 
 from collections import defaultdict
@@ -28,6 +28,10 @@ from shared.webhooks import BY_NAME, check_kinds
 OVERLAP: Final = timedelta(hours=24)
 # What is older is not sent again.
 REACH: Final = timedelta(days=28)
+
+
+class EndpointsFull(Conflict):
+    """The tenant has as many endpoints as it may have. Do not retry before one is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,17 @@ def all_of(session: Session, *, job_id: UUID | None = None) -> list[Endpoint]:
     """Return the tenant's endpoints, oldest first; with ``job_id`` the one-off endpoints of that job instead."""
     whose = Endpoint.job_id.is_(None) if job_id is None else Endpoint.job_id == job_id
     return list(session.scalars(sa.select(Endpoint).where(whose).order_by(Endpoint.id)))
+
+
+def check_room(session: Session, tenant_id: UUID, most: int) -> None:
+    """Raise ``EndpointsFull`` where the tenant has ``most`` endpoints already; one-off ones are not counted.
+
+    It holds the tenant's counter of events, so that of several who make one at once each sees those of the others.
+    """
+    events.hold(session, tenant_id)
+    lasting = sa.select(sa.func.count()).select_from(Endpoint).where(Endpoint.job_id.is_(None))
+    if session.execute(lasting.where(Endpoint.tenant_id == tenant_id)).scalar_one() >= most:
+        raise EndpointsFull(f"there are {most} webhooks already, as many as a tenant may have: delete one first")
 
 
 def update(

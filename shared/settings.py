@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         validation_alias="POXVISIO_EVENT_STREAM_SECONDS",
         description="Seconds after which a stream of events ends; its client comes back and misses nothing",
     )
+    max_webhooks: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        validation_alias="POXVISIO_MAX_WEBHOOKS",
+        description="Webhooks of a tenant; a further one is refused with 409; those of single jobs do not count",
+    )
     event_days: int = Field(
         default=30,
         ge=29,

@@ -60,6 +60,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "Read what it is now, and decide again. Where there is a Retry-After, wait for it first.",
         "The job is not closed yet.",
     ),
+    "too-many-webhooks": Advice(
+        "Delete one that nobody needs (`GET /v1/webhooks` lists them), or let one address take more kinds of events.",
+        "Each start of a program made another webhook, and none was ever deleted.",
+    ),
     "gone": Advice(
         "Take the job out of your own list; the tombstone has its counts and the digest of its last receipt.",
         "The job was deleted.",

@@ -14,6 +14,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from shared import errors
 from shared.accounts import KeyUnknown
+from shared.endpoints import EndpointsFull
 from shared.events import EventsGone
 from shared.ledger import idempotency
 from shared.logs import logger
@@ -95,6 +96,13 @@ NOT_ACCEPTABLE = _kind(
 )
 CONFLICT = _kind(
     "conflict", 409, "The present state does not allow this", "It has moved on since you last looked, or not yet."
+)
+TOO_MANY_WEBHOOKS = _kind(
+    "too-many-webhooks",
+    409,
+    "There are as many webhooks as a tenant may have",
+    "Nothing was made. `/v1/limits` tells how many there may be (`max_webhooks`); the `webhook` of a single job does "
+    "not count, and one webhook may hear of any number of kinds.",
 )
 GONE = _kind(
     "gone",
@@ -312,6 +320,7 @@ _ANSWERS: Final[tuple[tuple[type[errors.PoxVisioError], Kind, str], ...]] = (
     (idempotency.TakenOver, IN_FLIGHT, ""),
     (EventsGone, EVENTS_GONE, ""),
     (errors.Gone, GONE, ""),
+    (EndpointsFull, TOO_MANY_WEBHOOKS, ""),
     (errors.Conflict, CONFLICT, ""),
     (errors.Refused, REFUSED, ""),
     (errors.DatabaseAway, DATABASE_AWAY, "The database is out of reach; try again in a moment."),

@@ -35,6 +35,7 @@ class Limits(Shape):
     )
     max_event_streams: int = Field(description="Of a web process; half are for one tenant, others get 503")
     event_stream_seconds: float = Field(description="After which a stream of events ends, to be resumed")
+    max_webhooks: int = Field(description="Of a tenant, without those of single jobs; a further one is refused: 409")
     event_days: int = Field(description="Days that events stay in the feed; asked for older ones it answers 410")
     tenant_backlog_seconds: float = Field(description="Where more waits before a tenant's new job: 429")
     backlog_seconds: float = Field(description="Where more waits for everybody: 503")
@@ -65,6 +66,7 @@ def limits() -> Response:
             max_waiting_clients=settings.max_waiting_clients,
             max_event_streams=settings.max_event_streams,
             event_stream_seconds=settings.event_stream_seconds,
+            max_webhooks=settings.max_webhooks,
             event_days=settings.event_days,
             tenant_backlog_seconds=settings.tenant_backlog_seconds,
             backlog_seconds=settings.backlog_seconds,

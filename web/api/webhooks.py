@@ -33,6 +33,7 @@ from web.problems import (
     NOT_FOUND,
     REFUSED,
     TOO_LARGE,
+    TOO_MANY_WEBHOOKS,
     UNSUPPORTED_TYPE,
     Problem,
 )
@@ -76,7 +77,7 @@ def index() -> Response:
     query=NoQuery,
     body={"application/json": EndpointRequest},
     headers=(IDEMPOTENCY_KEY,),
-    problems=_JSON_PROBLEMS,
+    problems=(TOO_MANY_WEBHOOKS, *_JSON_PROBLEMS),
 )
 def create() -> Response:
     """Make an endpoint."""
@@ -87,6 +88,7 @@ def create() -> Response:
     here, tenant = services(), caller().tenant_id
 
     def act(session: Session) -> NewEndpointBody:
+        endpoints.check_room(session, tenant, here.settings.max_webhooks)
         made, secret = webhooks.create_endpoint(
             session,
             here.keyring,

@@ -1,13 +1,19 @@
 """Managing webhooks over HTTP: making, changing, testing, reading the log, sending again."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from shared.database import Database
+from shared.settings import Settings
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import JPEG, Caller, make_key
+from web.app import create_app
+from web.services import Services
 from worker import deliveries
 
 URL = "https://example.org/hook"
@@ -189,3 +195,32 @@ def test_replay_counts_before_it_sends(clinic: Caller, worker_db: Database) -> N
     for wrong in ("yesterday", 1577836800, "1577836800", "2020-01-01T00:00:00"):
         assert clinic.post(f"{path}/recover", {"since": wrong}).status_code == 422
     assert clinic.post(f"{path}/recover", {**since, "preview": "yes"}).status_code == 422
+
+
+def test_a_tenant_has_so_many_webhooks_and_no_more_however_many_are_made_at_once(
+    environment: dict[str, str], clinic: Caller, stranger: Caller, owner_db: Database
+) -> None:
+    app = create_app(Settings.load({**environment, "POXVISIO_MAX_WEBHOOKS": "3"}))
+    mine, other = replace(clinic, client=app.test_client()), replace(stranger, client=app.test_client())
+    assert mine.send([("a.jpg", JPEG)], {"webhook": {"url": URL}}).status_code == 202  # does not count
+    barrier = threading.Barrier(6)
+
+    def make(_: int) -> int:
+        one = replace(mine, client=app.test_client())
+        barrier.wait()
+        return one.post("/v1/webhooks", {"url": URL}).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(make, range(6))) == [201] * 3 + [409] * 3
+    full = mine.post("/v1/webhooks", {"url": URL}).json or {}
+    assert full["type"].endswith("/problems/too-many-webhooks")
+    assert "there are 3 webhooks already" in full["detail"].lower()
+    assert (mine.get("/v1/limits").json or {})["max_webhooks"] == 3
+    assert other.post("/v1/webhooks", {"url": URL}).status_code == 201
+    one, *_ = (mine.get("/v1/webhooks").json or {})["webhooks"]
+    assert mine.open(f"/v1/webhooks/{one['id']}", "DELETE").status_code == 204
+    assert mine.post("/v1/webhooks", {"url": URL}, Idempotency_Key="k").status_code == 201
+    assert mine.post("/v1/webhooks", {"url": URL}, Idempotency_Key="k").status_code == 201  # the same one
+    assert mine.send([("b.jpg", JPEG)], {"webhook": {"url": URL}}).status_code == 202
+    services: Services = app.extensions["poxvisio"]
+    services.close()
