@@ -1,9 +1,11 @@
 """Waking workers: a best-effort Celery message that says "there is work in this lane" and carries nothing else.
 
 A lost token costs at most one sweep, so nothing here may delay or fail a request: publishing happens after commit, is
-not retried, and times out after two seconds.
+not retried, and times out after two seconds. A token that still waits says all that a second one would: whoever takes
+it looks at the ledger after that, and sees what was committed before. So none is sent beside it.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +25,8 @@ TOKEN_SECONDS = 30
 
 log = logger(__name__)
 
+_QUEUES = {lane: Queue(lane, Exchange("", type="direct"), routing_key=lane) for lane in LANES}
+
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the Celery settings that both ends of the broker must share."""
@@ -35,7 +39,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         "task_ignore_result": True,
         # Direct queues survive FLUSHALL; topic exchanges would drop messages in silence.
-        "task_queues": [Queue(lane, Exchange("", type="direct"), routing_key=lane) for lane in LANES],
+        "task_queues": list(_QUEUES.values()),
         "task_default_queue": "normal",
         "task_create_missing_queues": False,
     }
@@ -54,6 +58,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     return shared
 
 
+def _waiting(producer: Any, lane: str) -> int:
+    declared: Any = _QUEUES[lane].queue_declare(channel=producer.channel)
+    return int(declared.message_count)
+
+
 class Broker:
     """The sending end of the broker."""
 
@@ -62,23 +71,43 @@ class Broker:
         self._app.conf.update(celery_settings(settings))
         # Apart from retry=False, which is about publishing: connecting would be tried again for six seconds.
         self._app.conf.broker_transport_options |= {"max_retries": 0}
+        connection = self._app.connection_for_write()
+        # What its client library raises where a question goes to it directly.
+        self._faults: tuple[type[BaseException], ...] = (
+            OperationalError,
+            OSError,
+            *connection.connection_errors,
+            *connection.channel_errors,
+        )
 
     def wake(self, lanes: Iterable[str]) -> bool:
-        """Send one token for each lane. Returns False, and only logs, where the broker is out of reach."""
+        """Let as many tokens wait in each lane as it is named; return False, and log, where the broker is away.
+
+        A token that waits has found no worker free, so one more would wake nobody either.
+        """
+        wanted = Counter(lanes)
+        if not wanted:
+            return True
         try:
-            for lane in lanes:
-                self._app.send_task(
-                    DRAIN,
-                    queue=lane,
-                    retry=False,
-                    ignore_result=True,
-                    expires=TOKEN_SECONDS,
-                    confirm_timeout=_SECONDS,
-                )
-        except (OperationalError, OSError) as error:
+            with self._app.producer_or_acquire() as producer:
+                for lane, tokens in wanted.items():
+                    for _ in range(tokens - _waiting(producer, lane)):
+                        self._send(producer, lane)
+        except self._faults as error:
             log.warning("token_lost", error=type(error).__name__)
             return False
         return True
+
+    def _send(self, producer: Any, lane: str) -> None:
+        self._app.send_task(
+            DRAIN,
+            queue=lane,
+            producer=producer,
+            retry=False,
+            ignore_result=True,
+            expires=TOKEN_SECONDS,
+            confirm_timeout=_SECONDS,
+        )
 
     def check(self) -> None:
         """Raise ``BrokerAway`` unless the broker answers."""

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from shared import webhooks
 from shared.database import new_id
 from shared.errors import Gone
+from shared.prepared import Prepared, array, number_array
 from shared.tables import Event
 from shared.webhooks import Recorded
 
@@ -26,33 +27,42 @@ from shared.webhooks import Recorded
 ONCE: Final = ("job.accepted", "job.started", "job.completed", "job.stopped", "job.cancelled", "job.expired")
 
 # In order of id, so that two transactions that number events of the same tenants never wait for each other.
-_TAKE: Final = sa.text(
+_TAKE: Final = Prepared(
     """
     INSERT INTO event_counter (tenant_id, last)
-    SELECT taken.tenant_id, taken.n
-    FROM unnest(CAST(:tenants AS uuid[]), CAST(:numbers AS bigint[])) AS taken (tenant_id, n)
+    SELECT taken.tenant_id, taken.n FROM unnest(:tenants, :numbers) AS taken (tenant_id, n)
     ORDER BY taken.tenant_id
     ON CONFLICT (tenant_id) DO UPDATE SET last = event_counter.last + excluded.last
     RETURNING tenant_id, last, now()
-    """
+    """,
+    {"tenants": "uuid[]", "numbers": "bigint[]"},
 )
 # The literal list lets the planner see that the partial index holds all there is to find.
-_KNOWN: Final = sa.text(
+_KNOWN: Final = Prepared(
     f"""
     SELECT e.job_id, e.kind, e.round
-    FROM unnest(CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:rounds AS int[])) AS x (job_id, kind, round)
+    FROM unnest(:jobs, :kinds, :rounds) AS x (job_id, kind, round)
     JOIN event e ON e.job_id = x.job_id AND e.kind = x.kind AND e.round = x.round
     WHERE e.kind IN ({", ".join(f"'{kind}'" for kind in ONCE)})
-    """  # noqa: S608  # made of the constant names above
+    """,  # noqa: S608  # made of the constant names above
+    {"jobs": "uuid[]", "kinds": "text[]", "rounds": "int[]"},
 )
-_WRITE: Final = sa.text(
+_WRITE: Final = Prepared(
     """
     INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
     SELECT x.tenant_id, x.seq, x.id, x.kind, x.job_id, x.round, CAST(x.body AS jsonb)
-    FROM unnest(CAST(:tenants AS uuid[]), CAST(:numbers AS bigint[]), CAST(:ids AS uuid[]), CAST(:kinds AS text[]),
-                CAST(:jobs AS uuid[]), CAST(:rounds AS int[]), CAST(:bodies AS text[]))
+    FROM unnest(:tenants, :numbers, :ids, :kinds, :jobs, :rounds, :bodies)
       AS x (tenant_id, seq, id, kind, job_id, round, body)
-    """
+    """,
+    {
+        "tenants": "uuid[]",
+        "numbers": "bigint[]",
+        "ids": "uuid[]",
+        "kinds": "text[]",
+        "jobs": "uuid[]",
+        "rounds": "int[]",
+        "bodies": "text[]",
+    },
 )
 
 
@@ -129,8 +139,11 @@ def take(session: Session, numbers: Mapping[UUID, int]) -> dict[UUID, tuple[int,
     Whoever takes numbers writes an event for each of them in the same transaction.
     """
     tenants = list(numbers)
-    given = {"tenants": [str(tenant) for tenant in tenants], "numbers": [numbers[tenant] for tenant in tenants]}
-    return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in session.execute(_TAKE, given)}
+    given = {
+        "tenants": array(tenant.hex for tenant in tenants),
+        "numbers": number_array(numbers[tenant] for tenant in tenants),
+    }
+    return {row[0]: (row[1] - numbers[row[0]], row[2]) for row in _TAKE.run(session, given)}
 
 
 def since(session: Session, after: int | None, limit: int = 100) -> list[Recorded]:
@@ -175,8 +188,12 @@ def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEven
     known: set[tuple[UUID | None, str, int]] = set()
     if once:
         jobs, kinds, rounds = (list(column) for column in zip(*once, strict=True))
-        given = {"jobs": [str(job) for job in jobs], "kinds": kinds, "rounds": rounds}
-        known = {(row[0], row[1], row[2]) for row in session.execute(_KNOWN, given)}
+        given = {
+            "jobs": array("NULL" if job is None else job.hex for job in jobs),
+            "kinds": kinds,
+            "rounds": number_array(rounds),
+        }
+        known = {(row[0], row[1], row[2]) for row in _KNOWN.run(session, given)}
     fresh = []
     for row in rows:
         if row.kind in ONCE:
@@ -188,15 +205,15 @@ def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEven
 
 
 def _write(session: Session, recorded: Sequence[Recorded]) -> None:
-    session.execute(
-        _WRITE,
+    _WRITE.run(
+        session,
         {
-            "tenants": [str(event.tenant_id) for event in recorded],
-            "numbers": [event.seq for event in recorded],
-            "ids": [str(event.id) for event in recorded],
+            "tenants": array(event.tenant_id.hex for event in recorded),
+            "numbers": number_array(event.seq for event in recorded),
+            "ids": array(event.id.hex for event in recorded),
             "kinds": [event.kind for event in recorded],
-            "jobs": [None if event.job_id is None else str(event.job_id) for event in recorded],
-            "rounds": [event.round for event in recorded],
+            "jobs": array("NULL" if event.job_id is None else event.job_id.hex for event in recorded),
+            "rounds": number_array(event.round for event in recorded),
             "bodies": [json.dumps(event.body) for event in recorded],
         },
     )

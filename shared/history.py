@@ -7,14 +7,17 @@ job come by ordinal.
 
 import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from shared.answers import scheme
 from shared.errors import NotFound, Refused
+from shared.prepared import Prepared, array
 from shared.tables import AnswerScheme, Image, Job, Result, WorkerNode
 from shared.views import JobDeleted, JobView, ManifestRow, Page, ResultView, Tombstone
 from shared.vocabulary import OUTCOMES
@@ -49,11 +52,7 @@ def jobs(session: Session, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
 
 def answers_of_one(session: Session, job_ids: Collection[UUID]) -> dict[UUID, ResultView]:
     """Return the answers of those of these jobs that have closed, by job, as far as they are jobs of one photo."""
-    query = _rows(outer=False).join(Job, Job.id == Image.job_id)
-    # Both sides name the job, as in ``results``.
-    asked = sa.text("job.id = ANY (CAST(:jobs AS uuid[])) AND result.job_id = job.id")
-    query = query.where(asked, Job.closed_at.is_not(None), Job.total == 1)
-    rows = session.execute(query, {"jobs": [str(job_id) for job_id in job_ids]})
+    rows = _answers_of_one().run(session, {"jobs": array(job_id.hex for job_id in job_ids)})
     return {row.job_id: _result_view(row) for row in rows}
 
 
@@ -182,6 +181,15 @@ def _rows(*, outer: bool) -> sa.Select[*tuple[Any, ...]]:
     )
 
 
+@cache
+def _answers_of_one() -> Prepared:
+    """Asked several times for each photo that somebody waits for. Both sides name the job, as in ``results``."""
+    asked = sa.text(r"job.id = ANY (\:jobs) AND result.job_id = job.id AND job.closed_at IS NOT NULL AND job.total = 1")
+    query = _rows(outer=False).join(Job, Job.id == Image.job_id).where(asked)
+    dialect: Any = postgresql.dialect
+    return Prepared(str(query.compile(dialect=dialect())), {"jobs": "uuid[]"})
+
+
 def _result_view(row: Any) -> ResultView:
     return ResultView(
         image_id=row.image_id,
@@ -210,7 +218,7 @@ def _answer(row: Any) -> dict[str, Any] | None:
     if row.numbers is None:
         return None
     thresholds = tuple(zip(row.labels, row.thresholds, strict=True))
-    return scheme(row.model_id, row.model_digest, thresholds, tuple(row.quality)).unpack(row.numbers)
+    return scheme(row.model_id, row.model_digest, thresholds, tuple(row.quality)).unpack(bytes(row.numbers))
 
 
 def _timings(row: Any) -> dict[str, float] | None:

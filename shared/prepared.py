@@ -50,7 +50,7 @@ class Prepared:
                     cursor.execute(self._prepare)
                     known.add(self._name)
                 cursor.execute(self._execute, [values[name] for name in self.types])
-                return list(cursor)
+                return list(cursor) if cursor.description else []
         except psycopg2.Error as error:
             raised: Any = error
             raise self._said(connection, error, lost=connection.dialect.is_disconnect(raised, raw, None)) from error

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from shared import addresses, signing
 from shared.database import new_id
 from shared.errors import Refused
+from shared.prepared import Prepared, array
 from shared.signing import Keyring
 from shared.tables import Delivery, Endpoint
 
@@ -46,12 +47,15 @@ _JITTER: Final = 0.2
 # A receiver may ask for a day of peace and no more.
 _LONGEST_WAIT: Final = 86_400.0
 # One-off endpoints hear of their own job alone, so that those of all jobs before need not be looked at.
-_LISTENING: Final = sa.text("""
+_LISTENING: Final = Prepared(
+    """
     SELECT id, tenant_id, kinds, job_id, last_event_id FROM endpoint
-    WHERE tenant_id = ANY (CAST(:tenants AS uuid[]))
-      AND (job_id IS NULL OR job_id = ANY (CAST(:jobs AS uuid[])) OR id = ANY (CAST(:addressees AS uuid[])))
+    WHERE tenant_id = ANY (:tenants)
+      AND (job_id IS NULL OR job_id = ANY (:jobs) OR id = ANY (:addressees))
     ORDER BY id FOR NO KEY UPDATE
-""")
+    """,
+    {"tenants": "uuid[]", "jobs": "uuid[]", "addressees": "uuid[]"},
+)
 
 
 class UrlRefused(Refused):
@@ -175,14 +179,14 @@ def owe(session: Session, events: Sequence[Recorded]) -> None:
     The caller holds the tenants' event counters, which keeps the chain straight; endpoints are locked after them and
     in order of id, so that nobody waits in a circle.
     """
-    endpoints = session.execute(
-        _LISTENING,
+    endpoints = _LISTENING.run(
+        session,
         {
-            "tenants": list({str(event.tenant_id) for event in events}),
-            "jobs": list({str(event.job_id) for event in events if event.job_id is not None}),
-            "addressees": list({str(event.addressee) for event in events if event.addressee is not None}),
+            "tenants": array({event.tenant_id.hex for event in events}),
+            "jobs": array({event.job_id.hex for event in events if event.job_id is not None}),
+            "addressees": array({event.addressee.hex for event in events if event.addressee is not None}),
         },
-    ).all()
+    )
     deliveries, ends = [], {}
     for endpoint in endpoints:
         last = endpoint.last_event_id

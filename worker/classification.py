@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.ledger.claim import MANY, Lease, claim
+from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
@@ -46,6 +46,10 @@ def _requests(works: Iterable[Work]) -> Iterator[Request]:
     for work in works:
         for image in work.unit.images:
             yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
+
+
+def _is_of_people(work: Work) -> bool:
+    return work.unit.lane == "interactive" and work.unit.n <= MOST_OF_PEOPLE
 
 
 def _by_network(photos: Sequence[Photo]) -> Iterator[tuple[Classifier, Sequence[Photo]]]:
@@ -202,14 +206,20 @@ class Classification:
             )
         passing("worker.claimed")
         self._claimed += len(units)
+        if not units:
+            # Whatever is asked for next has come since.
+            self._looked_at = claimed_at
         self._keeper.add(units, claimed_at)
         works = [Work(unit) for unit in units]
         self._open.update((work.unit.id, work) for work in works)
         return self._ready_of(works)
 
     def _serve_waiting_people(self) -> None:
-        """Answer interactive photos between two micro-batches, before what is claimed already."""
-        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+        """Answer interactive photos between two micro-batches, before what is claimed already.
+
+        Where people's photos are all there is, each has its turn, and none has to be let through.
+        """
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS or all(map(_is_of_people, self._open.values())):
             return
         if works := self._claim(_WAITING_PEOPLE, people_only=True):
             for batch in self._batches(self._photos.read(_requests(works), urgent=True)):

@@ -30,6 +30,7 @@ log = logger(__name__)
 
 KINDS: Final = ("archive", "urls")
 _LOOK_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.25
 _TURN_SECONDS: Final = 10.0
 _WAKE_SECONDS: Final = 1.0
 _SUSPECTS_WAIT_SECONDS: Final = 60.0
@@ -49,6 +50,7 @@ class Receiver:
         self._news = {kind: threading.Event() for kind in KINDS}
         self._threads: list[threading.Thread] = []
         self._was_quiet = time.monotonic()
+        self._looked_at = float("-inf")
 
     def start(self) -> None:
         """Begin to look for work."""
@@ -58,7 +60,13 @@ class Receiver:
             thread.start()
 
     def look(self) -> None:
-        """Look at once: a token came. Then take suspects up, since the caller holds no photos."""
+        """Look at once: a token came. Then take suspects up, since the caller holds no photos.
+
+        Where tokens come one upon the other, as for single photos, some are left to the look that comes every second.
+        """
+        if time.monotonic() - self._looked_at < _PAUSE_SECONDS:
+            return
+        self._looked_at = time.monotonic()
         for event in self._news.values():
             event.set()
         try:

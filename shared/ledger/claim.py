@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events
-from shared.prepared import Prepared
+from shared.prepared import Prepared, array
 from shared.vocabulary import LANES
 
 
@@ -125,19 +125,23 @@ class _Look:
 _OF_LANES = _Look("kind = 'images' AND lane = ANY (:lanes)", {"lanes": "text[]"})
 # Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
 # a job of thousands in the interactive lane has its weight, and no more.
-_OF_PEOPLE = _Look("kind = 'images' AND lane = 'interactive' AND n <= 4", {})
+MOST_OF_PEOPLE: Final = 4
+_OF_PEOPLE = _Look(f"kind = 'images' AND lane = 'interactive' AND n <= {MOST_OF_PEOPLE}", {})
 
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
-_START = sa.text("""
+_START = Prepared(
+    """
     WITH j AS MATERIALIZED (
-      SELECT id FROM job WHERE id = ANY (CAST(:jobs AS uuid[]))
+      SELECT id FROM job WHERE id = ANY (:jobs)
         AND (state = 'queued' OR (state = 'receiving' AND started_at IS NULL)) ORDER BY id
       FOR NO KEY UPDATE)
     UPDATE job SET started_at = coalesce(started_at, now()),
       state = CASE WHEN state = 'queued' THEN 'running' ELSE state END
     FROM j WHERE job.id = j.id
     RETURNING job.id, job.tenant_id, job.round, job.total
-""")
+    """,
+    {"jobs": "uuid[]"},
+)
 
 # Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
 _HEARTBEAT = sa.text("""
@@ -229,7 +233,7 @@ def _images(row: Any) -> tuple[ClaimedImage, ...]:
 def _start_jobs(session: Session, jobs: set[UUID]) -> None:
     if not jobs:
         return
-    started = session.execute(_START, {"jobs": sorted(str(job) for job in jobs)}).all()
+    started = _START.run(session, {"jobs": array(sorted(job.hex for job in jobs))})
     events.record(
         session,
         [events.NewEvent(row.tenant_id, "job.started", row.id, row.round, {"total": row.total}) for row in started],

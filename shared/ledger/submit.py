@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from shared import events
 from shared.database import new_id
 from shared.ledger import fairness
 from shared.ledger.fairness import default_lane
-from shared.prepared import array, number_array, text_array
+from shared.prepared import Prepared, array, number_array, text_array
 from shared.views import JobView
 from shared.vocabulary import OUTCOMES
 
@@ -63,37 +63,77 @@ class Submitted:
     last_tag: float
 
 
-_JOB = sa.text("""
+_JOB = Prepared(
+    """
     INSERT INTO job (id, tenant_id, key_id, state, lane, total, remaining, model, deadline, max_failure_rate,
                      keep_originals, details)
     VALUES (:id, :tenant, :key, :state, :lane, :total, :total, :model, :deadline, :max_failure_rate,
-            :keep_originals, CAST(:details AS jsonb))
+            :keep_originals, :details)
     RETURNING created_at
-""")
+    """,
+    {
+        "id": "uuid",
+        "tenant": "uuid",
+        "key": "uuid",
+        "state": "text",
+        "lane": "text",
+        "total": "int",
+        "model": "text",
+        "deadline": "timestamptz",
+        "max_failure_rate": "float8",
+        "keep_originals": "boolean",
+        "details": "jsonb",
+    },
+)
 
 # Arrays go in as text: thousands of literals cost the server more to parse than the rows to insert.
-_IMAGES = sa.text("""
+_IMAGES = Prepared(
+    """
     INSERT INTO image (id, tenant_id, job_id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
     SELECT x.id, :tenant, :job, x.ordinal, x.client_name, x.custom_id, x.storage_key, decode(x.sha256, 'hex'), x.bytes,
            x.duplicate_of
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:names AS text[]), CAST(:custom_ids AS text[]),
-                CAST(:keys AS text[]), CAST(:digests AS text[]), CAST(:sizes AS bigint[]), CAST(:duplicates AS uuid[]))
+    FROM unnest(:ids, :ordinals, :names, :custom_ids, :keys, :digests, :sizes, :duplicates)
       AS x(id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
-""")
+    """,
+    {
+        "tenant": "uuid",
+        "job": "uuid",
+        "ids": "uuid[]",
+        "ordinals": "int[]",
+        "names": "text[]",
+        "custom_ids": "text[]",
+        "keys": "text[]",
+        "digests": "text[]",
+        "sizes": "bigint[]",
+        "duplicates": "uuid[]",
+    },
+)
 
 # The lock keeps two submissions of one tenant from taking the same tags. V may be a moment older than the lock: a job
 # that had to wait for it is not put behind what came meanwhile.
-_LAST_TAG = sa.text("""
-    SELECT last_vft, lookup_virtual_time() FROM flow WHERE tenant_id = :tenant AND lane = :lane FOR UPDATE
-""")
+_FLOW: Final = {"tenant": "uuid", "lane": "text"}
+_LAST_TAG = Prepared(
+    "SELECT last_vft, lookup_virtual_time() FROM flow WHERE tenant_id = :tenant AND lane = :lane FOR UPDATE", _FLOW
+)
 _FIRST_TAG = sa.text("INSERT INTO flow (tenant_id, lane, last_vft) VALUES (:tenant, :lane, 0) ON CONFLICT DO NOTHING")
-_UNITS = sa.text("""
+_UNITS = Prepared(
+    """
     WITH moved AS (UPDATE flow SET last_vft = :last_tag WHERE tenant_id = :tenant AND lane = :lane)
     INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft)
     SELECT x.id, :tenant, :job, :kind, :lane, x.first, x.n, 'ready', x.vft
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:firsts AS int[]), CAST(:sizes AS smallint[]), CAST(:tags AS float8[]))
-      AS x(id, first, n, vft)
-""")
+    FROM unnest(:ids, :firsts, :sizes, :tags) AS x(id, first, n, vft)
+    """,
+    {
+        **_FLOW,
+        "job": "uuid",
+        "kind": "text",
+        "ids": "uuid[]",
+        "firsts": "int[]",
+        "sizes": "smallint[]",
+        "tags": "float8[]",
+        "last_tag": "float8",
+    },
+)
 
 
 def submit(session: Session, job: NewJob) -> Submitted:
@@ -124,8 +164,8 @@ def submit(session: Session, job: NewJob) -> Submitted:
 
 def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView:
     """Write the job's row, with ``total`` photos still to be answered, and return it."""
-    created_at = session.execute(
-        _JOB,
+    [row] = _JOB.run(
+        session,
         {
             "id": job.id,
             "tenant": job.tenant_id,
@@ -139,7 +179,7 @@ def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView
             "keep_originals": job.keep_originals,
             "details": json.dumps(dict(job.details)),
         },
-    ).scalar_one()
+    )
     return JobView(
         id=job.id,
         tenant_id=job.tenant_id,
@@ -155,7 +195,7 @@ def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView
         max_failure_rate=job.max_failure_rate,
         keep_originals=job.keep_originals,
         details=job.details,
-        created_at=created_at,
+        created_at=row.created_at,
         started_at=None,
         closed_at=None,
         originals_deleted_at=None,
@@ -177,8 +217,8 @@ def insert_images(session: Session, job: NewJob) -> None:
     for image in job.images:
         original = first_with.setdefault(image.sha256, image.id)
         duplicates.append("NULL" if original == image.id else original.hex)
-    session.execute(
-        _IMAGES,
+    _IMAGES.run(
+        session,
         {
             "tenant": job.tenant_id,
             "job": job.id,
@@ -208,14 +248,14 @@ def queue(
     ``cut`` is given the last tag of the two and the virtual time, and returns the units, at least one.
     """
     flow = {"tenant": tenant_id, "lane": lane}
-    found = session.execute(_LAST_TAG, flow).one_or_none()
-    if found is None:
+    found = _LAST_TAG.run(session, flow)
+    if not found:
         session.execute(_FIRST_TAG, flow)
-        found = session.execute(_LAST_TAG, flow).one()
-    pieces = cut(*found)
+        found = _LAST_TAG.run(session, flow)
+    pieces = cut(*found[0])
     last_tag = pieces[-1].vft
-    session.execute(
-        _UNITS,
+    _UNITS.run(
+        session,
         {
             **flow,
             "job": job_id,

@@ -68,8 +68,17 @@ def messages(client: Any, lane: str) -> list[dict[str, Any]]:
 def test_one_token_a_lane_lies_on_the_lanes_list(broker: Broker, client: Any) -> None:
     assert broker.wake(["interactive", "bulk"])
     assert {lane: len(messages(client, lane)) for lane in LANES} == {"interactive": 1, "normal": 0, "bulk": 1}
+
+
+def test_a_token_that_waits_is_enough_and_as_many_wait_as_were_asked_for(broker: Broker, client: Any) -> None:
+    for _ in range(3):
+        assert broker.wake(["bulk"])
+    assert len(messages(client, "bulk")) == 1
+    assert broker.wake(["bulk", "bulk", "bulk", "normal"])
+    assert {lane: len(messages(client, lane)) for lane in LANES} == {"interactive": 0, "normal": 1, "bulk": 3}
+    client.lpop(PREFIX + "bulk", 2)
     assert broker.wake(["bulk", "bulk"])
-    assert len(messages(client, "bulk")) == 3
+    assert len(messages(client, "bulk")) == 2
 
 
 def test_a_token_names_the_task_expires_and_carries_nothing(broker: Broker, client: Any) -> None:

@@ -37,6 +37,7 @@ from tests.integration.ledger.factories import (
     submit_job,
     take,
 )
+from tests.integration.ledger.statements import statements
 
 KEYRING = Keyring(b"a secret key of the tests, long enough")
 NAMED = ("image.completed",)
@@ -338,20 +339,17 @@ def test_a_transaction_that_fails_tells_nothing_and_burns_no_number(
 def test_the_number_of_statements_does_not_grow_with_the_photos_and_endpoints(
     app_db: Database, worker_db: Database, tenant: UUID
 ) -> None:
-    def statements(photos: int) -> int:
+    def asked(photos: int) -> int:
         submit_job(app_db, tenant, photos)
         units = take(worker_db)
-        with worker_db.transaction() as session:
-            seen: list[str] = []
-            connection = session.connection()
-            sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        with worker_db.transaction() as session, statements(session) as sent:
             complete(session, leases(units), answers(units))
-        return len(seen)
+        return len(sent)
 
-    without = statements(90)
+    without = asked(90)
     for _ in range(3):
         endpoint(app_db, tenant)
-    few, many = statements(2), statements(90)
+    few, many = asked(2), asked(90)
     assert few == many
     assert many == without + 4
 
