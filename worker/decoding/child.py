@@ -1,7 +1,7 @@
-"""The decoding child: a program that finds files in shared memory and writes pictures to a pipe, one at a time.
+"""The decoding child: a program that finds files in shared memory and lays pictures there, one at a time.
 
-Started as ``python -m worker.decoding.child LIMITS PARENT INBOX`` by ``worker.decoding.decoder``; it must stay light,
-and imports neither an engine nor the database, the broker or the storage.
+Started as ``python -m worker.decoding.child LIMITS PARENT INBOX OUTBOX`` by ``worker.decoding.decoder``; it must stay
+light, and imports neither an engine nor the database, the broker or the storage.
 """
 
 import base64
@@ -21,6 +21,7 @@ from PIL import ExifTags, Image
 from worker.decoding.confinement import confine
 from worker.decoding.frames import read_request, write_frame
 from worker.decoding.inbox import open_inbox
+from worker.decoding.outbox import ChildsOutbox
 from worker.decoding.outcomes import REASONS, Limits, Unusable
 from worker.decoding.picture import decode_picture, working_copy
 from worker.inference.preprocess import measure_quality, network_input
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> None:
     limits = Limits(**json.loads(arguments[0]))
     requests, answers = _take_pipes()
     inbox = open_inbox(int(arguments[2]), limits.max_bytes)
+    outbox = ChildsOutbox.open(int(arguments[3]))
     _try_codecs()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> None:
     write_frame(answers, {"ready": True, "confinement": confinement})
     while (size := read_request(requests)) is not None:
         head, parts = answer(inbox[:size], limits)
-        write_frame(answers, head, *parts)
+        write_frame(answers, head, outbox.put(parts))
 
 
 def answer(data: bytes, limits: Limits) -> tuple[dict[str, Any], tuple[bytes, ...]]:

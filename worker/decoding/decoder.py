@@ -5,7 +5,6 @@ file may take is watched from here.
 """
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from worker.decoding.confinement import CONFINED
 from worker.decoding.frames import LENGTHS, MAX_HEAD, REQUEST
 from worker.decoding.heif import is_heif
 from worker.decoding.inbox import Inbox
+from worker.decoding.outbox import Outbox
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Rejected, Unreadable
 from worker.inference.preprocess import SIDE, Quality
 
@@ -34,7 +34,6 @@ log = logger(__name__)
 _ROOT = Path(__file__).parents[2]
 _PIXELS = SIDE * SIDE * 3
 _MAX_COPY = 8 << 20
-_PIPE = 1 << 20
 _START_SECONDS = 60.0
 _END_SECONDS = 1.0
 _TRIES = 2
@@ -69,6 +68,7 @@ class Decoder:
         self._cpu_seconds = cpu_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._inbox: Inbox | None = None
+        self._outbox: Outbox | None = None
         self.confinement = ""
         """What holds the child: ``seccomp``, or ``limits only: `` and why; empty before the first one has started."""
 
@@ -119,8 +119,10 @@ class Decoder:
                     with suppress(OSError):
                         pipe.close()
         inbox, self._inbox = self._inbox, None
-        if inbox:
-            inbox.close()
+        outbox, self._outbox = self._outbox, None
+        for box in (inbox, outbox):
+            if box:
+                box.close()
 
     def _start(self) -> None:
         if self._child and self._child.poll() is None:
@@ -129,21 +131,19 @@ class Decoder:
         limits = json.dumps(dataclasses.asdict(self._limits))
         try:
             self._inbox = inbox = Inbox(self._limits.max_bytes)
-            arguments = [limits, str(os.getpid()), str(inbox.descriptor)]
+            self._outbox = outbox = Outbox(_PIXELS + _MAX_COPY)
+            arguments = [limits, str(os.getpid()), str(inbox.descriptor), str(outbox.descriptor)]
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.decoding.child", *arguments],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[inbox.descriptor],
+                pass_fds=[inbox.descriptor, outbox.descriptor],
                 cwd="/",
                 # Nothing of the worker's own environment: it holds secrets.
                 env={"PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"} | HEAP,
             )
             os.set_blocking(self._stdout, False)
-            if sys.platform == "linux":
-                with suppress(OSError):  # an account may hold only so much; answers then take more turns
-                    fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE)
             self._await_ready()
         except (OSError, ChildDied) as error:  # a start that takes too long is an OSError too
             self.close()
@@ -210,7 +210,7 @@ class Decoder:
 
     def _receive(self, allowance: Allowance) -> tuple[dict[str, Any], bytes]:
         head_size, body_size = LENGTHS.unpack(self._read(LENGTHS.size, allowance))
-        if head_size > MAX_HEAD or body_size > _PIXELS + _MAX_COPY:
+        if head_size > MAX_HEAD or not self._outbox:
             raise ChildDied
         try:
             head = json.loads(self._read(head_size, allowance))
@@ -218,7 +218,10 @@ class Decoder:
             raise ChildDied from None
         if not isinstance(head, dict):
             raise ChildDied
-        return head, self._read(body_size, allowance)
+        try:
+            return head, self._outbox.take(body_size)
+        except ValueError:
+            raise ChildDied from None
 
     def _read(self, size: int, allowance: Allowance) -> bytes:
         data = bytearray(size)

@@ -1,4 +1,7 @@
-"""What a worker and its decoding child tell each other: a size; then two lengths, a small JSON object and raw bytes."""
+"""What a worker and its decoding child tell each other: a size; then two lengths and a small JSON object.
+
+The sizes are of what lies in the inbox and the outbox.
+"""
 
 import json
 import struct
@@ -15,9 +18,8 @@ def read_request(stream: BinaryIO) -> int | None:
     return int(REQUEST.unpack(packed)[0]) if len(packed) == REQUEST.size else None
 
 
-def write_frame(stream: BinaryIO, head: dict[str, Any], *parts: bytes) -> None:
-    """Write an answer at once and flush it."""
+def write_frame(stream: BinaryIO, head: dict[str, Any], size: int = 0) -> None:
+    """Write an answer at once and flush it; ``size`` is that of what lies in the outbox."""
     packed = json.dumps(head, separators=(",", ":")).encode()
-    stream.write(LENGTHS.pack(len(packed), sum(map(len, parts))) + packed)
-    stream.writelines(parts)
+    stream.write(LENGTHS.pack(len(packed), size) + packed)
     stream.flush()

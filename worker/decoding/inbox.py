@@ -22,7 +22,7 @@ class Inbox:
 
     def __init__(self, size: int) -> None:
         self._filled = 0
-        writable = _shared_file(max(1, size))
+        writable = shared_file("photo", max(1, size))
         try:
             self._memory = mmap.mmap(writable, max(1, size))
             self.descriptor = _reading_descriptor(writable)
@@ -50,13 +50,13 @@ def open_inbox(descriptor: int, size: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _shared_file(size: int) -> int:
-    """A file without a name and, on Linux, without a disk; pages that were never written take no memory."""
+def shared_file(name: str, size: int) -> int:
+    """A file on no disk where this is Linux; pages that were never written take no memory. The name is for people."""
     if sys.platform != "linux":
         with tempfile.TemporaryFile() as file:
             file.truncate(size)
             return os.dup(file.fileno())
-    made = os.memfd_create("photo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    made = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(made, size)
     fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return made

@@ -16,6 +16,7 @@ from tests.unit.worker import photo_files as files
 from worker.decoding import child, decoder
 from worker.decoding.decoder import HEAP, Decoder, DecoderAway
 from worker.decoding.inbox import Inbox
+from worker.decoding.outbox import Outbox
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Rejected, Unreadable
 
 LIMITS = Limits(max_bytes=20 << 20, max_pixels=40_000_000, copy_side=768)
@@ -204,15 +205,18 @@ def test_a_child_is_confined_before_its_first_file(one: Decoder, monkeypatch: py
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_child_may_read_its_inbox_and_nothing_else(one: Decoder) -> None:
+def test_a_child_may_read_its_inbox_write_its_outbox_and_nothing_else(one: Decoder) -> None:
     one.decode(GOOD)
     pid = _process(one).pid
-    descriptor = next(entry for entry in Path(f"/proc/{pid}/fd").iterdir() if "memfd" in str(entry.readlink()))
-    said = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii")
-    flags = next(int(line.split()[1], 8) for line in said.splitlines() if line.startswith("flags:"))
-    assert flags & os.O_ACCMODE == os.O_RDONLY
-    mapped = [line.split()[1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd" in line]
-    assert mapped == ["r--s"]
+    opened = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if "memfd" in (name := str(entry.readlink())):
+            said = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text(encoding="ascii")
+            flags = next(int(line.split()[1], 8) for line in said.splitlines() if line.startswith("flags:"))
+            opened[name.split(maxsplit=1)[0]] = flags & os.O_ACCMODE
+    assert opened == {"/memfd:photo": os.O_RDONLY, "/memfd:picture": os.O_RDWR}
+    lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd" in line]
+    assert {line[5]: line[1] for line in lines} == {"/memfd:photo": "r--s", "/memfd:picture": "rw-s"}
 
 
 def test_a_file_above_the_limit_reaches_no_child(one: Decoder) -> None:
@@ -243,16 +247,18 @@ def test_a_child_ends_with_a_worker_that_is_killed() -> None:
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
-    inbox = Inbox(1)
-    arguments = ['{"max_bytes": 1, "max_pixels": 1000, "copy_side": 768}', "1", str(inbox.descriptor)]
+    inbox, outbox = Inbox(1), Outbox(1)
+    boxes = [inbox.descriptor, outbox.descriptor]
+    arguments = ['{"max_bytes": 1, "max_pixels": 1000, "copy_side": 768}', "1", *map(str, boxes)]
     done = subprocess.run(
         [sys.executable, "-m", "worker.decoding.child", *arguments],
         capture_output=True,
-        pass_fds=[inbox.descriptor],
+        pass_fds=boxes,
         cwd=ROOT,
         check=False,
     )
     inbox.close()
+    outbox.close()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -288,7 +294,8 @@ def test_a_child_that_cannot_start_is_the_machines_fault(
 _READY = """
 def say(head, body=b""):
     head = json.dumps(head).encode()
-    os.write(1, struct.pack("!II", len(head), len(body)) + head + body)
+    os.pwrite(int(sys.argv[4]), body, 0)
+    os.write(1, struct.pack("!II", len(head), len(body)) + head)
 say({"ready": True})
 os.read(0, 1)
 good = {"format": "JPEG", "width": 1, "height": 1, "seconds": 1,
@@ -301,7 +308,8 @@ picture = bytes(224 * 224 * 3) + bytes([255, 216])
     "lie",
     [
         "os.write(1, struct.pack('!II', 1 << 31, 0))",
-        "os.write(1, struct.pack('!II', 10, 1 << 31))",
+        "os.write(1, struct.pack('!II', 2, 1 << 31) + b'{}')",
+        "head = json.dumps(good).encode(); os.write(1, struct.pack('!II', len(head), len(picture)) + head)",
         "os.write(1, struct.pack('!II', 4, 0) + b'\\xff{}}')",
         "os.write(1, struct.pack('!II', 60_000, 0) + b'[' * 60_000)",
         "say([])",
