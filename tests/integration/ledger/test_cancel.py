@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from shared.database import Database, new_id
 from shared.errors import Conflict, NotFound
-from shared.ledger.cancel import cancel, expire
+from shared.ledger.cancel import _END_IMAGES, cancel, expire
 from shared.ledger.complete import Deferred, complete
 from shared.ledger.reap import reap
 from shared.ledger.sweep import sweep
@@ -286,3 +288,23 @@ def test_expiry_after_completion_changes_nothing(
     assert job_row(owner_db, job.id) == before
     assert len(rows(owner_db, "SELECT 1 FROM result")) == 1
     check_invariants(owner_db)
+
+
+def test_ending_a_job_compares_no_unit_with_the_photos_of_others(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    submit_job(app_db, tenant, 3000)
+    change(owner_db, "ANALYZE image, unit")
+    units = [str(row.id) for row in rows(owner_db, "SELECT id FROM unit")]
+    with app_db.transaction(tenant) as session:
+        asked = sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {_END_IMAGES.text}")
+        [found] = session.execute(asked, {"units": units, "outcome": "cancelled"}).scalar_one()
+        session.rollback()
+    assert 3000 <= _looked_at(found["Plan"]) <= 3000 + len(units)
+
+
+def _looked_at(plan: dict[str, Any]) -> float:
+    """Return how many photos a plan reads, and pairs with units in vain."""
+    removed = sum(plan.get(f"Rows Removed by {kind}", 0) for kind in ("Filter", "Join Filter"))
+    own = removed + (plan["Actual Rows"] if plan.get("Relation Name") == "image" else 0)
+    return plan["Actual Loops"] * own + sum(_looked_at(part) for part in plan.get("Plans", []))
