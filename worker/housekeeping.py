@@ -49,8 +49,12 @@ _WITH_COPIES = sa.text("""
     SELECT i.id FROM image i LEFT JOIN result r ON r.image_id = i.id
     WHERE i.job_id = :job AND (r.image_id IS NULL OR r.has_copy)
 """)
+# In the order of ids, as everywhere.
 _ORIGINALS_DELETED = sa.text("""
-    UPDATE job SET originals_deleted_at = now() WHERE id = :job AND round = :round AND closed_at IS NOT NULL
+    WITH held AS MATERIALIZED (
+      SELECT j.id FROM job j, unnest(CAST(:jobs AS uuid[]), CAST(:rounds AS int[])) AS x (id, round)
+      WHERE j.id = x.id AND j.round = x.round AND j.closed_at IS NOT NULL ORDER BY j.id FOR NO KEY UPDATE OF j)
+    UPDATE job SET originals_deleted_at = now() FROM held WHERE job.id = held.id
 """)
 _SPENT_ARCHIVES = sa.text("""
     SELECT job_id, storage_key FROM (
@@ -173,19 +177,23 @@ class Housekeeping:
     def delete_originals(self) -> None:
         """Delete the originals of closed jobs, but for photos that failed: these may be tried again."""
         with self._database.transaction() as session:
-            closed = session.execute(_WITH_ORIGINALS).all()
-        for job in closed:
-            if self._stopping.is_set():
-                return
-            try:
-                self._delete_originals_of(job.id, keep_failed=job.some_failed)
-                if job.some_unanswered:
-                    self._delete_stray_copies(job.id)
-            except StorageAway as error:
-                log.warning("originals_not_deleted", job=str(job.id), error=str(error))
-                continue
+            closed = list(session.execute(_WITH_ORIGINALS))
+        while closed and not self._stopping.is_set():
+            # One statement for all that a second's work has done: most jobs are of one photo.
+            deleted, end = [], time.monotonic() + _PAUSE_SECONDS
+            while closed and not self._stopping.is_set() and time.monotonic() < end:
+                job = closed.pop()
+                try:
+                    self._delete_originals_of(job.id, keep_failed=job.some_failed)
+                    if job.some_unanswered:
+                        self._delete_stray_copies(job.id)
+                except StorageAway as error:
+                    log.warning("originals_not_deleted", job=str(job.id), error=str(error))
+                else:
+                    deleted.append(job)
             with self._database.transaction() as session:
-                session.execute(_ORIGINALS_DELETED, {"job": job.id, "round": job.round})
+                done = {"jobs": [str(job.id) for job in deleted], "rounds": [job.round for job in deleted]}
+                session.execute(_ORIGINALS_DELETED, done)
 
     def _delete_originals_of(self, job: UUID, *, keep_failed: bool) -> None:
         if not keep_failed:

@@ -273,7 +273,7 @@ def test_originals_of_a_job_that_is_tried_again_stay_until_it_closes_again(
     # A look at the job from before the retry does no harm after it.
     house._delete_originals_of(seen.id, keep_failed=seen.some_failed)
     with owner_db.transaction() as session:
-        session.execute(_ORIGINALS_DELETED, {"job": job, "round": seen.round})
+        session.execute(_ORIGINALS_DELETED, {"jobs": [str(job)], "rounds": [seen.round]})
     assert keys(storage, "incoming") == {f"incoming/{job.hex}/00001"}
     make_worker().drain()
     house.delete_originals()
