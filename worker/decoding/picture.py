@@ -51,7 +51,7 @@ class Picture:
     height: int
     format: str
     decoded: NDArray[np.uint8] | None = None
-    """RGB [height, width, 3]: the very pixels of ``image``, where the decoder gave them away as an array."""
+    """RGB and a byte of nothing [height, width, 4]: the very pixels of ``image``, where it was decoded so."""
 
 
 def decode_picture(data: bytes, limits: Limits) -> Picture:
@@ -92,10 +92,11 @@ def working_copy(picture: Picture, side: int) -> bytes:
     if longer > side:
         size = (max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer)))
         image, pixels = image.resize(size, Image.Resampling.HAMMING), None
+    colours = "RGBX"
     if pixels is None:
-        pixels = np.ascontiguousarray(image)
+        colours, pixels = "RGB", np.ascontiguousarray(image)
     quality = _LARGE_COPY_QUALITY if max(image.size) > _LARGE_COPY else _COPY_QUALITY
-    copy: bytes = simplejpeg.encode_jpeg(pixels, quality, colorspace="RGB", colorsubsampling="420")
+    copy: bytes = simplejpeg.encode_jpeg(pixels, quality, colorspace=colours, colorsubsampling="420")
     return copy
 
 
@@ -113,14 +114,15 @@ def _decode_jpeg(data: bytes, header: Header, copy_side: int) -> tuple[Image.Ima
     try:
         # Pillow would fill what is missing with grey; libjpeg's every warning is an error here.
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "CMYK" if ink else "RGB", min_height=min_height, min_width=min_width, strict=True
+            data, "CMYK" if ink else "RGBX", min_height=min_height, min_width=min_width, strict=True
         )
     except ValueError as error:
         raise Unusable("damaged") from error
-    if not ink:
-        return Image.fromarray(pixels), pixels
-    # Whoever writes ink into a JPEG follows Adobe and writes it inverted.
     size = (pixels.shape[1], pixels.shape[0])
+    if not ink:
+        # Pillow keeps a picture in four bytes a pixel too: taking them as they are is half of filling them in.
+        return Image.frombytes("RGB", size, pixels, "raw", "RGBX", 0, 1), pixels
+    # Whoever writes ink into a JPEG follows Adobe and writes it inverted.
     return Image.frombuffer("CMYK", size, pixels, "raw", "CMYK;I", 0, 1).convert("RGB"), None
 
 

@@ -74,3 +74,16 @@ def test_a_jpeg_decoded_at_half_scale_gives_nearly_the_same_input() -> None:
         assert draft.size == (600, 600)
         difference = np.abs(network_input(full).astype(int) - network_input(draft).astype(int))
     assert difference.mean() < 0.8
+
+
+def test_quality_is_what_plain_arithmetic_makes_of_the_grey_picture() -> None:
+    rng = np.random.default_rng(11)
+    for spread in (0, 3, 255):
+        grey = (rng.integers(0, 256 - spread) + rng.integers(0, spread + 1, (192, 192))).astype(np.uint8)
+        levels = grey.astype(np.float64)
+        middle = levels[1:-1, 1:-1]
+        laplacian = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4.0 * middle
+        seen = measure_quality(Image.fromarray(grey), shorter_side=192)
+        assert seen.blur == round(float(laplacian.var()), 3)
+        assert seen.exposure == round(float(levels.mean()) / 255, 4)
+        assert seen.flat == round(float(levels.reshape(24, 8, 24, 8).mean(axis=(1, 3)).std()), 3)
