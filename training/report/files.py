@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,7 +137,9 @@ def _card(document: Mapping[str, Any], bundle: Path) -> bytes:
     return as_json(card)
 
 
-def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str], *, escape: bool) -> str:
+@cache
+def _surroundings(*, escape: bool) -> Environment:
+    """Kept, since it holds the templates it has compiled."""
     surroundings = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=escape,  # noqa: S701 - off for card.md alone: it is no HTML
@@ -146,7 +149,12 @@ def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str],
         keep_trailing_newline=True,
     )
     surroundings.filters |= {"measure": measure, "named": named, "last_part": last_part, "p_value": p_value}
-    return surroundings.get_template(template).render(
+    return surroundings
+
+
+def _rendered(template: str, evaluation: Evaluation, figures: Mapping[str, str], *, escape: bool) -> str:
+    page = _surroundings(escape=escape).get_template(template)
+    return page.render(
         document=evaluation.document,
         s=evaluation.document["sections"],
         gallery=evaluation.gallery,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli.evaluate import evaluate
+from cli.main import main
 from shared.bundle import load_bundle
 from tests.unit.training.run_folder import DEMO, make
 from training.gates import gates
@@ -30,7 +30,7 @@ SCHEMA = json.loads((Path(words.__file__).parent / "metrics.schema.json").read_t
 
 
 def asked(run: Path, out: Path) -> list[str]:
-    return [str(run), "--out", str(out), "--gates", "--robustness-photos", "1", "--probes", "2"]
+    return [str(run), "--out", str(out), "--gates", "--robustness-photos", "1", "--probes", "1"]
 
 
 def assert_refused(code: int, told: str) -> None:
@@ -120,9 +120,8 @@ def test_a_photograph_of_a_person_never_gets_into_the_bundle(synthetic: bool, ke
 
 def test_a_report_never_takes_the_place_of_other_files(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.md").write_text("mine", encoding="utf-8")
-    command = [sys.executable, "-m", "cli.main", "evaluate", str(run), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--out", str(tmp_path)])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "thesis.md" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.md"]
 
@@ -148,7 +147,7 @@ def test_every_figure_of_generated_photos_says_so_and_no_clinical_figure_stands_
 def test_the_same_run_gives_the_same_bytes(run: Path, report: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     # In this process, another than that of the report, all is loaded already.
-    done = CliRunner().invoke(evaluate, asked(run, again))
+    done = CliRunner().invoke(main, ["evaluate", *asked(run, again)])
     assert_refused(done.exit_code, done.output)
     files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
@@ -190,9 +189,8 @@ def test_the_evidence_is_held_against_the_lesions_themselves(document: dict[str,
 
 
 def test_a_folder_that_is_no_finished_run_is_refused_with_the_way_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cli.main", "evaluate", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    done = CliRunner().invoke(main, ["evaluate", str(tmp_path)])
+    assert done.exit_code == 2
     assert "--resume" in done.stderr
 
 
