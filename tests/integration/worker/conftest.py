@@ -114,7 +114,8 @@ def make_worker(settings: Settings, worker_db: Database, storage: Storage, netwo
     def run(
         holder: str = "host/1/1", network: Any = network, store: Storage = storage, **changes: object
     ) -> Classification:
-        own = settings.model_copy(update=changes)
+        # One decoding child unless a test is about more: each takes a fifth of a second to start.
+        own = settings.model_copy(update={"decoders": 1} | changes)
         worker = Classification(
             settings=own,
             database=worker_db,

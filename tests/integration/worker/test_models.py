@@ -114,12 +114,13 @@ def models(settings: Settings, worker_db: Database, storage: Storage, tmp_path: 
 
 @pytest.fixture
 def worker(settings: Settings, worker_db: Database, storage: Storage, models: Models) -> Iterator[Classification]:
+    own = settings.model_copy(update={"decoders": 1})
     made = Classification(
-        settings=settings,
+        settings=own,
         database=worker_db,
         storage=storage,
         models=models,
-        photos=PhotoReader(settings, storage),
+        photos=PhotoReader(own, storage),
         holder="host/1/1",
     )
     yield made

@@ -80,7 +80,7 @@ def test_a_photo_over_which_the_decoder_crashes_twice_is_answered_alone_and_its_
     photos = [photo(seed) for seed in range(20)]
     photos[POISONED] = slow_photo
     job = submit_photos(photos)
-    worker = make_worker()
+    worker = make_worker(decoders=2)
 
     with Killer(worker, signal.SIGSEGV) as killer:
         assert worker.drain() == 20

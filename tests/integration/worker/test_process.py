@@ -32,17 +32,24 @@ def own_bundle(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for compiled networks: each bundle has its own in it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def child(
-    settings: Settings, worker_url: str, own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, worker_url: str, own_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[WorkerProcess]:
     monkeypatch.setattr(process, "_RELOAD_SECONDS", 0.0)
     own = settings.model_copy(
         update={
             "model": own_bundle,
             "database_url": type(settings.database_url)(worker_url),
-            "cache_dir": tmp_path / "cache",
+            "cache_dir": cache,
             "precision": "f32",
+            "decoders": 1,
         }
     )
     child = WorkerProcess(own)
@@ -79,7 +86,7 @@ def job_of(app_db: Database, tenant: UUID, job: UUID) -> JobView:
         return history.job(session, job)
 
 
-def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there(
+def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there_and_its_end_takes_its_row_along(
     child: WorkerProcess, own_bundle: Path, submit_photos: Submit, app_db: Database, owner_db: Database, tenant: UUID
 ) -> None:
     job = submit_photos([photo(1), b"no photo"])
@@ -96,6 +103,9 @@ def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there(
     child.drain()
     assert job_of(app_db, tenant, job).state == "completed"
     becomes_ready(owner_db)
+    child.close()
+    with owner_db.transaction() as session:
+        assert session.execute(sa.text("SELECT count(*) FROM worker_node")).scalar_one() == 0
 
 
 def test_an_altered_bundle_answers_nothing(
@@ -137,13 +147,3 @@ def test_an_engine_that_fails_its_parity_check_answers_nothing_and_says_so(
     assert job_of(app_db, tenant, job).state == "completed"
     becomes_ready(owner_db)
     assert engine_of(owner_db) == "openvino f32"
-
-
-def test_a_child_that_ends_takes_its_row_along(child: WorkerProcess, own_bundle: Path, owner_db: Database) -> None:
-    put_weights(own_bundle)
-    child.start()
-    child.drain()
-    becomes_ready(owner_db)
-    child.close()
-    with owner_db.transaction() as session:
-        assert session.execute(sa.text("SELECT count(*) FROM worker_node")).scalar_one() == 0
