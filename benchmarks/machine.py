@@ -3,8 +3,8 @@
 import os
 import platform
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,24 @@ def tree_cpu(pid: int) -> float:
 
 @dataclass
 class Span:
-    """A stretch of time: how long it took, and how many CPU seconds we and all others used in it."""
+    """A stretch of time: how long it took, and how many CPU seconds we, parts of us and all others used in it."""
 
     pids: Iterable[int]
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     wall: float = 0.0
     ours: float = 0.0
     others: float = 0.0
+    of_parts: dict[str, float] = field(default_factory=dict)
 
     def __enter__(self) -> "Span":
         self.pids = list(self.pids)
+        self._before = self._of_parts()
         self._began = time.perf_counter(), self._ours(), _busy()
         return self
 
     def __exit__(self, *_: object) -> None:
         wall, ours, busy = self._began
+        self.of_parts = {name: after - self._before[name] for name, after in self._of_parts().items()}
         self.wall = time.perf_counter() - wall
         self.ours = self._ours() - ours
         self.others = max(0.0, _busy() - busy - self.ours)
@@ -77,6 +81,9 @@ class Span:
     def available(self) -> float:
         """CPU seconds that this stretch had for us: all there were, without what others took; idle ones count."""
         return max(self.ours, cores() * self.wall - self.others)
+
+    def _of_parts(self) -> dict[str, float]:
+        return {name: sum(map(tree_cpu, pids)) for name, pids in self.parts.items()}
 
     def _ours(self) -> float:
         return sum(tree_cpu(pid) for pid in self.pids)

@@ -110,7 +110,7 @@ def _many(whole: Whole, ceiling: Ceiling, clients: Apart, count: int, rounds: in
     spans, costs, took = [], [], []
     for _ in range(rounds):
         costs.append(ceiling.ask(max(8, count // 12)))
-        with Span(whole.pids) as span:
+        with Span(whole.pids, whole.parts) as span:
             found = _asked(clients, clients=_CLIENTS, photos=count)
         spans.append(span)
         took += found["answered"]
@@ -123,7 +123,7 @@ def _job(whole: Whole, ceiling: Ceiling, receiver: Receiver, count: int) -> Row:
     """One job of many photos, from the first byte sent to the webhook that says it is completed."""
     secret = _endpoint(whole, receiver)
     before = ceiling.ask(40)
-    with Span(whole.pids) as span:
+    with Span(whole.pids, whole.parts) as span:
         began = time.monotonic()
         job = _send(whole, count)
         sent = time.monotonic() - began
@@ -150,9 +150,11 @@ def _against(
     idle = 100 * statistics.median((span.available - span.ours) / span.available for span in spans)
     others = statistics.median(span.others / span.wall for span in spans)
     decoded, network = (1000 * statistics.median(column) for column in zip(*costs, strict=True))
+    each = {name: 1000 * statistics.median(s.of_parts[name] / count for s in spans) for name in spans[0].of_parts}
+    shares = ", ".join(f"{name} {spent:.1f}" for name, spent in each.items())
     note = (
-        f"{extra}{used:.1f} ms CPU a photo, everything of ours included; the ceiling is {decoded:.1f} ms of decoding "
-        f"and {network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that the client and other "
+        f"{extra}{used:.1f} ms CPU a photo, everything of ours included ({shares}); the ceiling is {decoded:.1f} ms of "
+        f"decoding and {network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that the client and other "
         f"programs left; {idle:.0f} % of these stayed idle"
     )
     rate, ceiling = statistics.median(rates), statistics.median(ceilings)

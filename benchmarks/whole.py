@@ -46,6 +46,13 @@ class Whole:
         return urlsplit(self.facts["url"]).port or 80
 
     @property
+    def parts(self) -> dict[str, list[int]]:
+        """The roots of what works on each photo, by what people call them."""
+        pids = self.facts["pids"]
+        workers = [pid for name, found in pids.items() if name.startswith("worker") for pid in found]
+        return {"workers": workers, "web": pids["web"], "PostgreSQL": pids["postgres"], "sweep": pids["sweep"]}
+
+    @property
     def pids(self) -> list[int]:
         """The roots of everything that works for the service."""
         below = {process.pid for process in psutil.Process(self.pid).children(recursive=True)}
