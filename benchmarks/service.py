@@ -154,8 +154,8 @@ def _against(
     shares = ", ".join(f"{name} {spent:.1f}" for name, spent in each.items())
     note = (
         f"{extra}{used:.1f} ms CPU a photo, everything of ours included ({shares}); the ceiling is {decoded:.1f} ms of "
-        f"decoding and {network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that the client and "
-        f"other programs left; {idle:.0f} % of these stayed idle"
+        f"decoding and {network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that the client "
+        f"and other programs left; {idle:.0f} % of these stayed idle"
     )
     rate, ceiling = statistics.median(rates), statistics.median(ceilings)
     return Row(what, rate, "photos/s", "ceiling, photos/s", ceiling, reached, at_least=at_least, note=note)
