@@ -420,6 +420,25 @@ class Event(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class Untold(Base):
+    """A job whose end answered many photos at once (``written_in``): those above ``upto`` are still to be told of.
+
+    The event that ends the job, of this kind and body, comes after theirs; then the row goes.
+    """
+
+    __tablename__ = "untold"
+    __table_args__ = (_job_key(),)
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    kind: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    written_in: Mapped[int] = mapped_column(
+        sa.BigInteger(), server_default=sa.text("pg_current_xact_id()::text::bigint")
+    )
+    upto: Mapped[int] = mapped_column(server_default=sa.text("-1"))
+
+
 class Endpoint(Base):
     """A URL that wants events. Secrets are sealed; two may sign while one is being replaced."""
 

@@ -4,7 +4,7 @@ This comes last in a transaction: it locks job rows in the order of their ids, t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -62,6 +62,7 @@ def count(
     minus the results at every instant. ``closing`` is the state that a job takes when nothing remains. ``ended`` are
     jobs that take nothing in any more: their last photo may have had its answer before.
     """
+    ended = set(ended)
     tally = {job: Counter[str]() for job in ended} | {job: new for job, new in tally.items() if sum(new.values())}
     jobs = sorted(tally)
     if not jobs:
@@ -79,11 +80,26 @@ def count(
     )
     closed = [row for row in rows if row.remaining == 0 and row.state != "receiving"]
     far = [row for row in rows if row.remaining and _passes_a_quarter(row, sum(tally[row.id].values()))]
-    told = [_event(row, f"job.{row.state}") for row in closed] + [_event(row, "job.progress") for row in far]
-    if asked := [row.id for row in rows if row.is_asked]:
+    late = _put_off(session, closed, tally, ended)
+    told = [_event(row, f"job.{row.state}") for row in closed if row.id not in late]
+    told += [_event(row, "job.progress") for row in far]
+    if asked := [row.id for row in rows if row.is_asked and row.id not in late]:
         image_events.record(session, asked, {event.tenant_id for event in told})
     events.record(session, told)
     return [row.id for row in closed]
+
+
+def _put_off(
+    session: Session, closed: Iterable[Any], tally: Mapping[UUID, Mapping[str, int]], ended: Collection[UUID]
+) -> set[UUID]:
+    """Return the closed jobs of so many photos, answered here, that the sweep is to tell of them, and of the end."""
+    # Photos of a list that were never fetched are answered outside the tally, by what ends the job.
+    many = [
+        row
+        for row in closed
+        if row.is_asked and (row.id in ended or sum(tally[row.id].values()) > image_events.AT_ONCE)
+    ]
+    return image_events.put_off(session, [_event(row, f"job.{row.state}") for row in many]) if many else set()
 
 
 def _passes_a_quarter(job: Any, written: int) -> bool:

@@ -13,6 +13,8 @@ from shared import events
 from shared.errors import Conflict, Gone, NotFound
 
 _HOLD = sa.text("SELECT state, closed_at, deleted_at FROM job WHERE tenant_id = :tenant AND id = :job FOR UPDATE")
+# A question of its own: the row above is looked at anew after a wait, what hangs on it would not be.
+_IS_UNTOLD = sa.text("SELECT EXISTS (SELECT FROM untold WHERE job_id = :job)")
 
 # Children first, so that no foreign key has to look for them row by row. Events stay: the feed has no gaps, and they
 # hold counts and ids alone; what a photo was called goes. A one-off endpoint hears of this job alone; it goes with what
@@ -49,7 +51,7 @@ def hold_closed(session: Session, tenant_id: UUID, job_id: UUID, wish: str) -> N
     """Lock a closed job for the rest of the transaction; ``wish`` is what for, in the words of the refusal.
 
     Raises ``NotFound`` where the tenant has no such job, ``Gone`` where it was deleted, and ``Conflict`` while it is
-    open.
+    open, or the sweep still tells of what ended it.
     """
     job = session.execute(_HOLD, {"tenant": tenant_id, "job": job_id}).one_or_none()
     if job is None:
@@ -58,6 +60,8 @@ def hold_closed(session: Session, tenant_id: UUID, job_id: UUID, wish: str) -> N
         raise Gone("the job was deleted")
     if job.closed_at is None:
         raise Conflict(f"the job is {job.state}: {wish}")
+    if session.execute(_IS_UNTOLD, {"job": job_id}).scalar_one():
+        raise Conflict(f"the job is {job.state}, but events of its photos are still being written; try again soon")
 
 
 def delete(session: Session, tenant_id: UUID, job_id: UUID, receipt: str | None = None) -> None:

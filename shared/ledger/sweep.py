@@ -8,9 +8,11 @@ Every step is safe to run twice; the advisory lock only spares several processes
 4. End jobs whose deadline has passed, or more of whose photos failed than they allow: this may take long, and one that
    cannot be ended now is tried again in the next round.
 5. Count what waits, for whoever must say how long something will take.
-6. Look for closed jobs whose counters and results disagree: there must be none.
+6. Tell of photos that were answered by the thousand when their job ended, for a while: the rest in the next round.
+7. Look for closed jobs whose counters and results disagree: there must be none.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
@@ -19,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from shared import image_events
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import Unavailable
@@ -43,6 +46,9 @@ class Sweep:
 
 # Expired leases looked at in a round; after an outage all of them, since in the next round they would count as crashes.
 _SOME, _ALL = 500, 1_000_000
+
+# Nothing else of a round waits for longer.
+_TELLING_SECONDS = 1.0
 
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('poxvisio sweep'))")
 _PROMOTE = sa.text("""
@@ -102,7 +108,15 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
     stopped = sum(_end(database, job, cancel.stop) for job in failing)
     with database.transaction() as session:
         backlog.count(session)
+    _tell(database)
     return Sweep(reaped, promoted, expired, ready, workers, stopped)
+
+
+def _tell(database: Database) -> None:
+    end, told = time.monotonic() + _TELLING_SECONDS, 1
+    while told and time.monotonic() < end:
+        with database.transaction() as session:
+            told = image_events.tell_more(session)
 
 
 def _end(database: Database, job: UUID, end: Callable[[Session, UUID], None]) -> bool:

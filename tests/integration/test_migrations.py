@@ -151,6 +151,8 @@ def fill(owner: Database, url: str) -> UUID:
     change(owner, replaced)
     change(owner, "INSERT INTO intake SELECT id, tenant_id, 'urls', 'a', NULL, NULL, NULL, 1, now(), NULL FROM job")
     change(owner, "INSERT INTO intake_url SELECT job_id, 0, tenant_id, 'https://a.example/1' FROM intake")
+    # One that tells of no photo: what is still to be told keeps the way down closed.
+    change(owner, "INSERT INTO untold SELECT id, tenant_id, 'job.cancelled', '{}', 0 FROM job")
     for statement in (
         """
         INSERT INTO model (digest, id, card, labels, clinical, synthetic, bytes)
@@ -304,6 +306,19 @@ def test_the_way_down_drops_tombstones_once_their_photos_are_gone(migrated_url: 
     scratch.close()
     command.downgrade(config, "0003")
     assert [row.id for row in rows(scratch, "SELECT id FROM job")] == [kept]
+
+
+def test_the_way_down_waits_until_every_photo_is_told_of(migrated_url: str, scratch: Database) -> None:
+    fill(scratch, migrated_url)
+    change(scratch, "UPDATE untold SET written_in = (SELECT min(written_in) FROM result)")
+    scratch.close()
+    config = alembic_config(migrated_url)
+    with pytest.raises(sa.exc.DBAPIError, match="still to be told of"):
+        command.downgrade(config, "0019")
+    change(scratch, "UPDATE untold SET upto = (SELECT max(ordinal) FROM result)")
+    scratch.close()
+    command.downgrade(config, "0019")
+    assert "untold" not in tables(migrated_url)
 
 
 def test_down_to_the_base_and_up_gives_an_empty_database_that_works(migrated_url: str, scratch: Database) -> None:

@@ -33,6 +33,7 @@ TENANT_TABLES = {
     "shadow_result": set(),
     "tenant": set(),
     "unit": {"INSERT", "UPDATE", "DELETE"},
+    "untold": {"INSERT"},
 }
 # Of no tenant: what serves is the same for all.
 REGISTER = ("heartbeat", "model", "model_change", "model_serving")
@@ -68,6 +69,10 @@ FILLING = (
                                live_label, live_p)
     SELECT id, tenant_id, job_id, 'd', 'classified', 'a', 1, 'e', 'classified', 'a', 1 FROM image
     WHERE tenant_id = :tenant LIMIT 1
+    """,
+    """
+    INSERT INTO untold (job_id, tenant_id, kind, body)
+    SELECT id, tenant_id, 'job.cancelled', '{}' FROM job WHERE tenant_id = :tenant LIMIT 1
     """,
     """
     INSERT INTO result_history (image_id, round, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts,

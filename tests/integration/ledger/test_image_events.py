@@ -1,7 +1,9 @@
 """``image.completed``: one event a photo and round where an endpoint names it, on whichever way its result came."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ import sqlalchemy as sa
 
 from shared import endpoints, events, ids, image_events, webhooks
 from shared.database import Database
+from shared.errors import Conflict
 from shared.ledger import intake as taking_in
 from shared.ledger.cancel import cancel, expire, stop
 from shared.ledger.complete import Deferred, Outcome, complete
@@ -20,6 +23,7 @@ from shared.ledger.reap import CRASHES, reap
 from shared.ledger.receiving import Address, Archive, receive
 from shared.ledger.retry import failed_photos, retry
 from shared.ledger.submit import NewJob, submit
+from shared.ledger.sweep import sweep
 from shared.signing import Keyring
 from shared.webhooks import Recorded
 from tests.conftest import make_tenant
@@ -423,3 +427,119 @@ def _read(plan: dict[str, Any], tables: set[str]) -> float:
     if plan.get("Relation Name") in tables and plan["Node Type"] != "ModifyTable":
         own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
     return own + sum(_read(part, tables) for part in plan.get("Plans", []))
+
+
+# Jobs of many photos that end at once
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ten photos be many, and six deliveries a piece."""
+    monkeypatch.setattr(image_events, "AT_ONCE", 10)
+    monkeypatch.setattr(image_events, "_DELIVERIES", 6)
+
+
+def tell(worker_db: Database) -> int:
+    with worker_db.transaction() as session:
+        return image_events.tell_more(session)
+
+
+def _many_ended(how: str, app_db: Database, worker_db: Database, tenant: UUID) -> UUID:
+    if how == "listed":
+        job = new_job(tenant, 0, "normal")
+        addresses = [Address(at, f"https://photos.example/{at}", None, None) for at in range(11)]
+        with app_db.transaction(tenant) as session:
+            receive(session, job, addresses)
+    else:
+        job = submit_job(app_db, tenant, UNIT_IMAGES + 11)
+        finish(worker_db, take(worker_db, 1))
+    if how in ("cancelled", "listed"):
+        with app_db.transaction(tenant) as session:
+            cancel(session, tenant, job.id)
+    else:
+        with worker_db.transaction() as session:
+            (expire if how == "expired" else stop)(session, job.id)
+    return job.id
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "stopped", "listed"])
+def test_of_many_that_end_at_once_each_is_told_once_in_order_and_before_the_end_of_the_job(
+    how: str, few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    end = "job.cancelled" if how == "listed" else f"job.{how}"
+    hears = [endpoint(app_db, tenant, (*NAMED, end)) for _ in range(2)]
+    before = 0 if how == "listed" else UNIT_IMAGES
+    job = _many_ended(how, app_db, worker_db, tenant)
+    assert end not in kinds(owner_db, job)
+    assert len(of_photos(app_db, tenant)) == before
+    told = []
+    while n := tell(worker_db):
+        told.append(n)
+        with worker_db.transaction() as session:  # the feed goes on meanwhile
+            events.record(session, [events.NewEvent(tenant, "model.drift", None, 0, {})])
+    assert told == [3, 3, 3, 2]
+    outcome = "expired" if how == "expired" else "cancelled"
+    every = check_each_was_told(owner_db, app_db, tenant, job)
+    assert every == ({"classified": before} if before else {}) | {outcome: 11}
+    of_job = [event for event in feed(app_db, tenant) if event.job_id == job]
+    assert [event.body["ordinal"] for event in of_job[-12:-1]] == list(range(before, before + 11))
+    assert (of_job[-1].kind, of_job[-1].body["counts"][outcome]) == (end, 11)
+    for each in hears:
+        chain = owed(owner_db, each)
+        assert [row.id for row in chain[-12:]] == [event.id for event in of_job[-12:]]
+        assert [row.previous_id for row in chain] == [None, *(row.id for row in chain[:-1])]
+    assert rows(owner_db, "SELECT 1 FROM untold") == []
+
+
+def test_what_is_still_to_be_told_holds_up_deleting_and_trying_again_and_no_other_job(
+    few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    other = submit_job(app_db, tenant, 1)
+    finish(worker_db, take(worker_db))
+    job = _many_ended("cancelled", app_db, worker_db, tenant)
+    for act in (delete, partial(retry, ordinals=[1])):
+        with pytest.raises(Conflict, match="still being written"), app_db.transaction(tenant) as session:
+            act(session, tenant, job)
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job)  # once more, which is no error
+        delete(session, tenant, other.id)
+    assert sweep(worker_db) is not None
+    with app_db.transaction(tenant) as session:
+        delete(session, tenant, job)
+    assert kinds(owner_db, job)[-2:] == [image_events.KIND, "job.cancelled"]
+
+
+def test_a_piece_that_fails_is_told_again_from_its_beginning(
+    few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    job = _many_ended("cancelled", app_db, worker_db, tenant)
+    assert tell(worker_db) == 6
+
+    def fail() -> None:
+        with worker_db.transaction() as session:
+            image_events.tell_more(session)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with ThreadPoolExecutor(4) as pool:  # and only one of several tells of a job
+        list(pool.map(lambda _: tell(worker_db), range(8)))
+    while tell(worker_db):
+        pass
+    assert check_each_was_told(owner_db, app_db, tenant, job) == {"classified": UNIT_IMAGES, "cancelled": 11}
+    assert kinds(owner_db, job).count("job.cancelled") == 1
+
+
+@pytest.mark.parametrize("many", [10, 11])
+def test_where_nobody_names_it_or_photos_are_few_the_end_is_told_at_once(
+    many: int, few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    if many == 10:
+        endpoint(app_db, tenant)
+    job = submit_job(app_db, tenant, many)
+    with app_db.transaction(tenant) as session:
+        cancel(session, tenant, job.id)
+    assert kinds(owner_db, job.id)[-1] == "job.cancelled"
+    assert tell(worker_db) == 0
