@@ -60,7 +60,7 @@ LONGEST = (
 )
 
 
-#: Files that share what is dear to start, ``poxvisio up`` or TensorFlow: one process runs them.
+#: Files that share what is dear to start, ``poxvisio up``, TensorFlow or a network: one process runs them.
 TOGETHER = (
     (
         "tests/e2e/test_commands.py",
@@ -74,7 +74,24 @@ TOGETHER = (
         "tests/chaos/test_addresses.py",
         "tests/chaos/test_clock.py",
     ),
-    ("tests/unit/training/test_backbone.py", "tests/unit/training/test_augmentation.py"),
+    (
+        "tests/integration/engines/test_engines.py",
+        "tests/integration/engines/test_classifier.py",
+        "tests/integration/engines/test_int8.py",
+        "tests/unit/training/test_backbone.py",
+        "tests/unit/training/test_augmentation.py",
+    ),
+    (
+        "tests/integration/worker/test_models.py",
+        "tests/integration/worker/test_canary.py",
+        "tests/integration/worker/test_classification.py",
+        "tests/integration/worker/test_heartbeat.py",
+        "tests/integration/worker/test_housekeeping.py",
+        "tests/integration/worker/test_poison.py",
+        "tests/integration/worker/test_receiver.py",
+        "tests/integration/worker/test_shadow.py",
+        "tests/integration/worker/test_suspects.py",
+    ),
 )
 
 

@@ -90,12 +90,11 @@ def test_the_same_photo_gets_the_same_answer_alone_and_in_any_batch(
 ) -> None:
     loaded = classifier(engine, precision)
     pixels, qualities, _ = samples
-    together = loaded.classify(pixels[:4], qualities[:4])
-    alone = [loaded.classify(pixels[at : at + 1], qualities[at : at + 1])[0] for at in range(4)]
-    backwards = loaded.classify(pixels[:4][::-1], qualities[:4][::-1])
-    two = loaded.classify(pixels[2:4], qualities[2:4])
-    assert together == alone == backwards[::-1]
-    assert two == together[2:4]
+    together = loaded.classify(pixels[:3], qualities[:3])
+    alone = [loaded.classify(pixels[at : at + 1], qualities[at : at + 1])[0] for at in range(3)]
+    backwards = loaded.classify(pixels[1:3][::-1], qualities[1:3][::-1])
+    assert together == alone
+    assert together[1:] == backwards[::-1]
 
 
 def test_threads_do_not_change_an_answer(bundle: Bundle, classifier: Load, compiled: Path, samples: Samples) -> None:

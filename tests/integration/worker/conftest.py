@@ -107,13 +107,16 @@ Worker = Callable[..., Classification]
 
 
 @pytest.fixture
-def make_worker(settings: Settings, worker_db: Database, storage: Storage, network: Classifier) -> Iterator[Worker]:
-    """Return a function that makes workers; they are closed after the test."""
+def make_worker(
+    settings: Settings, worker_db: Database, storage: Storage, request: pytest.FixtureRequest
+) -> Iterator[Worker]:
+    """Return a function that makes workers, of the demo network unless told; they are closed after the test."""
     made: list[Classification] = []
 
     def run(
-        holder: str = "host/1/1", network: Any = network, store: Storage = storage, **changes: object
+        holder: str = "host/1/1", network: Any = None, store: Storage = storage, **changes: object
     ) -> Classification:
+        network = network or request.getfixturevalue("network")
         # One decoding child unless a test is about more: each takes a fifth of a second to start.
         own = settings.model_copy(update={"decoders": 1} | changes)
         worker = Classification(
