@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from cli.options import example
+from shared import heap
 from shared.errors import DataRefused, InvalidSetting, PoxVisioError, TrainingRefused
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -67,7 +68,8 @@ class LazyCommands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        with heap.loading():
+            command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - a slip in the table above
         return command
 

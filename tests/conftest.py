@@ -126,6 +126,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Let plugins see everything again: Hypothesis asks the collector who refers to whom."""
+    gc.unfreeze()
+
+
 def pytest_unconfigure() -> None:
     """Leave what lives until the end to the end of the process, instead of looking through it once more."""
     gc.freeze()

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from shared import heap
 from shared.broker import celery_settings
 from shared.errors import InvalidSetting
 from shared.logs import configure
@@ -57,6 +58,7 @@ _parent: dict[str, Any] = {}
 @signals.worker_init.connect
 def _remember_parent(sender: Any, **_: Any) -> None:
     _parent["worker"] = sender
+    heap.settle()
 
 
 @signals.worker_shutting_down.connect

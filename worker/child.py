@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from shared import crash_points
+from shared import crash_points, heap
 from shared.logs import configure
 from worker.app import settings
 
@@ -33,7 +33,8 @@ def here() -> WorkerProcess:
 @signals.worker_process_init.connect
 def _start(**_: Any) -> None:
     global _here  # noqa: PLW0603  # see above
-    from worker.process import WorkerProcess  # noqa: PLC0415  # only a child may load what this brings along
+    with heap.loading():
+        from worker.process import WorkerProcess  # noqa: PLC0415  # only a child may load what this brings along
 
     configure(settings.log_level)
     crash_points.arm(settings.crash_point)
@@ -44,6 +45,7 @@ def _start(**_: Any) -> None:
 
     signal.signal(signal.SIGUSR2, stop)
     process.start()
+    heap.settle()
 
 
 @signals.worker_process_shutdown.connect

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from shared import crash_points, event_body, ids, logs, signing, webhooks
+from shared import crash_points, event_body, heap, ids, logs, signing, webhooks
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, InvalidSetting, Refused
@@ -256,6 +256,7 @@ def main() -> None:
         sys.exit(2)
     logs.configure(settings.log_level)
     crash_points.arm(settings.crash_point)
+    heap.settle()
     asyncio.run(deliver(settings))
     sys.stderr.flush()
     # Everything is settled; a look-up of a name with dead DNS may still hold its thread, and must not hold the exit.

@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from shared import heap
 from shared.database import Database
 from shared.errors import InvalidSetting
 from shared.logs import configure, logger
@@ -88,6 +89,7 @@ def main() -> int:
         print(f"poxvisio metrics: {error}", file=sys.stderr)
         return 2
     configure(settings.log_level)
+    heap.settle()
     try:
         serve(settings)
     except OSError as error:

@@ -10,7 +10,7 @@ import sys
 import threading
 from types import FrameType
 
-from shared import crash_points
+from shared import crash_points, heap
 from shared.broker import Broker
 from shared.bundle import load_bundle
 from shared.database import Database
@@ -122,6 +122,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    heap.settle()
     for thread in threads:
         thread.start()
     upkeep.run()
