@@ -4,13 +4,17 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from shared.bundle import CARD, REPORT, SEALED, Bundle
+from shared.bundle import CARD, LARGEST_REPORT, REPORT, SEALED, Bundle
+from shared.errors import Refused
 
 _CHUNK: Final = 256 * 1024
 
 
 class BundleForm:
-    """The body of ``POST /v1/models``; it may be iterated again, for a retry."""
+    """The body of ``POST /v1/models``; it may be iterated again, for a retry.
+
+    Raises ``Refused`` for a report that no service would take: before a byte of the bundle is sent.
+    """
 
     path: Final = "/v1/models"
 
@@ -18,6 +22,11 @@ class BundleForm:
         self._boundary = secrets.token_hex(16)
         self._files = [bundle.file(name) for name in (CARD, *SEALED)]
         if (report := bundle.file(REPORT)).is_file():
+            if (size := report.stat().st_size) > LARGEST_REPORT:
+                raise Refused(
+                    f"{report} has {size:,} bytes, and a report may have {LARGEST_REPORT:,}: nothing was sent; "
+                    "take it away, or let poxvisio evaluate write it anew"
+                )
             self._files.append(report)
         self._sizes = [file.stat().st_size for file in self._files]
         self._end = f"--{self._boundary}--\r\n".encode()

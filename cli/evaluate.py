@@ -70,7 +70,7 @@ def evaluate(
 
     finished: Run = load_run(run)
     folder = out or run / REPORT
-    refuse_to_overwrite(folder)
+    refuse_to_overwrite(folder, run / BUNDLE)
     found = evaluated(
         finished,
         photos or Path(finished.facts["folder"]),

@@ -22,6 +22,7 @@ CALIBRATION = "calibration.json"
 GATE = "gate.safetensors"
 PARITY = "parity.safetensors"
 REPORT = "report/report.html"  # where there is one; the digest does not cover it
+LARGEST_REPORT = 16 << 20  # bytes of one that is sent along
 SEALED = (WEIGHTS, CALIBRATION, GATE, PARITY)
 SEALED_FACTS = ("id", "labels", "clinical", "synthetic")
 RESEARCH_USE = "Research use only. Not a medical device. A negative result does not exclude mpox; confirm by PCR."

@@ -3,10 +3,14 @@
 # ruff: noqa: PLC0415, PLR2004 - TensorFlow takes seconds to import; the strengths are the content
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: What training makes of photos, by number: a run does not go on where it would see others than it began with. Whoever
+#: changes anything below that changes pictures, or their order, counts on.
+PICTURES: Final = "1"
 
 
 def batches(

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save
 from shared.bundle import sha256_of
 from shared.errors import DataRefused, TrainingRefused
 from training import hardware, manifest, runs, splits
+from training.augmentation import PICTURES
 from training.backbone import IMAGENET, Published, Start, find_start
 from training.config import Config
 from training.event_log import EventLog
@@ -58,7 +59,7 @@ class _Material:
     @property
     def begun(self) -> dict[str, str]:
         """What must be the same where a run goes on, and no configuration says."""
-        return {"weights": self.start.sha256, "precision": self.precision}
+        return {"weights": self.start.sha256, "precision": self.precision, "augmentation": PICTURES}
 
     def network(self, config: Config, seed: int) -> Any:
         """A network as training begins with it."""
@@ -135,7 +136,7 @@ def _refuse_foreign(out: Path) -> None:
 def _claim(out: Path, config: Config, source: Path, begun: Mapping[str, str], *, resume: bool) -> bool:
     """Makes the run's folder, or finds the one to go on with, and says whether that is finished.
 
-    A run never changes its configuration, nor half way the weights it begins with or its arithmetic.
+    A run never changes its configuration, nor half way the weights it begins with, its arithmetic or its pictures.
     """
     asked = source.read_bytes()
     if (out / runs.CONFIG).is_file():
@@ -149,7 +150,9 @@ def _claim(out: Path, config: Config, source: Path, begun: Mapping[str, str], *,
         if (out / runs.FACTS).is_file():
             return True
         before = json.loads((out / runs.BEGUN).read_text(encoding="utf-8"))
-        if changed := [f"{name} {before[name]}, now {value}" for name, value in begun.items() if before[name] != value]:
+        # A run of an older version does not say all of it.
+        was = {name: before.get(name, "unknown") for name in begun}
+        if changed := [f"{name} {was[name]}, now {value}" for name, value in begun.items() if was[name] != value]:
             raise TrainingRefused(
                 f"{out} was begun with {'; '.join(changed)}: put that back, or begin anew in another --out"
             )

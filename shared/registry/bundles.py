@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from shared.bundle import CARD, REPORT, SEALED, Bundle, load_bundle
+from shared.bundle import CARD, LARGEST_REPORT, REPORT, SEALED, Bundle, load_bundle
 from shared.errors import BundleAltered, BundleMissing, ObjectMissing
 from shared.logs import logger
 from shared.storage import Storage
@@ -18,7 +18,6 @@ from shared.storage import Storage
 log = logger(__name__)
 
 FILES: Final = (CARD, *SEALED)
-LARGEST_REPORT: Final = 16 << 20
 _PIECE: Final = 8 << 20
 
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from shared.bundle import CARD
+from shared.errors import DataRefused
 from training.landing import refuse_foreign, replace_all, telling_of_the_disk
 from training.report import charts, words
 from training.report.document import Evaluation
@@ -78,8 +79,17 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def refuse_to_overwrite(folder: Path) -> None:
-    """Raises DataRefused where a report would take the place of a folder that holds something else."""
+def refuse_to_overwrite(folder: Path, bundle: Path) -> None:
+    """Raises DataRefused where a report would take the place of a folder that holds something else.
+
+    Nor may it lie in the bundle: what goes there is another page, without photographs of people, and nothing beside it.
+    """
+    if folder.resolve().is_relative_to(bundle.resolve()):
+        raise DataRefused(f"{folder} lies in the bundle {bundle}, which gets a report of its own: give another folder")
+    _refuse_foreign(folder)
+
+
+def _refuse_foreign(folder: Path) -> None:
     refuse_foreign(folder, (*IN_THE_BUNDLE, FIGURES))
 
 
@@ -107,8 +117,8 @@ def write(evaluation: Evaluation, folder: Path, bundle: Path) -> list[Path]:
     written = {name: text.encode() for name, text in content.items()}
     page = _rendered("report.html.jinja", for_the_bundle(evaluation), figures, escape=True)
     in_bundle = {name: written[name] for name in IN_THE_BUNDLE} | {"report.html": page.encode()}
-    for place in (folder, bundle / REPORT):
-        refuse_to_overwrite(place)
+    refuse_to_overwrite(folder, bundle)
+    _refuse_foreign(bundle / REPORT)
     with telling_of_the_disk(folder):
         replace_all({bundle / REPORT: in_bundle, folder: written}, {bundle / CARD: _card(document, bundle)})
     return [folder / name for name in content]

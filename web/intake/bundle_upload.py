@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, Final
 
 from flask import Request
 
-from shared.bundle import CALIBRATION, CARD, REPORT, Bundle, load_bundle
+from shared.bundle import CALIBRATION, CARD, LARGEST_REPORT, REPORT, Bundle, load_bundle
 from shared.errors import BundleError, Refused
 from shared.registry import records
-from shared.registry.bundles import FILES, LARGEST_REPORT
+from shared.registry.bundles import FILES
 from web.intake.body import Body
 from web.intake.envelope import Begin, Data, Envelope, Malformed
 from web.places import Place

@@ -9,7 +9,8 @@ import pytest
 from werkzeug.formparser import parse_form_data
 
 from cli.bundle_form import BundleForm
-from shared.bundle import CARD, SEALED, Bundle
+from shared.bundle import CARD, LARGEST_REPORT, REPORT, SEALED, Bundle
+from shared.errors import Refused
 
 CONTENTS = {name: name.encode() * 3000 + b"\r\n--not the boundary\r\n" for name in (CARD, *SEALED)}
 
@@ -54,3 +55,15 @@ def test_two_forms_never_share_a_boundary(bundle: Bundle) -> None:
     kinds = {BundleForm(bundle).headers["Content-Type"] for _ in range(50)}
     assert len(kinds) == 50
     assert json.dumps(sorted(kinds)).isascii()
+
+
+def test_a_report_that_no_service_takes_is_refused_before_anything_is_sent(bundle: Bundle) -> None:
+    report = bundle.file(REPORT)
+    report.parent.mkdir()
+    with report.open("wb") as file:
+        file.truncate(LARGEST_REPORT)
+    assert BundleForm(bundle).size == sum(map(len, CONTENTS.values())) + LARGEST_REPORT
+    with report.open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(Refused, match=r"report\.html has 16,777,217 bytes, and a report may have 16,777,216: nothing"):
+        BundleForm(bundle)

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.augmentation import batches
+from training.augmentation import PICTURES, batches
 from training.pictures import resized
 from training.synthetic import NEGATIVE, POSITIVE, patient, render
 
 ROWS = np.arange(8)
+# Of pictures number 1, at 8 pixels and seed (11, 4): which photo comes when, and two greens of each.
+ORDER = [4, 1, 5, 6, 2, 0, 3, 7]
+GREENS = [[157, 166], [181, 230], [175, 159], [107, 117], [180, 148], [169, 154], [141, 145], [102, 110]]
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +46,10 @@ def test_an_epoch_is_the_same_whenever_it_runs_and_no_other(photos: NDArray[np.u
     assert not np.array_equal(first, next_one)
     unchanged = photos[rows.argmax(axis=1)]
     assert (first != unchanged).any(axis=(1, 2, 3)).all(), "a photo was left as it is"
+
+
+def test_pictures_are_those_of_their_number(photos: NDArray[np.uint8]) -> None:
+    """A run that goes on must see what it began with: whoever changes pictures counts PICTURES on, and this."""
+    seen, rows = _epoch(photos, side=8, seed=(11, 4))
+    assert (PICTURES, rows.argmax(axis=1).tolist()) == ("1", ORDER)
+    assert np.abs(seen[:, 2::4, 3, 1].astype(int) - GREENS).max() <= 2, seen[:, 2::4, 3, 1].tolist()

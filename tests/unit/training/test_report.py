@@ -126,6 +126,15 @@ def test_a_report_never_takes_the_place_of_other_files(run: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.md"]
 
 
+@pytest.mark.parametrize("inside", ["bundle", "bundle/report", "bundle/report/mine", "report/../bundle/report"])
+def test_a_report_is_not_written_where_the_bundle_has_its_own(run: Path, inside: str) -> None:
+    before = sorted(path for path in run.rglob("*"))
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--out", str(run / inside)])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "lies in the bundle" in done.stderr
+    assert sorted(path for path in run.rglob("*")) == before
+
+
 def test_the_schema_refuses_a_figure_without_an_interval(document: dict[str, Any]) -> None:
     jsonschema.validate(document, SCHEMA)
     broken = json.loads(json.dumps(document))

@@ -19,7 +19,7 @@ from training.backbone import find_start
 from training.casting import Plan, photos
 from training.config import Network, read_config
 from training.landing import replace_file
-from training.runs import FACTS, FROZEN, HISTORY, MANIFEST, OPERATIONS, QUALITIES, kinds_of, load_run
+from training.runs import BEGUN, FACTS, FROZEN, HISTORY, MANIFEST, OPERATIONS, QUALITIES, kinds_of, load_run, save_json
 from training.training_run import _claim, train
 
 COMMAND = [sys.executable, "-m", "tests.unit.training.one_member"]
@@ -156,13 +156,16 @@ def test_facts_of_something_else_are_no_run(tmp_path: Path, facts: str) -> None:
         load_run(tmp_path)
 
 
-def test_a_run_goes_on_with_the_weights_and_arithmetic_it_was_begun_with_or_not_at_all(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_weights_arithmetic_and_pictures_it_was_begun_with_or_not_at_all(tmp_path: Path) -> None:
     source, out = tmp_path / "config.toml", tmp_path / "run"
     source.write_text(GOOD.replace("photos", str(tmp_path)), encoding="utf-8")
     (tmp_path / MANIFEST).write_text("rows")
-    begun = {"weights": "ab" * 32, "precision": "float32"}
+    begun = {"weights": "ab" * 32, "precision": "float32", "augmentation": "1"}
     assert _claim(out, read_config(source), source, begun, resume=False) is False
     assert _claim(out, read_config(source), source, begun, resume=True) is False
-    for changed in ({"weights": "cd" * 32}, {"precision": "mixed_bfloat16"}):
+    for changed in ({"weights": "cd" * 32}, {"precision": "mixed_bfloat16"}, {"augmentation": "2"}):
         with pytest.raises(TrainingRefused, match=f"now {next(iter(changed.values()))}"):
             _claim(out, read_config(source), source, begun | changed, resume=True)
+    save_json(out / BEGUN, {name: value for name, value in begun.items() if name != "augmentation"})
+    with pytest.raises(TrainingRefused, match="augmentation unknown, now 1"):
+        _claim(out, read_config(source), source, begun, resume=True)
