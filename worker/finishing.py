@@ -78,9 +78,7 @@ class Finisher:
         for work in works:
             for image_id, copy in work.copies.items():
                 key = copy_key(work.unit.job_id, image_id)
-                with self._storage.create(key, limit=len(copy)) as upload:
-                    upload.write(copy)
-                    upload.finish()
+                self._storage.put(key, copy)
                 keys.append(key)
         self._storage.settle(keys)
 

@@ -48,7 +48,7 @@ class FileStorage:
     def create(self, key: str, *, limit: int) -> Upload:
         path = self._below + checked_key(key)
         with _away():
-            return _FileUpload(key, limit, path, f"{self._below}{_PARTS}/{uuid4().hex}")
+            return _FileUpload(key, limit, path, self._new_part())
 
     def settle(self, keys: Sequence[str]) -> None:
         paths = [self._below + checked_key(key) for key in keys]
@@ -57,10 +57,19 @@ class FileStorage:
             self._sync(paths)
             self._sync(sorted(folders))
 
+    def put(self, key: str, data: bytes) -> None:
+        path, part = self._below + checked_key(key), self._new_part()
+        with _away():
+            try:
+                _write_all(part, data)
+                _into_place(part, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(part)
+                raise
+
     def write(self, key: str, data: bytes) -> None:
-        with self.create(key, limit=len(data)) as upload:
-            upload.write(data)
-            upload.finish()
+        self.put(key, data)
         self.settle([key])
 
     def read(self, key: str, *, limit: int) -> bytes:
@@ -128,6 +137,9 @@ class FileStorage:
             finally:
                 probe.unlink(missing_ok=True)
 
+    def _new_part(self) -> str:
+        return f"{self._below}{_PARTS}/{uuid4().hex}"
+
     def _down_to(self, folder: str) -> Iterator[str]:
         """Return the root and all folders on the way to this one, which is among them."""
         while folder:
@@ -161,8 +173,7 @@ class _FileUpload(Upload):
     def __init__(self, key: str, limit: int, path: str, part: str) -> None:
         super().__init__(key, limit)
         self._path, self._part = path, part
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        self._file = os.fdopen(fd, "wb", buffering=1 << 16)
+        self._file = os.fdopen(_new_file(part), "wb", buffering=1 << 16)
 
     def _keep(self, data: bytes) -> None:
         with _away():
@@ -171,14 +182,7 @@ class _FileUpload(Upload):
     def _commit(self) -> None:
         with _away():
             self._file.close()
-            while True:
-                try:
-                    os.rename(self._part, self._path)
-                except FileNotFoundError:
-                    os.stat(self._part)  # still there: it is the first of its folder, or a delete has pruned that
-                    Path(self._path).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-                else:
-                    return
+            _into_place(self._part, self._path)
 
     def _discard(self) -> None:
         with suppress(OSError):
@@ -195,6 +199,31 @@ def _away() -> Iterator[None]:
     except OSError as error:
         why = _WHY.get(error.errno or 0, f"The photo storage fails: {error.strerror or type(error).__name__}.")
         raise StorageAway(why) from error
+
+
+def _new_file(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+
+def _write_all(path: str, data: bytes) -> None:
+    fd = _new_file(path)
+    try:
+        left = memoryview(data)
+        while left:  # a disk that fills up takes a part first
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def _into_place(part: str, path: str) -> None:
+    while True:
+        try:
+            os.rename(part, path)
+        except FileNotFoundError:
+            os.stat(part)  # still there: it is the first of its folder, or a delete has pruned that
+            Path(path).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        else:
+            return
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -126,6 +126,9 @@ class Storage(Protocol):
         ``StorageAway`` if one of them is not there.
         """
 
+    def put(self, key: str, data: bytes) -> None:
+        """Store ``data`` under ``key`` without hashing it; durable after ``settle``, like a finished upload."""
+
     def write(self, key: str, data: bytes) -> None:
         """Store ``data`` under ``key``, durable on return."""
 

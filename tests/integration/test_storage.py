@@ -1,5 +1,6 @@
 """The contract of ``shared.storage``, held against a folder and against an S3 server."""
 
+import errno
 import hashlib
 import os
 import socket
@@ -115,6 +116,35 @@ def test_an_upload_that_is_left_without_finish_leaves_nothing(storage: Storage) 
     with pytest.raises(ValueError, match="ended"):
         aborted.write(b"more")
     assert list(storage.list("")) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_what_is_put_in_one_piece_is_read_back_also_in_place_of_another(storage: Storage, size: int) -> None:
+    key, data = "copies/job/image", os.urandom(size)
+    for stored in (b"another", data):
+        storage.put(key, stored)
+        storage.settle([key])
+    assert storage.read(key, limit=size) == data
+    assert [item.key for item in storage.list("")] == [key]
+    storage.delete([key])
+    storage.put(key, data)  # its folder is gone
+    storage.settle([key])
+    assert storage.read(key, limit=size) == data
+
+
+def test_what_cannot_be_put_whole_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(_settings(tmp_path.as_uri()))
+    written = os.write
+
+    def disk(fd: int, data: bytes) -> int:
+        if len(data) < 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(fd, data[:600])
+
+    monkeypatch.setattr(os, "write", disk)
+    with pytest.raises(StorageAway, match="The disk of the photo storage is full"):
+        storage.put("copies/job/image", bytes(1500))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_an_object_can_be_replaced(storage: Storage) -> None:

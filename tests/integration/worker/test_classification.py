@@ -18,7 +18,7 @@ from shared import history
 from shared.database import Database
 from shared.errors import StorageAway
 from shared.ledger.sweep import sweep
-from shared.storage import Storage, Upload
+from shared.storage import Storage
 from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Submit, Worker, photo
@@ -143,10 +143,10 @@ class Away:
             raise StorageAway("the photo storage is out of reach")
         return self._storage.read(key, limit=limit)
 
-    def create(self, key: str, *, limit: int) -> Upload:
+    def put(self, key: str, data: bytes) -> None:
         if self.refuses_copies:
             raise StorageAway("the photo storage is full")
-        return self._storage.create(key, limit=limit)
+        self._storage.put(key, data)
 
     def settle(self, keys: Sequence[str]) -> None:
         self._storage.settle(keys)
