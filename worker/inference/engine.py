@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,11 @@ class Engine(Protocol):
     @property
     def measured(self) -> Mapping[str, object]:
         """What was measured on the device when the engine was built, for the parity record; empty on a CPU."""
+        ...
+
+    @property
+    def first_met(self) -> Sequence[int]:
+        """Sizes of batch that the parity check puts in besides the whole reference: each is compiled apart."""
         ...
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:

@@ -53,6 +53,8 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    # Alone, and in parts of one: whoever first meets a size takes memory for it, and these two would be met late.
+    first_met = (1, 2)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - TensorFlow is imported by whoever loads this engine and by no one else
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class TensorFlowEngine:
     """
 
     name = "tensorflow"
+    first_met: Sequence[int] = ()  # seconds for each further shape
 
     def __init__(self, weights: Weights, *, precision: str, threads: int) -> None:
         tf = _tensorflow()

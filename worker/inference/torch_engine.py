@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - PyTorch is imported by whoever loads this engine and by no one else
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    first_met: Sequence[int] = ()
 
     def __init__(self, weights: Weights, *, precision: str, threads: int) -> None:
         keras, torch = _libraries()

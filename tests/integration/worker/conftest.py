@@ -39,6 +39,7 @@ class Remembering:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.precision, self.measured = engine.name, engine.precision, engine.measured
+        self.first_met = engine.first_met
         self._engine = engine
         self._found: dict[bytes, tuple[NDArray[np.float32], ...]] = {}
 

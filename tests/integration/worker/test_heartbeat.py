@@ -39,6 +39,7 @@ class Drifted:
     def __init__(self, engine: Engine, by: float) -> None:
         self._engine, self._by = engine, by
         self.name, self.precision, self.measured = engine.name, engine.precision, engine.measured
+        self.first_met = engine.first_met
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
         found = self._engine.infer(batch)

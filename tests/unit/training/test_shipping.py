@@ -21,7 +21,9 @@ class Elsewhere:
     """An engine to which every picture looks like no photo of the run."""
 
     name, precision = "elsewhere", "f32"
-    measured: Mapping[str, object] = {}  # as the protocol has it
+    # As the protocol has it.
+    measured: Mapping[str, object] = {}
+    first_met = ()
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:
         features = 1.5 * np.abs(np.random.default_rng(len(batch)).normal(size=(len(batch), 2048)))
