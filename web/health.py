@@ -3,11 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 from flask import Blueprint, Response, current_app
 from pydantic import Field
 
@@ -17,12 +15,12 @@ from shared.logs import logger
 from shared.registry import records, serving
 from shared.tables import WorkerNode
 from web.openapi import Answer, operation
+from web.schema import known_revision
 from web.services import Services, services
 from web.wire import Shape, respond
 
 health = Blueprint("health", __name__)
 
-_MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 _FRESH_SECONDS: Final = 1.0
 _TAG: Final = "health"
 
@@ -180,7 +178,7 @@ def _default(here: Services) -> BundlePart:
 
 
 def _schema(here: Services) -> MigrationsPart:
-    program = ScriptDirectory(str(_MIGRATIONS)).get_current_head() if _MIGRATIONS.is_dir() else None
+    program = known_revision()
     try:
         with here.database.transaction() as session:
             present = session.scalar(sa.text("SELECT version_num FROM alembic_version"))

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from shared import ids
 from shared.errors import ObjectMissing
-from shared.heatmap import heatmap_png
 from shared.storage.keys import copy_key
 from shared.views import ResultView
 from web.asking import Strict
@@ -42,6 +41,8 @@ def heatmap_of(view: ResultView, query: HeatmapQuery) -> Response:
     evidence = (view.answer or {}).get("evidence")
     if not evidence:
         raise Problem(NOT_YET, "There is no evidence to draw for this photo.")
+    from shared.heatmap import heatmap_png  # noqa: PLC0415 - NumPy and Pillow, which a web process needs for this alone
+
     name = f"{ids.text('image', view.image_id)}-heatmap.png"
     return _picture(heatmap_png(evidence, query.width, query.height), "image/png", name)
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
-FORBIDDEN = ("worker", "tensorflow", "keras", "openvino", "celery.worker", "boto3", "pyarrow")
+FORBIDDEN = (
+    "worker", "tensorflow", "keras", "openvino", "celery.worker", "boto3", "pyarrow", "numpy", "PIL", "alembic",
+)  # fmt: skip
 
 
 def test_a_web_process_loads_neither_worker_nor_network() -> None:
