@@ -209,31 +209,29 @@ class Decoder:
             raise ChildEnded from None
 
     def _receive(self, allowance: Allowance) -> tuple[dict[str, Any], bytes]:
-        head_size, body_size = LENGTHS.unpack(self._read(LENGTHS.size, allowance))
+        said = self._read(b"", LENGTHS.size, allowance)
+        head_size, body_size = LENGTHS.unpack_from(said)
         if head_size > MAX_HEAD or not self._outbox:
             raise ChildDied
+        said = self._read(said, LENGTHS.size + head_size, allowance)
         try:
-            head = json.loads(self._read(head_size, allowance))
+            head = json.loads(said[LENGTHS.size :])  # whatever came behind it is no JSON
+            if not isinstance(head, dict):
+                raise ChildDied
+            return head, self._outbox.take(body_size)
         except (ValueError, RecursionError):
             raise ChildDied from None
-        if not isinstance(head, dict):
-            raise ChildDied
-        try:
-            return head, self._outbox.take(body_size)
-        except ValueError:
-            raise ChildDied from None
 
-    def _read(self, size: int, allowance: Allowance) -> bytes:
-        data = bytearray(size)
-        left = memoryview(data)
-        while left:
+    def _read(self, said: bytes, size: int, allowance: Allowance) -> bytes:
+        """What the child has said so far and, until that is ``size`` bytes, says now: nearly always all at once."""
+        while len(said) < size:
             allowance.wait_for(self._stdout)
             with suppress(BlockingIOError):
-                count = os.readv(self._stdout, [left])
-                if not count:
+                more = os.read(self._stdout, MAX_HEAD)
+                if not more:
                     raise ChildEnded
-                left = left[count:]
-        return bytes(data)
+                said += more
+        return said
 
 
 def _outcome(head: dict[str, Any], body: bytes) -> Decoded | Rejected:

@@ -312,6 +312,7 @@ picture = bytes(224 * 224 * 3) + bytes([255, 216])
         "head = json.dumps(good).encode(); os.write(1, struct.pack('!II', len(head), len(picture)) + head)",
         "os.write(1, struct.pack('!II', 4, 0) + b'\\xff{}}')",
         "os.write(1, struct.pack('!II', 60_000, 0) + b'[' * 60_000)",
+        "os.write(1, struct.pack('!II', 2, 0) + b'{}{}')",
         "say([])",
         "say({})",
         "say({'reason': 'because', 'detail': ''})",
@@ -340,6 +341,19 @@ def test_a_child_that_tells_the_truth_is_believed(monkeypatch: pytest.MonkeyPatc
     one.close()
     assert isinstance(answer, Decoded)
     assert answer.copy == b"\xff\xd8"
+
+
+def test_an_answer_that_comes_in_pieces_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slowly = (
+        "write = os.write\n"
+        "def os_write(to, data):\n"
+        "    for n in range(0, len(data), 50): write(to, data[n : n + 50]); time.sleep(0.02)\n"
+        "os.write = os_write"
+    )
+    one = _child_that(monkeypatch, tmp_path, f"{slowly}\n{_READY}\nsay(good, picture)\ntime.sleep(600)")
+    answer = one.decode(GOOD)
+    one.close()
+    assert isinstance(answer, Decoded)
 
 
 def test_a_child_that_waits_is_not_charged_and_one_that_works_without_end_is_given_up(
