@@ -145,8 +145,10 @@ def test_what_this_machine_compiled_and_checked_is_used_again_and_what_another_d
     (folder / RECORD).write_text(json.dumps({**record, "machine": "0123456789ab", "max_difference": 0.0}))
     for blob in folder.glob("*.blob"):
         blob.write_bytes(b"code for another processor")
+    (folder / "more of it").touch()
     again = Classifier.load(bundle, engine="openvino", precision="f32", cache=compiled)
     assert json.loads((folder / RECORD).read_text(encoding="utf-8")) == record
+    assert not (folder / "more of it").exists()
     assert all(blob.stat().st_size > 1024 for blob in folder.glob("*.blob"))
     assert np.isfinite(again.engine.infer(load_reference(bundle).photos[:1]).logits).all()
 
