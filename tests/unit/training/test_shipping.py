@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from training.runs import TEST, TRAIN, VALIDATION, Member
@@ -37,7 +38,8 @@ def other_photos(role: int) -> NDArray[np.float32]:
     return changed
 
 
-def test_the_gate_is_chosen_on_validation_photos_alone_and_says_so() -> None:
+def test_the_gate_is_chosen_on_validation_photos_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.shipping.PROBES", 2)  # twelve of each family take a second to draw
     member = Member(0, 7, np.zeros((240, 2), dtype=np.float32), FEATURES, ROLES)
     chosen = choose_gate(member, KINDS, Elsewhere())
     assert "validation" in chosen["chosen_on"]
