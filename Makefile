@@ -42,6 +42,8 @@ test: .venv/.dev ## Build the environment, then check: what CI runs
 .PHONY: check
 # Many Python processes start here: with bytecode turned off each would compile all that it imports.
 check: export PYTHONDONTWRITEBYTECODE :=
+# Four processes of tests share the cores: threads of numpy's that wait for one another wait busily, at twice the cost.
+check: export OPENBLAS_NUM_THREADS := 1
 check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
