@@ -28,6 +28,8 @@ from shared.webhooks import BY_NAME, check_kinds
 OVERLAP: Final = timedelta(hours=24)
 # What is older is not sent again.
 REACH: Final = timedelta(days=28)
+# Sent again by one request, the oldest first; whoever asks again gets the next ones.
+AT_ONCE: Final = 10_000
 
 
 class EndpointsFull(Conflict):
@@ -190,7 +192,7 @@ def redeliver(session: Session, delivery_id: UUID) -> DeliveryView:
 
 
 def recover(session: Session, endpoint_id: UUID, since: datetime, *, preview: bool) -> int:
-    """Send again what was given up since then, 28 days back at most; with ``preview`` only count it."""
+    """Send again what was given up since then, 28 days back at most, the oldest ``AT_ONCE``; or only count it."""
     get(session, endpoint_id)
     lost = [
         Delivery.endpoint_id == endpoint_id,
@@ -201,11 +203,13 @@ def recover(session: Session, endpoint_id: UUID, since: datetime, *, preview: bo
     if preview:
         return session.scalar(sa.select(sa.func.count()).select_from(Delivery).where(*lost)) or 0
     _hold(session, endpoint_id)
-    return _again(session, lost)
+    return _again(session, lost, AT_ONCE)
 
 
 def replay(session: Session, endpoint_id: UUID, since: datetime, *, preview: bool) -> int:
-    """Owe the endpoint the events since then that it was never owed, 28 days back at most; or only count them.
+    """Owe the endpoint the oldest ``AT_ONCE`` of the events since then that it was never owed; or only count them all.
+
+    It reaches 28 days back at most.
 
     They are events from before the endpoint was made or of kinds it did not want then. They come without a
     ``previous_id``: they stand outside the endpoint's chain.
@@ -223,7 +227,7 @@ def replay(session: Session, endpoint_id: UUID, since: datetime, *, preview: boo
     if preview:
         return session.scalar(sa.select(sa.func.count()).select_from(Event).where(*missed)) or 0
     _hold(session, endpoint_id)
-    numbers = session.scalars(sa.select(Event.seq).where(*missed).order_by(Event.seq)).all()
+    numbers = session.scalars(sa.select(Event.seq).where(*missed).order_by(Event.seq).limit(AT_ONCE)).all()
     rows = [
         {"id": new_id(), "tenant_id": endpoint.tenant_id, "endpoint_id": endpoint_id, "event_seq": number}
         for number in numbers
@@ -267,7 +271,7 @@ def _unpause(session: Session, endpoint_id: UUID) -> None:
     session.execute(sa.update(Endpoint).where(Endpoint.id == endpoint_id).values(open_until=None))
 
 
-def _again(session: Session, wanted: Sequence[sa.ColumnElement[bool]]) -> int:
+def _again(session: Session, wanted: Sequence[sa.ColumnElement[bool]], most: int = 1) -> int:
     values = {
         "state": "waiting",
         "attempt": 0,
@@ -276,8 +280,8 @@ def _again(session: Session, wanted: Sequence[sa.ColumnElement[bool]]) -> int:
         "lease_until": None,
         "finished_at": None,
     }
-    # In order of id, as everywhere: two orders would be a deadlock.
-    held = sa.select(Delivery.id).where(*wanted).order_by(Delivery.id).with_for_update().cte("held")
+    # In order of id, as everywhere: two orders would be a deadlock. Ids rise with time.
+    held = sa.select(Delivery.id).where(*wanted).order_by(Delivery.id).limit(most).with_for_update().cte("held")
     statement = sa.update(Delivery).where(Delivery.id == held.c.id).values(**values).returning(Delivery.id)
     return len(session.scalars(statement).all())
 

@@ -174,7 +174,9 @@ class DeliveryList(Shape):
 class CountBody(Shape):
     """How many there are."""
 
-    count: int
+    count: int = Field(
+        description="Of those sent, 10,000 a request and the oldest first: ask again until it is 0; of a preview all"
+    )
     preview: bool = Field(description="They were only counted")
 
 

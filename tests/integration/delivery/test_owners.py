@@ -16,7 +16,7 @@ from shared.errors import Conflict, NotFound
 from shared.tables import Delivery
 from tests.conftest import make_tenant
 from tests.integration.delivery.clinic import Clinic, claim, settle
-from tests.integration.ledger.factories import wait_for_waiters
+from tests.integration.ledger.factories import change, rows, wait_for_waiters
 from worker.endpoint_health import Verdict
 
 
@@ -130,3 +130,30 @@ def test_who_asks_to_send_to_an_endpoint_that_is_deleted_meanwhile_hears_that_th
             wait_for_waiters(owner_db)
         with pytest.raises(NotFound):
             asking.result()
+
+
+def test_one_request_sends_so_many_again_and_the_next_one_the_next(
+    clinic: Clinic, owner_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "AT_ONCE", 3)
+    clinic.happens(times=8)
+    endpoint_id, _ = clinic.endpoint("https://clinic.example/", ("job.started",))
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def asked(send: Callable[..., int]) -> list[int]:
+        counts: list[int] = []
+        while not counts or counts[-1]:
+            with clinic.db.transaction(clinic.tenant) as session:
+                counts += [send(session, endpoint_id, since, preview=preview) for preview in (True, False)]
+        return counts
+
+    assert asked(endpoints.replay) == [8, 3, 5, 3, 2, 2, 0, 0]
+    change(owner_db, "UPDATE delivery SET state = 'dead', finished_at = now()")
+    with clinic.db.transaction(clinic.tenant) as session:
+        assert endpoints.recover(session, endpoint_id, since, preview=False) == 3
+    assert [row[0] for row in rows(owner_db, "SELECT event_seq FROM delivery WHERE state = 'waiting' ORDER BY 1")] == [
+        1,
+        2,
+        3,
+    ]
+    assert asked(endpoints.recover) == [5, 3, 2, 2, 0, 0]
