@@ -23,6 +23,8 @@ from tests.chaos.victims import census
 
 #: More than a unit.
 PHOTOS = SAMPLES * 3
+#: What costs the network nothing.
+DAMAGED = SAMPLES[0]
 #: Points that only an archive or a list of addresses passes.
 EXPANDING = {"worker.receiving", "worker.appended"}
 
@@ -198,7 +200,8 @@ def test_a_worker_killed_while_it_expands_an_archive(service: Service, reference
 
 def test_a_worker_drained_at_full_load_gives_back_what_it_holds(service: Service, reference: Reference) -> None:
     """Two workers share the job; the one that is asked to stop leaves no crash, no lease and no second answer."""
-    many = SAMPLES * (1 + 8 * 32 // len(SAMPLES))  # so many units that none takes all before the other has looked
+    # So many units that none takes all before the other has looked; a third of their photos take the network's time.
+    many = [*SAMPLES, *[DAMAGED] * 30] * (1 + 8 * 32 // (len(SAMPLES) + 30))
     job = service.submit(many)
     until(lambda: len(holders(service, job)) == 2, "both workers have a share")
     pid = service.pid("worker")
