@@ -113,10 +113,15 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
 
 
 def _tell(database: Database) -> None:
+    """Tell of photos for a while; what cannot be told now must not keep the round from waking workers."""
     end, told = time.monotonic() + _TELLING_SECONDS, 1
     while told and time.monotonic() < end:
-        with database.transaction() as session:
-            told = image_events.tell_more(session)
+        try:
+            with database.transaction() as session:
+                told = image_events.tell_more(session)
+        except (Unavailable, DBAPIError) as error:
+            log.error("photos_not_told", error=type(error).__name__)
+            return
 
 
 def _end(database: Database, job: UUID, end: Callable[[Session, UUID], None]) -> bool:

@@ -532,6 +532,22 @@ def test_a_piece_that_fails_is_told_again_from_its_beginning(
     assert kinds(owner_db, job).count("job.cancelled") == 1
 
 
+def test_what_cannot_be_told_now_holds_up_no_sweep_and_is_told_later(
+    few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    job = _many_ended("cancelled", app_db, worker_db, tenant)
+    submit_job(app_db, make_tenant(owner_db, "second"), 1)
+    last = rows(owner_db, "SELECT last FROM event_counter WHERE tenant_id = :tenant", tenant=tenant)[0].last
+    change(owner_db, "UPDATE event_counter SET last = 0 WHERE tenant_id = :tenant", tenant=tenant)
+    found = sweep(worker_db)
+    assert found is not None
+    assert found.ready == {"interactive": 1}
+    change(owner_db, "UPDATE event_counter SET last = :last WHERE tenant_id = :tenant", tenant=tenant, last=last)
+    sweep(worker_db)
+    assert kinds(owner_db, job)[-1] == "job.cancelled"
+
+
 @pytest.mark.parametrize("many", [10, 11])
 def test_where_nobody_names_it_or_photos_are_few_the_end_is_told_at_once(
     many: int, few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
