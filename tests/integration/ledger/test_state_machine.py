@@ -50,6 +50,8 @@ picks = st.integers(0, 1000)
 sizes = st.one_of(st.just(1), st.integers(1, 4), st.integers(1, 40))
 #: The photos of a unit to put off, as bits: mostly none.
 masks = st.one_of(st.just(0), st.sampled_from([1, 2, 0b101]), st.integers(0, 2**32 - 1))
+#: Rows are few: quicker than TRUNCATE, and in one message to the server.
+EMPTYING = sa.text("; ".join(f'DELETE FROM "{table.name}"' for table in reversed(Base.metadata.sorted_tables)))
 verdicts = st.sampled_from(["classified", "abstained", "rejected", "failed"])
 
 
@@ -67,8 +69,7 @@ class Ledger(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with self.owner.transaction() as session:
-            for table in reversed(Base.metadata.sorted_tables):  # rows are few: quicker than TRUNCATE
-                session.execute(sa.delete(table))
+            session.execute(EMPTYING)
         self.tenants = [make_tenant(self.owner, name) for name in ("north", "south")]
         self.jobs: list[NewJob] = []
         self.past_deadline: set[UUID] = set()
