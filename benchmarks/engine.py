@@ -16,14 +16,20 @@ from benchmarks.machine import cores
 from benchmarks.report import Row, versus
 from benchmarks.roof import NoRoof, Roof
 from shared.bundle import load_bundle
-from worker.inference.openvino_engine import OpenVinoEngine, bf16_here
+from shared.errors import PoxVisioError
+from worker.inference.openvino_engine import OpenVinoEngine, bf16_here, int8_here
+from worker.inference.openvino_int8 import ranges_of
 from worker.inference.tensorflow_engine import TensorFlowEngine, load_by_name
 from worker.inference.weights import MEANS, load_reference, load_weights
 
 BUNDLE = ROOT / "models" / "demo"
+# The same network, quantised: `poxvisio models quantise` makes it, a minute or two, with photos that are not kept here.
+QUANTISED = ROOT / "build" / "int8"
 BATCH = 16
 # Multiply-accumulates of one photo, 10^9; those with the padding's zeros, which a network need not do, are 3.856.
 GMAC = 3.697
+
+_INT8_LEAST = 4
 
 Infer = Callable[[NDArray[np.uint8]], object]
 
@@ -32,13 +38,16 @@ class Contender:
     """One engine in a process of its own; each question is seconds of work in batches of 16."""
 
     def __init__(self, engine: str, precision: str, threads: int, batch: int = BATCH) -> None:
-        bundle = load_bundle(BUNDLE)
+        bundle = load_bundle(QUANTISED if precision == "int8" else BUNDLE)
         seen = load_reference(bundle).photos
         self._batch = np.concatenate([seen, seen[:, :, ::-1]] * batch)[:batch]
         weights = load_weights(bundle)
         if engine == "openvino":
+            ranges = ranges_of(bundle) if precision == "int8" else None
             with tempfile.TemporaryDirectory() as cache:
-                ours = OpenVinoEngine(weights, seen=seen, precision=precision, threads=threads, cache=Path(cache))
+                ours = OpenVinoEngine(
+                    weights, seen=seen, precision=precision, threads=threads, cache=Path(cache), ranges=ranges
+                )
             self._infer: Infer = ours.infer
         elif engine == "tensorflow":
             self._infer = TensorFlowEngine(weights, precision=precision, threads=threads).infer
@@ -86,9 +95,8 @@ def run(*, quick: bool) -> Iterator[Row]:
 
 
 def _run(threads: int, batch: int, rounds: int, seconds: float) -> Iterator[Row]:
-    asked = [("keras", "f32"), ("openvino", "f32"), ("tensorflow", "f32")]
-    if bf16_here():
-        asked[1:1] = [("openvino", "bf16")]
+    absent = why_no_int8()
+    asked = _asked(int8=not absent)
     with tempfile.TemporaryDirectory() as folder:
         try:
             roof, why = Roof(Path(folder)), ""
@@ -115,6 +123,30 @@ def _run(threads: int, batch: int, rounds: int, seconds: float) -> Iterator[Row]
             for part in parts.values():
                 part.close()
     yield from _rows(threads, batch, took, roofs, why)
+    if absent:
+        what = f"openvino int8, {_with(threads)}"
+        yield Row(what, None, "photos/CPU-s", f"Keras predict, batch {batch}", at_least=_INT8_LEAST, note=absent)
+
+
+def _asked(*, int8: bool) -> list[tuple[str, str]]:
+    halves = [("openvino", "bf16")] if bf16_here() else []
+    rounded = [("openvino", "int8")] if int8 else []
+    return [("keras", "f32"), *rounded, *halves, ("openvino", "f32"), ("tensorflow", "f32")]
+
+
+def why_no_int8() -> str:
+    """Return why int8 cannot be measured here, or nothing."""
+    if not int8_here():
+        return "this processor has no instructions for int8"
+    try:
+        ranges_of(load_bundle(QUANTISED))
+    except PoxVisioError as error:
+        return f"there is no quantised bundle in build/int8, which `poxvisio models quantise` makes ({error})"
+    return ""
+
+
+def _with(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _rows(
@@ -122,13 +154,12 @@ def _rows(
 ) -> Iterator[Row]:
     rates = {name: statistics.median(one.value / one.cpu for one in found) for name, found in took.items()}
     walls = {name: statistics.median(one.value / one.wall for one in found) for name, found in took.items()}
-    with_threads = "1 thread" if threads == 1 else f"{threads} threads"
     keras = rates["keras", "f32"]
     for (engine, precision), rate in rates.items():
         if engine == "keras":
             continue
-        what = f"{engine} {precision}, {with_threads}"
-        least, share = (2.4, 0.9) if (engine, precision) == ("openvino", "bf16") else (None, None)
+        what = f"{engine} {precision}, {_with(threads)}"
+        least, share = {"bf16": (2.4, 0.9), "int8": (_INT8_LEAST, None)}.get(precision, (None, None))
         note = f"{walls[engine, precision]:.1f} photos/s by the clock, Keras {walls['keras', 'f32']:.1f}"
         yield versus(what, rate, "photos/CPU-s", f"Keras predict, batch {batch}", keras, at_least=least, note=note)
         what = f"{what}, share of the roof"

@@ -32,7 +32,14 @@ from training.publish import write_card
 from training.served import run
 from worker.inference.answers import probabilities_of
 from worker.inference.openvino_engine import OpenVinoEngine
-from worker.inference.openvino_int8 import LEVELS, counted_resnet50, heads_of, is_close
+from worker.inference.openvino_int8 import (
+    LEVELS,
+    counted_resnet50,
+    exact_convolutions,
+    heads_of,
+    is_close,
+    resnet50_int8,
+)
 from worker.inference.parity import AGREEMENT, BOUNDS
 from worker.inference.weights import Weights, load_reference, load_weights
 
@@ -138,14 +145,14 @@ def _fit(
 ) -> _Fit:  # fmt: skip
     """The coarsest that is close to ``exact``, logits [n, classes], on photos [n, 224, 224, 3]; else the finest."""
     counted = convolutions_of(counted_resnet50(weights))
-    for exact_convolutions in BEGINS:
-        ranges = from_convolution(counted, found, exact_convolutions)
+    for first in BEGINS:
+        ranges = from_convolution(counted, found, first)
         engine = _engine(bundle, weights, cache, ranges)
         logits, features = _said(engine, pixels)
         calibration = _calibration(bundle, logits, kinds, features)
         if is_close(_record(exact, logits, calibration["temperature"]), _MARGIN):
             break
-    return _Fit(engine, ranges, exact_convolutions, calibration)
+    return _Fit(engine, ranges, exact_convolutions(resnet50_int8(weights, ranges)), calibration)
 
 
 def convolutions_of(counted: Any) -> list[int]:
@@ -158,11 +165,11 @@ def convolutions_of(counted: Any) -> list[int]:
 
 
 def from_convolution(
-    convolutions: Sequence[int], ranges: Mapping[str, list[float]], exact: int
+    convolutions: Sequence[int], ranges: Mapping[str, list[float]], first: int
 ) -> dict[str, list[float]]:
-    """The ranges without those of the network's first `exact` convolutions."""
-    first = convolutions[exact] if exact else 0
-    return {place: ends for place, ends in ranges.items() if _number(place) >= first}
+    """The ranges from this convolution on; with 0 all of them."""
+    begin = convolutions[first] if first else 0
+    return {place: ends for place, ends in ranges.items() if _number(place) >= begin}
 
 
 def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[float]]:
@@ -197,6 +204,7 @@ def find_ranges(weights: Weights, photos: NDArray[np.uint8]) -> dict[str, list[f
 
 def _ranges(model: Any) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
+    first = f"op{convolutions_of(model)[0]}"
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "FakeQuantize" or _is_constant(operation.input_value(0).get_node()):
             continue
@@ -204,7 +212,11 @@ def _ranges(model: Any) -> dict[str, list[float]]:
         if low.size != 1 or high.size != 1 or operation.get_attributes()["levels"] != LEVELS:
             raise NotAdmitted("NNCF rounds a plane by channel, which the engine does not")
         for target in operation.output(0).get_target_inputs():
-            found[f"{target.get_node().get_friendly_name()}/{target.get_index()}"] = [float(low[0]), float(high[0])]
+            node = target.get_node()
+            # A block's own sum is handed on unrounded at no cost, and the engine rounds the photo by itself.
+            if (node.get_type_name() == "Add" and target.get_index()) or node.get_friendly_name() == first:
+                continue
+            found[f"{node.get_friendly_name()}/{target.get_index()}"] = [float(low[0]), float(high[0])]
     return dict(sorted(found.items()))
 
 

@@ -46,10 +46,10 @@ class Classifier:
 
         engine "auto": TensorFlow where it sees a GPU, else PyTorch where it sees one, else OpenVINO. precision "auto":
         the first half precision that the device is faster in and the bundle was proved in; else, with OpenVINO, int8
-        where the bundle was quantised; else f32. An admitted int8 keeps much exact, so that bf16 is faster where the
-        processor has it (``poxvisio models bench``). threads 0: one per core. Compiled code and the parity record go to
-        a folder of their own inside `cache`. Raises ParityFailed, BundleAltered; EngineRefused where the engine cannot
-        be built here; ValueError for an unknown name.
+        where the bundle was quantised; else f32. An admitted int8 is faster than bf16 too, but moves probabilities by
+        more, so where the processor has bf16 it is asked for by name. threads 0: one per core. Compiled code and the
+        parity record go to a folder of their own inside `cache`. Raises ParityFailed, BundleAltered; EngineRefused
+        where the engine cannot be built here; ValueError for an unknown name.
         """
         if engine not in ENGINES or precision not in PRECISIONS:
             raise ValueError(f"engine is one of {', '.join(ENGINES)} and precision one of {', '.join(PRECISIONS)}")

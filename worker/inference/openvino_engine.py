@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shared.errors import EngineRefused
 from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
-from worker.inference.openvino_int8 import Ranges, resnet50_int8
+from worker.inference.openvino_int8 import Ranges, resnet50_int8, with_means_around
 from worker.inference.weights import Weights
 
 # Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU. Each further size
@@ -94,8 +94,8 @@ class OpenVinoEngine:
             planes = compiled(first_planes(weights), "f32")([seen])[0]
             model = resnet50_for_bf16(weights, usual_of(planes))
         count = threads or _cores()
-        # What is not rounded to int8 is computed in float32.
-        rest = "f32" if precision == "int8" else precision
+        # What is not rounded to int8 is computed in bfloat16 where the processor has it, which is as close.
+        rest = ("bf16" if bf16_here() else "f32") if precision == "int8" else precision
         streams = compiled(model, rest, count)
         self._streams = count
         # Requests at rest: whoever has a part to compute takes one, so that calls may overlap and no thread waits.
@@ -141,8 +141,8 @@ class OpenVinoEngine:
                 self._collect(running, parts)
 
     def _begin(self, request: Any, part: NDArray[np.uint8]) -> None:
-        read = with_plane_of_ones(part) if self.precision == "bf16" else np.ascontiguousarray(part)
-        request.set_input_tensor(ov.Tensor(read))
+        read = {"bf16": with_plane_of_ones, "int8": with_means_around}.get(self.precision, np.ascontiguousarray)
+        request.set_input_tensor(ov.Tensor(read(part)))
         request.start_async()
 
     def _collect(self, running: deque[Any], parts: list[list[NDArray[np.float32]]]) -> None:

@@ -106,6 +106,9 @@ def test_a_record_that_proves_too_little_is_refused(
         ({"op1/0": [1.0, 0.0]}, BundleAltered),
         ({"op1/0": [0.0, float("nan")]}, BundleAltered),
         ({"op999999/0": [0.0, 1.0]}, EngineRefused),
+        # A block's own sum and the photo, as earlier records had them.
+        ({"op46/1": [-1.0, 1.0]}, EngineRefused),
+        ({"op7/0": [-110.0, 152.0]}, EngineRefused),
         ({place: [0.0, 0.01] for place in FOUND}, ParityFailed),
     ],
 )
