@@ -52,12 +52,13 @@ def main(arguments: list[str]) -> None:
     confinement = confine(memory=limits.memory, parent=int(arguments[1]))
     _try_codecs()  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
     write_frame(answers, {"ready": True, "confinement": confinement})
+    files = memoryview(inbox)
     while (size := read_request(requests)) is not None:
-        head, parts = answer(inbox[:size], limits)
+        head, parts = answer(files[:size], limits)
         write_frame(answers, head, outbox.put(parts))
 
 
-def answer(data: bytes, limits: Limits) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     """What becomes of one file: a head, and for a good photo its pixels and its working copy."""
     started = time.monotonic()
     try:

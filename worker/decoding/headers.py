@@ -51,12 +51,19 @@ class Header:
     """A PNG without everything its pixels do not need."""
 
 
-def read_header(data: bytes, *, max_pixels: int) -> Header:
+def is_jpeg(data: bytes | memoryview) -> bool:
+    """Whether the file begins as a JPEG does (ITU-T T.81, B.1.1.3)."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def read_header(data: bytes | memoryview, *, max_pixels: int) -> Header:
     """Walk the container. Raises ``Unusable`` for whatever should not reach a codec."""
     if not data:
         raise Unusable("empty")
-    if data.startswith(b"\xff\xd8\xff"):
+    if is_jpeg(data):
         header = _walk_jpeg(data)
+    elif isinstance(data, memoryview):
+        return read_header(bytes(data), max_pixels=max_pixels)
     elif data.startswith(_PNG):
         header = _walk_png(data, max_pixels)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -83,7 +90,7 @@ def check_size(width: int, height: int, max_pixels: int, kind: str = "a photo") 
         raise Unusable("too_many_pixels", f"The picture has {width} x {height} pixels; {limits}.")
 
 
-def _walk_jpeg(data: bytes) -> Header:
+def _walk_jpeg(data: bytes | memoryview) -> Header:
     """Follow the segments up to the first scan (ITU-T T.81, B.1.1)."""
     pos, segments, metadata, frame, exif, kind = 2, 0, 0, None, b"", "JPEG"
     for _ in range(_MAX_CHUNKS):
@@ -97,7 +104,7 @@ def _walk_jpeg(data: bytes) -> Header:
             return Header(kind, width, height, exif, components, scans=pos if is_progressive else 0)
         if length < 2 or start + length > len(data) or marker in (0x01, 0xDA, 0xD9) or 0xD0 <= marker <= 0xD8:
             break
-        body = data[start + 2 : start + length]
+        body = bytes(data[start + 2 : start + length])
         if 0xE0 <= marker <= 0xEF or marker == 0xFE:
             segments, metadata = segments + 1, metadata + length
             _check_metadata(segments, metadata)
@@ -113,7 +120,7 @@ def _walk_jpeg(data: bytes) -> Header:
     raise Unusable("damaged", "The header of the JPEG is damaged or cut off.")
 
 
-def _check_scans(data: bytes, pos: int, components: int) -> None:
+def _check_scans(data: bytes | memoryview, pos: int, components: int) -> None:
     """Follow the scans of a progressive JPEG from ``pos`` to its end (T.81, G.1.1.1).
 
     A few bytes of scan can make a decoder walk the whole picture once more, so their number is bounded. And a decoder
@@ -131,7 +138,7 @@ def _check_scans(data: bytes, pos: int, components: int) -> None:
         pos = start + max(2, int.from_bytes(data[start : start + 2], "big"))
         if found.group() == b"\xff\xda":
             scans += 1
-            _note_scan(data[start + 2 : pos], missing_bits)
+            _note_scan(bytes(data[start + 2 : pos]), missing_bits)
         if scans > _MAX_SCANS:
             break
     raise Unusable("unknown_type", "The file is a JPEG of more scans than encoders write.")

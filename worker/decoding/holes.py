@@ -23,9 +23,12 @@ _Tables = dict[int, bytes]
 """The symbols of each Huffman table, shortest code first, by class and number as in T.81, B.2.4.2."""
 
 
-def has_hole(data: bytes) -> bool:
+def has_hole(data: bytes | memoryview) -> bool:
     """Whether a Huffman-coded scan holds 32 zero bytes that its tables have no use for."""
-    if not _may_hold(data) or data.find(_HOLE) < 0:
+    if not _may_hold(data):
+        return False
+    data = bytes(data)
+    if data.find(_HOLE) < 0:
         return False
     tables: _Tables = {}
     frame, pos = 0, 2
@@ -47,7 +50,7 @@ def has_hole(data: bytes) -> bool:
     return False
 
 
-def _may_hold(data: bytes) -> bool:
+def _may_hold(data: bytes | memoryview) -> bool:
     """Whether one of its words of eight bytes is zero, as three at least are in a hole; an eighth of searching it."""
     return len(data) >= len(_HOLE) and not np.frombuffer(data, np.uint64, len(data) // 8).min()
 

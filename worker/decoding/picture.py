@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from worker.decoding.headers import Header, check_size, read_header
+from worker.decoding.headers import Header, check_size, is_jpeg, read_header
 from worker.decoding.holes import has_hole
 from worker.decoding.outcomes import Limits, Unusable
 from worker.inference.preprocess import SIDE
@@ -25,6 +25,7 @@ from worker.inference.preprocess import SIDE
 _COPY_QUALITY, _LARGE_COPY_QUALITY, _LARGE_COPY = 85, 75, 800
 # A working copy between this and the limit is made of the decode as it is: resizing it costs more than decoding 1 MP.
 _COPY_LEAST = 512
+_Pixels = NDArray[np.uint8]
 _CMYK = 4
 _STRIP_PIXELS = 1 << 20
 # No threads, and nothing but the picture: what the file holds besides is not even looked at.
@@ -54,7 +55,7 @@ class Picture:
     """RGB and a byte of nothing [height, width, 4]: the very pixels of ``image``, where it was decoded so."""
 
 
-def decode_picture(data: bytes, limits: Limits) -> Picture:
+def decode_picture(data: bytes | memoryview, limits: Limits) -> Picture:
     """Decode a photo.
 
     1. Refuse by size, then by what ``read_header`` sees.
@@ -67,17 +68,19 @@ def decode_picture(data: bytes, limits: Limits) -> Picture:
     """
     if len(data) > limits.max_bytes:
         raise Unusable("too_large", f"The file has {len(data)} bytes; {limits.max_bytes} are the limit.")
+    if not is_jpeg(data):
+        data = bytes(data)  # a JPEG, which is what comes most, is read where it lies
     header = read_header(data, max_pixels=limits.max_pixels)
     if header.format == "WEBP":
         check_size(header.width, header.height, limits.max_webp_pixels(len(data)), "a WebP of so many bytes")
     if header.format == "HEIC":
-        image, (width, height) = _decode_heic(data, header, limits)
+        image, (width, height) = _decode_heic(bytes(data), header, limits)
         return Picture(image, width, height, header.format)
     pixels = None
     if header.format in ("JPEG", "MPO"):
         image, pixels = _decode_jpeg(data, header, limits.copy_side)
     else:
-        image = _decode_whole(header.slim or data, header, limits)
+        image = _decode_whole(header.slim or bytes(data), header, limits)
     turn = _orientation(header.exif)
     width, height = (header.height, header.width) if turn >= _SIDEWAYS else (header.width, header.height)
     if turn == 1:
@@ -106,7 +109,7 @@ def _needed(width: int, height: int, copy_side: int) -> tuple[int, int]:
     return (longer, 2 * SIDE) if width >= height else (2 * SIDE, longer)
 
 
-def _decode_jpeg(data: bytes, header: Header, copy_side: int) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+def _decode_jpeg(data: bytes | memoryview, header: Header, copy_side: int) -> tuple[Image.Image, _Pixels | None]:
     min_width, min_height = _needed(header.width, header.height, min(copy_side, _COPY_LEAST))
     ink = header.components == _CMYK
     if has_hole(data):

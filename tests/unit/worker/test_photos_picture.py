@@ -363,3 +363,12 @@ def test_reasons_are_sentences_and_an_unusable_file_names_one() -> None:
     assert all(text.endswith(".") and text[0].isupper() for text in REASONS.values())
     with pytest.raises(KeyError):
         Unusable("because")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_is_read_alike_wherever_it_lies(kind: str) -> None:
+    data = files.oriented(6, kind)
+    where_it_lies = memoryview(data + b"what an earlier file left")[: len(data)]
+    alone, shared = (answer(given, LIMITS) for given in (data, where_it_lies))
+    assert shared[1] == alone[1] != ()
+    assert {**shared[0], "seconds": 0} == {**alone[0], "seconds": 0}
