@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-inp
 WHOLE = found=$$($(BIN)/python -m pip --disable-pip-version-check check 2>&1) || { echo "$$found" >&2; exit 1; }
 UV := uv==0.13.9
 # For 3.11.0, because packages differ by its patch level; without addresses, because everyone has an index of their own.
-COMPILE = build/lock/bin/uv --quiet pip compile pyproject.toml --generate-hashes --python-version 3.11.0 \
+COMPILE = build/lock/bin/uv --quiet pip compile --generate-hashes --python-version 3.11.0 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 # pip would otherwise obey a user's PIP_USER and install outside of .venv.
@@ -83,11 +83,12 @@ training: .venv/.dev ## Train tiny networks from every kind of weights to the en
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml
 	@$(BIN)/python -m venv build/lock
 	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install $(UV)
-	@$(COMPILE) --extra demo -o requirements/demo.txt
-	@$(COMPILE) --extra dev -o requirements/dev.txt
-	@$(COMPILE) --extra int8 -c requirements/dev.txt -o requirements/int8.txt
-	@$(COMPILE) requirements/server.in -c requirements/demo.txt -o requirements/server.txt
-	@$(COMPILE) requirements/gpu.in -c requirements/demo.txt --python-platform linux -o requirements/gpu.txt
+	@$(COMPILE) requirements/pip.in -o requirements/pip.txt
+	@$(COMPILE) pyproject.toml --extra demo -o requirements/demo.txt
+	@$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra int8 -c requirements/dev.txt -o requirements/int8.txt
+	@$(COMPILE) pyproject.toml requirements/server.in -c requirements/demo.txt -o requirements/server.txt
+	@$(COMPILE) pyproject.toml requirements/gpu.in -c requirements/demo.txt --python-platform linux -o requirements/gpu.txt
 
 .PHONY: clean
 clean: ## Remove the environment and every cache; data/ stays
@@ -96,7 +97,7 @@ clean: ## Remove the environment and every cache; data/ stays
 
 # The files below are stamps: each says that a step was done with the files it depends on.
 
-.venv/.made:
+.venv/.made: requirements/pip.txt
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  found=; for name in "$(PYTHON)" python3.11 python3 python3.12 python3.13 python3.14; do \
 	    if "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$name; break; fi; \
@@ -108,6 +109,8 @@ clean: ## Remove the environment and every cache; data/ stays
 	  fi; \
 	  "$$found" -m venv .venv || exit 1; \
 	fi
+	@# The pip that comes with Python 3.11 takes twice as long over a lock.
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/pip.txt
 	@touch $@
 
 # A lock holds everything, so pip need not work it out again; WHOLE looks whether it really does on this Python.
