@@ -140,8 +140,8 @@ def why_no_int8() -> str:
         return "this processor has no instructions for int8"
     try:
         ranges_of(load_bundle(QUANTISED))
-    except PoxVisioError as error:
-        return f"there is no quantised bundle in build/int8, which `poxvisio models quantise` makes ({error})"
+    except PoxVisioError as error:  # its words name folders of this machine
+        return f"build/int8 holds no bundle for int8 ({type(error).__name__}): `poxvisio models quantise` makes one"
     return ""
 
 
