@@ -381,12 +381,17 @@ def test_a_completion_that_asks_for_less_is_found_out_by_the_books(
     monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
     chosen = settings(
         CHOSEN,
-        max_examples=200,
+        max_examples=40,
         database=None,
         phases=[Phase.generate],
         report_multiple_bugs=False,
         print_blob=False,
     )
-    with pytest.raises(AssertionError) as broken:
-        run((owner_db, app_db, worker_db), chosen, 1, checks_answers=False)
-    print(broken.value)
+    # What a seed draws changes with the modules that are loaded: one that finds it soon may find it late tomorrow.
+    for number in range(1, 26):
+        try:
+            run((owner_db, app_db, worker_db), chosen, number, checks_answers=False)
+        except AssertionError as error:
+            print(f"seed {number}: {error}")
+            return
+    pytest.fail("a thousand orders of steps, and the books held")
