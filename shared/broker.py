@@ -71,6 +71,10 @@ class Broker:
         self._app.conf.update(celery_settings(settings))
         # Apart from retry=False, which is about publishing: connecting would be tried again for six seconds.
         self._app.conf.broker_transport_options |= {"max_retries": 0}
+        if settings.broker_url.get_secret_value().startswith("amqp"):
+            # A RabbitMQ that takes nothing in answers nothing either, not even that a connection may be closed. Not for
+            # workers: they listen for longer.
+            self._app.conf.broker_transport_options |= {"read_timeout": _SECONDS}
         connection = self._app.connection_for_write()
         # What its client library raises where a question goes to it directly.
         self._faults: tuple[type[BaseException], ...] = (

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 import redis
 
 from cli.embedded.valkey import EmbeddedValkey
+from shared import broker as sending
 from shared.broker import DRAIN, TOKEN_SECONDS, Broker
 from shared.errors import BrokerAway
 from shared.settings import Settings
 from shared.vocabulary import LANES
+from tests.integration.rabbit import rabbit
 
 PREFIX = "poxvisio:celery:"
 # A refused connection takes no time and a silent one the socket's two seconds; a try again would pass this.
@@ -181,4 +184,18 @@ def test_a_rabbitmq_that_never_answers_holds_nobody_up(environment: dict[str, st
         began = time.monotonic()
         assert not broker.wake(["bulk"])
         assert time.monotonic() - began < 3 * SOON
+        broker.close()
+
+
+def test_a_rabbitmq_that_falls_silent_between_two_tokens_holds_nobody_up(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_SECONDS", 0.3)
+    with ThreadPoolExecutor(1) as pool, rabbit() as server:
+        broker = Broker(Settings.load(environment | {"BROKER_URL": server.url}))
+        assert broker.wake(["normal"])
+        server.silent.set()
+        assert pool.submit(broker.wake, ["normal"]).result(SOON) is False
+        server.silent.clear()
+        assert broker.wake(["normal"])
         broker.close()
