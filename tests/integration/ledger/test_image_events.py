@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -546,6 +547,20 @@ def test_what_cannot_be_told_now_holds_up_no_sweep_and_is_told_later(
     change(owner_db, "UPDATE event_counter SET last = :last WHERE tenant_id = :tenant", tenant=tenant, last=last)
     sweep(worker_db)
     assert kinds(owner_db, job)[-1] == "job.cancelled"
+
+
+def test_what_is_still_to_be_told_is_told_also_after_a_restore_into_another_cluster(
+    few: None, owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    endpoint(app_db, tenant)
+    job = _many_ended("cancelled", app_db, worker_db, tenant)
+    assert tell(worker_db) == 6
+    guide = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+    said = guide.partition("transactions are counted anew")[2].partition("    BEGIN;")[2].partition("    COMMIT;")[0]
+    change(owner_db, said)
+    while tell(worker_db):
+        pass
+    assert check_each_was_told(owner_db, app_db, tenant, job) == {"classified": UNIT_IMAGES, "cancelled": 11}
 
 
 @pytest.mark.parametrize("many", [10, 11])
