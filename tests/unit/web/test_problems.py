@@ -9,6 +9,7 @@ import pytest
 
 from shared import errors
 from shared.accounts import KeyUnknown
+from shared.events import EventsGone
 from shared.ledger.idempotency import InFlight, TakenOver
 from shared.views import JobDeleted, JobView, Tombstone
 from shared.vocabulary import OUTCOMES
@@ -56,6 +57,8 @@ def test_no_error_is_forgotten(kind: type[errors.PoxVisioError]) -> None:
     error.retry_after = 1  # type: ignore[attr-defined]
     if isinstance(error, JobDeleted):
         error.tombstone = some_tombstone()
+    if isinstance(error, EventsGone):
+        error.oldest = 7
     assert problem_of(error).kind in KINDS.values()
 
 
