@@ -23,10 +23,9 @@ from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage
 from worker.finishing import Finisher
-from worker.inference.classifier import Classifier
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
-from worker.network import Network, Photo, Seen, batch_size
+from worker.network import Network, Photo, Seen, batch_size, by_network
 from worker.photos import Decoded, PhotoReader, Request, cores
 from worker.photos import Outcome as Read
 from worker.shadow import Shadow
@@ -50,16 +49,6 @@ def _requests(works: Iterable[Work]) -> Iterator[Request]:
 
 def _is_of_people(work: Work) -> bool:
     return work.unit.lane == "interactive" and work.unit.n <= MOST_OF_PEOPLE
-
-
-def _by_network(photos: Sequence[Photo]) -> Iterator[tuple[Classifier, Sequence[Photo]]]:
-    """Part a micro-batch by the networks that answer its units: almost always there is one."""
-    together: dict[Classifier, list[Photo]] = {}
-    for photo in photos:
-        if photo.work.classifier is None:
-            raise ValueError("a photo is read when its network is known")
-        together.setdefault(photo.work.classifier, []).append(photo)
-    yield from together.items()
 
 
 class Classification:
@@ -245,7 +234,7 @@ class Classification:
     def _work_off(self, batch: Sequence[Photo]) -> None:
         """Put a micro-batch into the network, and settle what has come out of it."""
         held = [photo for photo in batch if self._keeper.holds(photo.work.unit)]
-        for classifier, photos in _by_network(held):
+        for classifier, photos in by_network(held):
             self._network.put(classifier, photos)
             self._settle(self._network.seen())
         self._finish_whole()

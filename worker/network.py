@@ -51,6 +51,16 @@ def batch_size(photos_per_second: float, *, threads: int, most: int) -> int:
     return min(most, turns * threads)
 
 
+def by_network(photos: Sequence[Photo]) -> Iterator[tuple[Classifier, Sequence[Photo]]]:
+    """Part a micro-batch by the networks that answer its units: almost always there is one."""
+    together: dict[Classifier, list[Photo]] = {}
+    for photo in photos:
+        if photo.work.classifier is None:
+            raise ValueError("a photo is read when its network is known")
+        together.setdefault(photo.work.classifier, []).append(photo)
+    yield from together.items()
+
+
 class Network:
     """The networks with two threads before them; its user is one thread alone."""
 
