@@ -190,12 +190,12 @@ def test_a_rabbitmq_that_never_answers_holds_nobody_up(environment: dict[str, st
 def test_a_rabbitmq_that_falls_silent_between_two_tokens_holds_nobody_up(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_SECONDS", 0.3)
+    monkeypatch.setattr(sending, "_SECONDS", 1)  # of each answer; two more are waited for to close
     with ThreadPoolExecutor(1) as pool, rabbit() as server:
         broker = Broker(Settings.load(environment | {"BROKER_URL": server.url}))
         assert broker.wake(["normal"])
         server.silent.set()
-        assert pool.submit(broker.wake, ["normal"]).result(SOON) is False
+        assert pool.submit(broker.wake, ["normal"]).result(3 * SOON) is False
         server.silent.clear()
         assert broker.wake(["normal"])
         broker.close()
