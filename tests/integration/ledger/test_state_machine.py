@@ -350,9 +350,13 @@ CHOSEN = settings(
 
 def run(databases: tuple[Database, Database, Database], chosen: settings, number: int, **changes: object) -> None:
     """Run the machine on the databases of the owner, the web and the workers, drawing from that seed."""
+    run_state_machine_as_test(seed(number)(_machine(databases, **changes)), settings=chosen)
+
+
+def _machine(databases: tuple[Database, Database, Database], **changes: object) -> type[Ledger]:
     members = dict(zip(("owner", "app", "worker"), databases, strict=True)) | changes
     machine: type[Ledger] = type("Machine", (Ledger,), members)
-    run_state_machine_as_test(seed(number)(machine), settings=chosen)
+    return machine
 
 
 @pytest.mark.timeout(7200 if LONG else 600)  # seconds where it passes; minutes to find the fewest steps where it fails
@@ -365,33 +369,47 @@ def test_any_order_of_steps_keeps_the_books(owner_db: Database, app_db: Database
 FENCE, STATE = "AND u.fence = h.fence", "AND u.state = 'leased'"
 
 
-@pytest.mark.parametrize("taken_out", [(FENCE,), (STATE,), (FENCE, STATE)])
-def test_a_completion_that_asks_for_less_is_found_out_by_the_books(
-    owner_db: Database,
-    app_db: Database,
-    worker_db: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    taken_out: tuple[str, ...],
-) -> None:
-    """The test above must be able to fail, even where nothing is compared but the tables."""
+@pytest.fixture(params=[(FENCE,), (STATE,), (FENCE, STATE)])
+def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Let completions ask for less; return what they do not ask for."""
     statement = module._DONE.text
+    taken_out: tuple[str, ...] = request.param
     for condition in taken_out:
         assert statement.count(condition) == 1
         statement = statement.replace(condition, "")
     monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
+    return taken_out
+
+
+def test_a_completion_that_asks_for_less_is_found_out_by_the_books(
+    owner_db: Database, app_db: Database, worker_db: Database, broken: tuple[str, ...]
+) -> None:
+    """The test above must be able to fail, even where nothing is compared but the tables."""
+    databases = (owner_db, app_db, worker_db)
+    found = _by_one_zombie(databases) if broken == (FENCE,) else _by_chance(databases)
+    print(found)
+
+
+def _by_one_zombie(databases: tuple[Database, Database, Database]) -> str:
+    """Return what the books say of the order of steps that the fence is for: chance may be long in finding it."""
+    machine = _machine(databases, checks_answers=False)()
+    machine.open(0, 3, WORKERS[0])
+    machine.another_takes_over(0)
+    machine.zombie_completes(0, 1, 0, "classified")
+    with pytest.raises(AssertionError, match="superseded fence") as told:
+        machine.answers_stay_and_come_from_the_newest_fence()
+    return str(told.value)
+
+
+def _by_chance(databases: tuple[Database, Database, Database]) -> str:
     chosen = settings(
         CHOSEN,
-        max_examples=40,
+        max_examples=200,
         database=None,
         phases=[Phase.generate],
         report_multiple_bugs=False,
         print_blob=False,
     )
-    # What a seed draws changes with the modules that are loaded: one that finds it soon may find it late tomorrow.
-    for number in range(1, 26):
-        try:
-            run((owner_db, app_db, worker_db), chosen, number, checks_answers=False)
-        except AssertionError as error:
-            print(f"seed {number}: {error}")
-            return
-    pytest.fail("a thousand orders of steps, and the books held")
+    with pytest.raises(AssertionError) as told:
+        run(databases, chosen, 1, checks_answers=False)
+    return str(told.value)

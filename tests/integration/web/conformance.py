@@ -1,7 +1,7 @@
 """Holds each answer against ``/openapi.json``: its status is documented, and so is every field of its body."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from flask import Flask
 from jsonschema import Draft202012Validator
@@ -11,6 +11,10 @@ from werkzeug.test import TestResponse
 from web.openapi import document, template
 
 PROBLEM = "application/problem+json"
+#: The document, and what validates the bodies of each answer, by the routes they are of: every test has an application
+#: of its own, and to describe one takes longer than most tests.
+_DOCUMENTS: Final[dict[frozenset[str], dict[str, Any]]] = {}
+_VALIDATORS: Final[dict[tuple[int, str, str, str, str], Draft202012Validator]] = {}
 
 
 def assert_documented(app: Flask, answer: TestResponse) -> None:
@@ -30,15 +34,18 @@ def assert_documented(app: Flask, answer: TestResponse) -> None:
     if answer.mimetype not in ("application/json", PROBLEM):
         return
     assert answer.mimetype in content, f"{rule.rule} answered {answer.mimetype}"
-    schema = {**content[answer.mimetype]["schema"], "components": described["components"]}
-    Draft202012Validator(schema).validate(json.loads(answer.data))
+    of = (id(described), rule.rule, request.method, str(answer.status_code), answer.mimetype)
+    if of not in _VALIDATORS:
+        schema = {**content[answer.mimetype]["schema"], "components": described["components"]}
+        _VALIDATORS[of] = Draft202012Validator(schema)
+    _VALIDATORS[of].validate(json.loads(answer.data))
     if answer.mimetype == PROBLEM:
         name = json.loads(answer.data)["type"].rpartition("/")[2]
         assert f"`{name}`" in responses[str(answer.status_code)]["description"], f"{rule.rule} answered {name}"
 
 
 def _document(app: Flask) -> dict[str, Any]:
-    found: dict[str, Any] | None = app.extensions.get("tests.document")
-    if found is None:
-        found = app.extensions["tests.document"] = document(app, "http://127.0.0.1:8000", {})
-    return found
+    routes = frozenset(f"{rule.rule} {sorted(rule.methods or ())}" for rule in app.url_map.iter_rules())
+    if routes not in _DOCUMENTS:
+        _DOCUMENTS[routes] = document(app, "http://127.0.0.1:8000", {})
+    return _DOCUMENTS[routes]
