@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from safetensors.numpy import load_file
 
 from shared.bundle import WEIGHTS, load_bundle
@@ -50,6 +51,8 @@ def main(folder: Path) -> None:
     source = folder / "train.toml"
     source.write_text(CONFIG.replace('"photos"', f'"{photos}"'), encoding="utf-8")
     config = read_config(source)
+    # A handful of steps is taken sooner than a graph is drawn of one.
+    tf.config.run_functions_eagerly(True)
     train(config, folder / "run", source=source, resume=False)
     bundle = load_bundle(folder / "run" / BUNDLE)
     start = find_start(Network(id=ID, weights=f"bundle:{bundle.path}"))
