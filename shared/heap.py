@@ -1,7 +1,7 @@
 """What a process has loaded stays until it ends, so that Python's collector need not look through it again and again.
 
-Unasked it does so while modules are imported, now and then while the process works, and once more when it ends: a
-tenth of a second of CPU to half a second a process, and pages that would never have been written.
+Unasked it does so while modules are imported, now and then while the process works, and once more when it ends: CPU
+for nothing, and pages that would never have been written.
 """
 
 import gc

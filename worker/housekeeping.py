@@ -191,6 +191,8 @@ class Housekeeping:
                     log.warning("originals_not_deleted", job=str(job.id), error=str(error))
                 else:
                     deleted.append(job)
+            if not deleted:
+                continue
             with self._database.transaction() as session:
                 done = {"jobs": [str(job.id) for job in deleted], "rounds": [job.round for job in deleted]}
                 session.execute(_ORIGINALS_DELETED, done)

@@ -41,8 +41,7 @@ _GIVE_TAGS_BACK = sa.text("""
     FROM ended WHERE f.tenant_id = ended.tenant_id AND f.lane = ended.lane
 """)
 
-# OFFSET keeps the planner from joining units and photos by their job alone, which compares each with each: for 50,000
-# photos that took a quarter of a minute.
+# OFFSET keeps the planner from joining units and photos by their job alone, which compares each with each.
 _END_IMAGES = sa.text("""
     INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, outcome, reasons, attempts, has_copy)
     SELECT i.id, i.tenant_id, i.job_id, i.ordinal, u.fence, :outcome, '{}', u.attempt, false
