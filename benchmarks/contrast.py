@@ -22,7 +22,7 @@ from celery import Celery
 
 from benchmarks.apart import ROOT, Apart
 from benchmarks.celery_way import CLASSIFY, NOTHING, QUEUE, TABLE
-from benchmarks.machine import Span, cores
+from benchmarks.machine import Span
 from benchmarks.pictures import SMALL, photos
 from benchmarks.pipeline import check_answers
 from benchmarks.report import Row
@@ -32,6 +32,7 @@ from shared.ledger.claim import Lease, claim
 from shared.ledger.complete import Outcome, complete
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.submit import NewImage, NewJob, submit
+from shared.processors import processors
 
 _DIFFERENT = 8
 _UNITS = 256 // UNIT_IMAGES
@@ -53,10 +54,10 @@ def _with_network(services: Services, count: int, rounds: int) -> Row:
     ours, stock = [], []
     with (
         Apart("benchmarks.pipeline:Worker", environment=environment) as worker,
-        _celery(services, "yes", at_once=cores()),
+        _celery(services, "yes", at_once=processors()),
     ):
         _drain(services, worker, max(count // 4, 16))  # each size of batch is compiled when it is met first
-        _hand_in(services, CLASSIFY, paths, 2 * cores())
+        _hand_in(services, CLASSIFY, paths, 2 * processors())
         for _ in range(rounds):
             ours.append(_drain(services, worker, count))
             with Span([os.getpid()]) as span:
@@ -66,8 +67,8 @@ def _with_network(services: Services, count: int, rounds: int) -> Row:
     ratio = statistics.median(other.available / one.available for one, other in zip(ours, stock, strict=True))
     mine_cpu, their_cpu = (1000 * statistics.median(span.ours / count for span in spans) for spans in (ours, stock))
     note = (
-        f"{mine_cpu:.1f} ms CPU a photo against {their_cpu:.1f}; Celery works in {cores()} processes of one thread "
-        "each; the ratio allows for what other programs took of the cores"
+        f"{mine_cpu:.1f} ms CPU a photo against {their_cpu:.1f}; Celery works in {processors()} processes of one "
+        "thread each; the ratio allows for what other programs took of the cores"
     )
     what, yardstick = "pipeline, 1 MP, same network", "Celery, a task a photo, photos/s"
     return Row(what, mine, "photos/s", yardstick, theirs, ratio, at_least=1.0, note=note)
@@ -78,7 +79,7 @@ def _with_nothing(services: Services, count: int, rounds: int) -> Row:
     ours, stock, ours_wall, stock_wall = [], [], [], []
     tenant = services.tenant()
     with (
-        _celery(services, "no", at_once=cores()),
+        _celery(services, "no", at_once=processors()),
         services.database("poxvisio_app") as web,
         services.database("poxvisio_worker") as database,
     ):

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.apart import ROOT, Apart, Took
-from benchmarks.machine import cores
 from benchmarks.report import Row, versus
 from benchmarks.roof import NoRoof, Roof
 from shared.bundle import load_bundle
 from shared.errors import PoxVisioError
+from shared.processors import processors
 from worker.inference.openvino_engine import OpenVinoEngine, bf16_here, int8_here
 from worker.inference.openvino_int8 import ranges_of
 from worker.inference.tensorflow_engine import TensorFlowEngine, load_by_name
@@ -90,7 +90,7 @@ def run(*, quick: bool) -> Iterator[Row]:
     if quick:
         yield from _run(1, batch=1, rounds=1, seconds=0.1)
         return
-    for threads in (1, cores()):
+    for threads in (1, processors()):
         yield from _run(threads, batch=BATCH, rounds=7, seconds=1.5)
 
 

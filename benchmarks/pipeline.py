@@ -21,13 +21,14 @@ import sqlalchemy as sa
 from PIL import Image
 
 from benchmarks.apart import Apart, ask_all
-from benchmarks.machine import Span, cores
+from benchmarks.machine import Span
 from benchmarks.pictures import LARGE, MEDIUM, SMALL, Kind, kind_named, photos
 from benchmarks.report import Row, versus
 from benchmarks.services import Services, running, submit_photos
 from shared import logs
 from shared.bundle import load_bundle
 from shared.database import Database
+from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import open_storage
 from worker.classification import Classification
@@ -141,7 +142,7 @@ def run(*, quick: bool) -> Iterator[Row]:
 
 def _run(services: Services, worker: Apart, network: Apart, kind: Kind, *, count: int, rounds: int) -> Iterator[Row]:
     different, tenth = min(8, count // 8), count // 10
-    decoders = [Apart("benchmarks.decoding:Decoding", kind=kind.name, different=different) for _ in range(cores())]
+    decoders = [Apart("benchmarks.decoding:Decoding", kind=kind.name, different=different) for _ in range(processors())]
     model = _environment(services)["MODEL"]
     usual = Apart("benchmarks.pipeline:UsualWay", model=model, kind=kind.name, different=different)
     drains, ceilings, usuals = [], [], []
@@ -192,8 +193,8 @@ def _rows(
     others = statistics.median(span.others / span.wall for span in drains)
     note = (
         f"{used:.1f} ms CPU a photo, PostgreSQL included; the ceiling is {decoding:.1f} ms of decoding and "
-        f"{network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that other programs left; "
-        f"{idle:.0f} % of these stayed idle"
+        f"{network:.1f} ms of network on the {processors() - others:.2f} of {processors()} cores that other "
+        f"programs left; {idle:.0f} % of these stayed idle"
     )
     what, ceiling = f"worker, {kind.name}", statistics.median(free)
     yield Row(what, rate, "photos/s", "ceiling, photos/s", ceiling, reached, at_least=0.95, note=note)

@@ -14,13 +14,14 @@ from typing import Any
 
 from benchmarks import decoding, pipeline
 from benchmarks.apart import Apart, ask_all
-from benchmarks.machine import Span, cores
+from benchmarks.machine import Span
 from benchmarks.pictures import SMALL, photos
 from benchmarks.report import Row
 from benchmarks.services import Services, running
 from benchmarks.whole import Whole, whole_service
 from cli.embedded.ports import HOST
 from cli.receiver import Receiver
+from shared.processors import processors
 
 _DIFFERENT = 8
 _BOUNDARY = "benchmark-of-the-whole"
@@ -49,7 +50,7 @@ class Ceiling:
         environment = services.environment("poxvisio_worker_login", "ceiling")
         self._network = Apart("benchmarks.pipeline:Network", environment=environment, batch=4)
         kind = {"kind": SMALL.name, "different": _DIFFERENT}
-        self._decoders = [Apart("benchmarks.decoding:Decoding", **kind) for _ in range(cores())]
+        self._decoders = [Apart("benchmarks.decoding:Decoding", **kind) for _ in range(processors())]
         environment = services.environment("poxvisio_worker_login", "one-by-one")
         self.one_by_one = Apart("benchmarks.service:OneByOne", environment=environment)
         for part in (self._network, self.one_by_one, *self._decoders):
@@ -154,8 +155,8 @@ def _against(
     shares = ", ".join(f"{name} {spent:.1f}" for name, spent in each.items())
     note = (
         f"{extra}{used:.1f} ms CPU a photo, everything of ours included ({shares}); the ceiling is {decoded:.1f} ms of "
-        f"decoding and {network:.1f} ms of network on the {cores() - others:.2f} of {cores()} cores that the client "
-        f"and other programs left; {idle:.0f} % of these stayed idle"
+        f"decoding and {network:.1f} ms of network on the {processors() - others:.2f} of {processors()} cores that the "
+        f"client and other programs left; {idle:.0f} % of these stayed idle"
     )
     rate, ceiling = statistics.median(rates), statistics.median(ceilings)
     return Row(what, rate, "photos/s", "ceiling, photos/s", ceiling, reached, at_least=at_least, note=note)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import Unavailable
+from shared.processors import processors
 
 SIZES: Final = (1, 2, 4, 8, 16)
 _NEAR: Final = 0.05
@@ -135,7 +136,7 @@ def machine() -> dict[str, Any]:
     names = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     return {
         "processor": next(names, platform.processor() or platform.machine()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
     }

@@ -20,13 +20,14 @@ from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
+from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
 from worker.finishing import Finisher
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
 from worker.network import Network, Photo, Seen, batch_size, by_network
-from worker.photos import Decoded, PhotoReader, Request, cores
+from worker.photos import Decoded, PhotoReader, Request
 from worker.photos import Outcome as Read
 from worker.shadow import Shadow
 from worker.work import Work
@@ -143,7 +144,7 @@ class Classification:
 
     @property
     def _batch_size(self) -> int:
-        threads = self._settings.engine_threads or cores()
+        threads = self._settings.engine_threads or processors()
         return batch_size(self.images_per_second, threads=threads, most=self._settings.micro_batch)
 
     def _claims(self) -> Iterator[Request]:

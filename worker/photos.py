@@ -6,7 +6,6 @@ number and by bytes, whatever the photos are.
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
+from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
 from worker.decoding.decoder import Decoder, DecoderAway
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Outcome, Rejected, Unreadable
 
-__all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable", "cores"]
+__all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
 
 _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
@@ -72,7 +72,7 @@ class PhotoReader:
         self._storage = storage
         self._seconds = seconds
         self._limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.copy_side)
-        children = settings.decoders or cores()
+        children = settings.decoders or processors()
         self._children = children
         self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
@@ -196,8 +196,3 @@ class PhotoReader:
                 reading.answers.put((request, answer))
         finally:
             decoder.close()
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

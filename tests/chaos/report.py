@@ -1,12 +1,12 @@
 """The report of a run of kills: one file for machines, one for people, made of the same facts."""
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shared.processors import processors
 from tests.chaos.kills import Kill
 
 
@@ -103,5 +103,4 @@ class Report:
 
 
 def _machine() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {processors()} cores, Python {platform.python_version()}"

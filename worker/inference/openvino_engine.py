@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from shared.errors import EngineRefused
+from shared.processors import processors
 from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
 from worker.inference.openvino_int8 import Ranges, resnet50_int8, with_means_around
@@ -75,7 +75,7 @@ class OpenVinoEngine:
             # With pinning two one-thread processes share the first core and halve.
             "ENABLE_CPU_PINNING": False,
             "CACHE_DIR": str(cache),
-            "INFERENCE_NUM_THREADS": threads or _cores(),
+            "INFERENCE_NUM_THREADS": threads or processors(),
         }
 
         def compiled(model: ov.Model, arithmetic: str, streams: int = 1) -> Any:
@@ -93,7 +93,7 @@ class OpenVinoEngine:
         else:
             planes = compiled(first_planes(weights), "f32")([seen])[0]
             model = resnet50_for_bf16(weights, usual_of(planes))
-        count = threads or _cores()
+        count = threads or processors()
         # What is not rounded to int8 is computed in bfloat16 where the processor has it, which is as close.
         rest = ("bf16" if bf16_here() else "f32") if precision == "int8" else precision
         streams = compiled(model, rest, count)
@@ -163,7 +163,3 @@ def _parts(batch: NDArray[np.uint8], among: int) -> Iterator[NDArray[np.uint8]]:
 def _outputs(request: Any) -> list[NDArray[np.float32]]:
     request.wait()
     return [np.array(request.get_tensor(name).data, dtype=np.float32) for name in OUTPUTS]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
