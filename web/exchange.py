@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared.logs import logger
 from shared.settings import Settings
+from shared.valkey import open_valkey
 from web.rates import Rates
 
 _SECONDS: Final = 0.5
@@ -24,7 +23,6 @@ _SOCKET_SECONDS: Final = 1.0
 # A sum nobody adds to is of no use when every bucket is full again.
 _KEPT_SECONDS: Final = 3600
 _PREFIX: Final = "poxvisio:rate:"
-_SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 
 log = logger(__name__)
 
@@ -35,7 +33,7 @@ class Exchange:
     def __init__(self, rates: Sequence[Rates], settings: Settings, *, seconds: float = _SECONDS) -> None:
         self._rates = [each for each in rates if each.policies]
         self._seconds = seconds
-        self._valkey = _client(settings.broker_url.get_secret_value())
+        self._valkey = open_valkey(settings.broker_url.get_secret_value(), _SOCKET_SECONDS)
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._exchanging = threading.Lock()
@@ -94,15 +92,3 @@ class Exchange:
         if not self.is_shared:
             log.info("rates_shared")
         self.is_shared = True
-
-
-def _client(url: str) -> redis.Redis | None:
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in _SCHEMES:
-        return None
-    return redis.Redis.from_url(
-        f"{_SCHEMES[scheme]}://{rest}",
-        socket_timeout=_SOCKET_SECONDS,
-        socket_connect_timeout=_SOCKET_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )

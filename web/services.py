@@ -14,6 +14,7 @@ from shared.broker import Broker
 from shared.bundle import CARD, Bundle, load_bundle
 from shared.database import Database
 from shared.errors import BundleError
+from shared.hints import Hearing
 from shared.ledger import backlog
 from shared.ledger.backlog import Backlog
 from shared.settings import Settings
@@ -110,6 +111,7 @@ class Services:
     model: ServedModel
     waiting: Places
     watch: Watch[AnswerOf, Answered]
+    hearing: Hearing
     changes: Watch[AsKnown, Change]
     feed: Watch[Reader, News]
     uploads: Places
@@ -128,7 +130,7 @@ class Services:
     def open(cls, settings: Settings) -> "Services":
         """Build the collaborators that the settings describe; none is contacted but a storage folder."""
         database = Database.open(settings, ROLE)
-
+        watch: Watch[AnswerOf, Answered] = Watch(news.Answers(database).look, named=lambda wish: wish.job)
         rates = Rates(
             [
                 Policy("key", settings.key_rate, settings.rate_seconds),
@@ -145,7 +147,8 @@ class Services:
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=_halved(settings.max_waiting_clients),
-            watch=Watch(news.Answers(database).look),
+            watch=watch,
+            hearing=Hearing(settings, watch.hint),
             changes=Watch(partial(news.of_jobs, database), shortest=_NEWS_SHORTEST),
             feed=Watch(partial(news.for_readers, database), shortest=_NEWS_SHORTEST, longest=_NEWS_LONGEST),
             uploads=Places(settings.max_uploads, settings.max_slow_uploads),
@@ -170,6 +173,7 @@ class Services:
         """Give connections back."""
         self.end_waiting()
         self.exchange.close()
+        self.hearing.close()
         self.database.close()
         self.broker.close()
 

@@ -3,21 +3,31 @@
 Looks in vain cost CPU that the network needs, late ones cost the caller time. So whoever looks does so just before
 answers usually come, and often from then on; the others sleep until they are served, or it is their turn to look.
 What is waited for is the caller's business: a job's answer, a change of a job, events behind a number.
+
+Somebody may hint that a wish is fulfilled: then it is looked for at once. While hints come, looks without one are only
+for those that were lost, and come late; when answers are found that nobody hinted at, they are early again.
 """
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 _EARLY: Final = 0.8
+_LATE: Final = 2.0
+_RARELY: Final = 4
 _STEP: Final = 0.05
 _LEARNING: Final = 0.3
 _SHORTEST: Final = 0.005
 # What is usual may have been a crowd that is gone.
 _LONGEST: Final = 0.25
+# So many answers that nobody hinted at, one after the other: one may have been found before its hint came.
+_UNHINTED: Final = 2
+# Of those that nobody waits for yet: an answer may be there before its client has begun to wait.
+_MOST_KEPT: Final = 1000
 
 Wish = TypeVar("Wish", bound=Hashable)
 Seen = TypeVar("Seen")
@@ -31,6 +41,7 @@ class _Client(Generic[Wish, Seen]):
         self.wish, self.began = wish, began
         self.called = threading.Event()
         self.seen: Seen | None = None
+        self.is_hinted = False
 
 
 @dataclass
@@ -40,18 +51,29 @@ class _Crowd(Generic[Wish, Seen]):
     waiting: dict[_Client[Wish, Seen], None] = field(default_factory=dict)
     looking: _Client[Wish, Seen] | None = None
     looked: float = float("-inf")
+    is_hinted: bool = False
 
 
 class Watch(Generic[Wish, Seen]):
     """The clients of a process that wait for one kind of thing; threads share it. ``end`` wakes everybody for good.
 
     ``look`` is given a tenant and wishes and returns what there is to see of those that are fulfilled; it must hold no
-    connection when it returns. Between two looks for a tenant pass ``shortest`` to ``longest`` seconds.
+    connection when it returns. Between two looks for a tenant pass ``shortest`` to ``longest`` seconds, but for hints,
+    which say by what ``named`` makes of a wish that it is fulfilled.
     """
 
-    def __init__(self, look: Look[Wish, Seen], *, shortest: float = _SHORTEST, longest: float = _LONGEST) -> None:
-        self.look, self._shortest, self._longest = look, shortest, longest
+    def __init__(
+        self,
+        look: Look[Wish, Seen],
+        *,
+        named: Callable[[Wish], Hashable] = lambda wish: wish,
+        shortest: float = _SHORTEST,
+        longest: float = _LONGEST,
+    ) -> None:
+        self.look, self._named, self._shortest, self._longest = look, named, shortest, longest
         self._lock = threading.Lock()
+        self._unhinted = _UNHINTED
+        self._hints: OrderedDict[Hashable, None] = OrderedDict()
         self._crowds: dict[UUID, _Crowd[Wish, Seen]] = {}
         self.usual = 0.0
         self._over = threading.Event()
@@ -66,7 +88,7 @@ class Watch(Generic[Wish, Seen]):
         """
         now = time.monotonic()
         if began is None:
-            began = now if is_new else now - _EARLY * self.usual
+            began = now if is_new else now - self._early
         me = _Client[Wish, Seen](wish, began)
         end = now + seconds
         crowd = self._join(tenant, me)
@@ -79,8 +101,27 @@ class Watch(Generic[Wish, Seen]):
         finally:
             self._leave(tenant, crowd, me)
         if me.seen is not None and is_new:
-            self._learn(time.monotonic() - me.began)
+            self._learn(time.monotonic() - me.began, is_exact=me.is_hinted)
         return me.seen
+
+    def hint(self, names: Collection[Hashable]) -> None:
+        """Look at once for whoever waits for one of these, or will in a moment."""
+        with self._lock:
+            self._hints.update(dict.fromkeys(names))
+            while len(self._hints) > _MOST_KEPT:
+                self._hints.popitem(last=False)
+            for crowd in self._crowds.values():
+                for client in crowd.waiting:
+                    self._take_hint(crowd, client)
+
+    def _take_hint(self, crowd: _Crowd[Wish, Seen], client: _Client[Wish, Seen]) -> None:
+        """Let the client's crowd look at once where there is a hint for it; hold the lock."""
+        if self._named(client.wish) not in self._hints or client.is_hinted:
+            return
+        self._unhinted = 0
+        client.is_hinted = crowd.is_hinted = True
+        if crowd.looking:
+            crowd.looking.called.set()
 
     def pause(self, seconds: float) -> None:
         """Let some time pass, less where the end comes."""
@@ -104,6 +145,7 @@ class Watch(Generic[Wish, Seen]):
             crowd = self._crowds.setdefault(tenant, _Crowd())
             crowd.waiting[me] = None
             crowd.looking = crowd.looking or me
+            self._take_hint(crowd, me)
         return crowd
 
     def _leave(self, tenant: UUID, crowd: _Crowd[Wish, Seen], me: _Client[Wish, Seen]) -> None:
@@ -124,7 +166,7 @@ class Watch(Generic[Wish, Seen]):
         if pause >= left or self.ended:
             return
         with self._lock:
-            waiting = list(crowd.waiting)
+            waiting, crowd.is_hinted = list(crowd.waiting), False
         found = self.look(tenant, {client.wish for client in waiting})
         crowd.looked = time.monotonic()
         with self._lock:
@@ -133,17 +175,30 @@ class Watch(Generic[Wish, Seen]):
                     client.seen = found[client.wish]
                     crowd.waiting.pop(client, None)
                     client.called.set()
+                    self._unhinted += not client.is_hinted
 
     def _pause(self, crowd: _Crowd[Wish, Seen]) -> float:
         """Return how long to wait: until somebody usually has an answer, then ever longer for who waits for long."""
-        now, early = time.monotonic(), _EARLY * self.usual
+        now, early = time.monotonic(), self._early
         with self._lock:
+            if crowd.is_hinted:
+                return 0.0
             waited = [now - client.began for client in crowd.waiting]
         soonest = min(early - seconds if seconds < early else _STEP * seconds for seconds in waited)
-        pause = min(max(self._shortest, soonest), self._longest)
+        pause = min(max(self._shortest, soonest), self._longest * (1 if self._are_early else _RARELY))
         return max(pause, crowd.looked + min(max(self._shortest, _STEP * self.usual), self._longest) - now)
 
-    def _learn(self, seconds: float) -> None:
+    @property
+    def _early(self) -> float:
+        """The seconds after which somebody is looked for without a hint."""
+        return (_EARLY if self._are_early else _LATE) * self.usual
+
+    @property
+    def _are_early(self) -> bool:
+        """Whether no hints come, as far as anybody can tell."""
+        return self._unhinted >= _UNHINTED
+
+    def _learn(self, seconds: float, *, is_exact: bool) -> None:
         """Remember how long it took; what was there at the first look came sooner than anybody knows."""
-        at_first = seconds < (_EARLY + _STEP) * self.usual
+        at_first = not is_exact and seconds < (_EARLY + _STEP) * self.usual
         self.usual = _EARLY * seconds if at_first else self.usual + _LEARNING * (seconds - self.usual)

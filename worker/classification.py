@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
+from shared.hints import Hinting
 from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
@@ -71,7 +72,7 @@ class Classification:
         self._photos = photos
         self._holder = holder
         self._keeper = LeaseKeeper(database, settings.lease_floor)
-        self._finisher = Finisher(database, storage, self._keeper)
+        self._finisher = Finisher(database, storage, self._keeper, Hinting(settings))
         self._network = Network()
         self._shadow = Shadow(database, models)
         self._ended = 0.0

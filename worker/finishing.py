@@ -13,6 +13,7 @@ from typing import Final
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway, StorageAway
+from shared.hints import Hinting
 from shared.ledger.complete import complete
 from shared.logs import logger
 from shared.storage import Storage
@@ -27,12 +28,13 @@ _AGAIN_SECONDS: Final = 0.5
 
 
 class Finisher:
-    """Stores and completes what is whole; ``answered`` counts the results written."""
+    """Stores and completes what is whole, and hints at what that closed; ``answered`` counts the results written."""
 
-    def __init__(self, database: Database, storage: Storage, keeper: LeaseKeeper) -> None:
+    def __init__(self, database: Database, storage: Storage, keeper: LeaseKeeper, hinting: Hinting) -> None:
         self._database = database
         self._storage = storage
         self._keeper = keeper
+        self._hinting = hinting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
         self._under_way: deque[Future[None]] = deque()
         self.answered = 0
@@ -55,6 +57,7 @@ class Finisher:
     def close(self) -> None:
         """End the thread when it has finished."""
         self._thread.shutdown()
+        self._hinting.close()
 
     def _wait(self, allowed: int) -> None:
         while len(self._under_way) > allowed:
@@ -102,6 +105,7 @@ class Finisher:
                 works = [work for work in works if self._keeper.holds(work.unit)]
                 continue
             passing("worker.completed")
+            self._hinting.tell(done.closed)
             self.answered += done.written
             log.info("units_completed", units=len(done.units), lost=len(works) - len(done.units), images=done.written)
             return

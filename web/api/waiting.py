@@ -52,6 +52,7 @@ def answer(job_id: UUID, seconds: int, *, is_new: bool) -> tuple[ResultView | No
     place = places.enter(tenant, 0)
     if place is None:
         return None, False
+    services().hearing.begin()
     try:
         found = services().watch.wait(tenant, AnswerOf(job_id, caller().proof), seconds, is_new=is_new)
         return (None if found is None else found.answer), True

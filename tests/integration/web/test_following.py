@@ -3,17 +3,21 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from shared.database import Database
+from shared.hints import Hinting
 from shared.settings import Settings
 from tests.integration.web.answering import answer_all
 from tests.integration.web.conftest import Caller, make_key
 from web.app import create_app
 from web.asking import preferred_wait
+from web.services import Services
 
 PHOTOS = [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]
 
@@ -222,6 +226,27 @@ def test_a_single_photo_may_be_waited_for_where_it_is_sent(
         writer.post("/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=5", Idempotency_Key="k").status_code
         == 202
     )
+
+
+def test_an_answer_that_is_hinted_at_is_told_at_once(
+    app: Flask, clinic: Caller, worker_db: Database, rows: Callable[[str], int], settings: Settings
+) -> None:
+    here: Services = app.extensions["poxvisio"]
+    watch: Any = here.watch
+    watch.usual, watch._longest = 600.0, 600.0  # nobody looks by itself
+    here.hearing.begin()
+    assert here.hearing.listens.wait(30)
+    with ThreadPoolExecutor(1) as pool, closing(Hinting(settings)) as hinting:
+        sending = pool.submit(clinic.post, "/v1/jobs", data=b"1", content_type="image/jpeg", Prefer="wait=60")
+        while not rows("job") and not sending.done():
+            time.sleep(0.01)
+        answer_all(worker_db)
+        with worker_db.transaction() as session:
+            closed = session.execute(sa.text("SELECT id FROM job WHERE closed_at IS NOT NULL")).scalars().all()
+        began = time.monotonic()
+        assert hinting.tell(closed)
+        assert sending.result(60).status_code == 200
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from PIL import Image
 from shared import history
 from shared.database import Database
 from shared.errors import StorageAway
+from shared.hints import Hearing
 from shared.ledger.sweep import sweep
+from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.keys import copy_key
 from shared.views import JobView, ResultView
@@ -81,6 +83,22 @@ def test_every_photo_gets_its_one_answer_and_bad_ones_are_rejected_alone(
         assert len(result.answer["evidence"]) == 49
         assert storage.read(copy_key(job, result.image_id), limit=10**6)[:2] == b"\xff\xd8"
     assert view.counts["classified"] + view.counts["abstained"] == 38
+
+
+def test_jobs_are_hinted_at_when_they_are_closed_and_answered(
+    submit_photos: Submit, make_worker: Worker, app_db: Database, tenant: UUID, settings: Settings
+) -> None:
+    hinted: dict[UUID, str] = {}
+    hearing = Hearing(
+        settings, lambda jobs: hinted.update((job, results_of(app_db, tenant, job)[0].state) for job in jobs)
+    )
+    hearing.begin()
+    assert hearing.listens.wait(20)
+    jobs = [submit_photos([photo(seed)]) for seed in (1, 2)]
+    make_worker().drain()
+    until(lambda: len(hinted) == len(jobs))
+    hearing.close()
+    assert hinted == dict.fromkeys(jobs, "completed")
 
 
 def test_the_same_photo_gets_the_same_answer_alone_and_among_others(

@@ -140,3 +140,82 @@ def test_any_name_of_a_wish_will_do_and_clients_of_different_wishes_are_served_e
     with ThreadPoolExecutor(3) as pool:
         found = [pool.submit(watch.wait, TENANT, number, seconds) for number, seconds in ((1, 60), (3, 60), (4, 0.1))]
         assert [each.result(60) for each in found] == [[1, 2, 3], [3], None]
+
+
+def hinted_at(watch: Watch[UUID, str], jobs: Jobs, job: UUID) -> None:
+    """Close the job and hint at it when somebody waits for it."""
+    while not watch._crowds:
+        time.sleep(0.001)
+    jobs.closed.add(job)
+    watch.hint([uuid4(), job])
+
+
+def test_a_hint_makes_who_waits_look_at_once() -> None:
+    jobs, job = Jobs(), uuid4()
+    watch = Watch(jobs.look, longest=600.0)
+    watch.usual = 600.0
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(watch.wait, TENANT, job, 600)
+        hinted_at(watch, jobs, job)
+        assert waiting.result(60) == f"answer of {job}"
+    assert len(jobs.looks) == 1
+    assert watch.usual < 600.0
+
+
+def test_a_hint_that_comes_before_its_client_waits_is_kept_for_it() -> None:
+    jobs, job = Jobs(), uuid4()
+    watch = Watch(jobs.look, longest=600.0)
+    watch.usual = 600.0
+    jobs.closed.add(job)
+    watch.hint([job])
+    began = time.monotonic()
+    assert watch.wait(TENANT, job, 600)
+    assert time.monotonic() - began < 60
+
+
+def test_hints_at_what_nobody_waits_for_lead_to_no_look_and_are_forgotten_in_the_end() -> None:
+    jobs = Jobs()
+    watch = Watch(jobs.look, longest=600.0)
+    watch.usual = 600.0
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(watch.wait, TENANT, uuid4(), 0.2)
+        for _ in range(200):
+            watch.hint([uuid4() for _ in range(10)])
+        assert waiting.result(60) is None
+    assert jobs.looks == []
+    assert len(watch._hints) <= 1000
+
+
+def test_while_hints_come_nobody_looks_before_them_and_without_them_somebody_does_again() -> None:
+    jobs, job = Jobs(), uuid4()
+    watch = Watch(jobs.look)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(watch.wait, TENANT, job, 60)
+        hinted_at(watch, jobs, job)
+        assert waiting.result(60)
+    for hints_are_missing in (False, False, True):
+        watch.usual = 0.4
+        jobs.looks.clear()
+        # Nobody hints at this one, which is over before twice the usual time.
+        assert watch.wait(TENANT, uuid4(), 0.6) is None
+        assert bool(jobs.looks) is hints_are_missing
+        jobs.closed.add(unhinted := uuid4())
+        assert watch.wait(TENANT, unhinted, 60)
+
+
+def test_a_hint_at_a_job_reaches_all_its_clients_whatever_else_they_wish() -> None:
+    jobs, job = Jobs(), uuid4()
+
+    def look(_tenant: UUID, wishes: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], int]:
+        return {wish: wish[1] for wish in wishes if wish[0] in jobs.closed}
+
+    watch = Watch(look, named=lambda wish: wish[0], longest=600.0)
+    watch.usual = 600.0
+    tenants = (TENANT, TENANT, uuid4())
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(watch.wait, tenant, (job, number), 600) for number, tenant in enumerate(tenants)]
+        while sum(len(crowd.waiting) for crowd in watch._crowds.values()) < 3:
+            time.sleep(0.001)
+        jobs.closed.add(job)
+        watch.hint([job])
+        assert [each.result(60) for each in waiting] == [0, 1, 2]
