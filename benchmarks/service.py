@@ -126,7 +126,7 @@ def _job(whole: Whole, ceiling: Ceiling, receiver: Receiver, count: int) -> Row:
     before = ceiling.ask(40)
     with Span(whole.pids, whole.parts) as span:
         began = time.monotonic()
-        job = _send(whole, count)
+        job = send_job(whole, count)
         sent = time.monotonic() - began
         message = receiver.wait_for("job.completed", job, secret, _WEBHOOK_SECONDS)
     after = ceiling.ask(40)
@@ -175,8 +175,8 @@ def _endpoint(whole: Whole, receiver: Receiver) -> str:
     return str(made["secret"])
 
 
-def _send(whole: Whole, count: int) -> str:
-    """Send one job and return its id."""
+def send_job(whole: Whole, count: int) -> str:
+    """Send one job of so many photos and return its id."""
     seen = photos(SMALL, _DIFFERENT)
     parts = []
     for number in range(count):
