@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
 
@@ -52,7 +53,9 @@ def main(folder: Path) -> None:
     source.write_text(CONFIG.replace('"photos"', f'"{photos}"'), encoding="utf-8")
     config = read_config(source)
     # Which pictures choose the gate, and how long a photo takes, are other tests' questions.
-    shipping.PROBES, shipping._TIMED = 1, 1
+    fewer = pytest.MonkeyPatch()
+    fewer.setattr(shipping, "PROBES", 1)
+    fewer.setattr(shipping, "_TIMED", 1)
     # A handful of steps is taken sooner than a graph is drawn of one.
     tf.config.run_functions_eagerly(True)
     train(config, folder / "run", source=source, resume=False)
