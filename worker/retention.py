@@ -4,7 +4,7 @@ A tenant's events go from the oldest on and never out of their middle, so that t
 still owed keeps all that came after it. The newest stays whatever its age, so that a feed that is asked for what is
 gone always has an event that shows it (``events.since``).
 
-Events are not locked: what could owe one of them again reaches back ``endpoints.REACH``, and none goes that young.
+Events are not locked: what could owe one of them again reaches back ``resending.REACH``, and none goes that young.
 """
 
 from typing import Any, Final

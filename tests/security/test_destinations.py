@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from shared import endpoints, events, webhooks
+from shared import delivery_log, events, webhooks
 from shared.database import Database, new_id
 from shared.events import NewEvent
 from shared.settings import Settings
@@ -110,7 +110,7 @@ def test_no_webhook_is_sent_to_one(
     asyncio.run(deliver())
     assert dialled == []
     with app_db.transaction(tenant) as session:
-        tried = [delivery.attempts for one in made for delivery in endpoints.deliveries(session, one)]
+        tried = [delivery.attempts for one in made for delivery in delivery_log.deliveries(session, one)]
     assert [(attempt.status, attempt.error) for (attempt,) in tried] == [(None, "address not allowed")] * len(VECTORS)
 
 

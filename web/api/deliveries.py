@@ -7,8 +7,8 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from shared import endpoints, ids
-from shared.endpoints import DeliveryView
+from shared import delivery_log, ids, resending
+from shared.delivery_log import DeliveryView
 from shared.errors import NotFound
 from web.api.webhook_shapes import (
     DeliveryBody,
@@ -56,7 +56,7 @@ def deliveries(webhook: str) -> Response:
     query = read_query(DeliveriesQuery)
     endpoint_id = ids.parse("endpoint", webhook)
     with services().database.transaction(caller().tenant_id) as session:
-        found = endpoints.deliveries(
+        found = delivery_log.deliveries(
             session, endpoint_id, state=delivery_state(query.state), after=_after(query.cursor), limit=query.limit + 1
         )
     shown = found[: query.limit]
@@ -104,13 +104,13 @@ def redeliver(webhook: str, delivery: str) -> Response:
     read_query(NoQuery)
 
     def act(session: Session) -> DeliveryBody:
-        return delivery_body(endpoints.redeliver(session, _owned(session, webhook, delivery).id))
+        return delivery_body(resending.redeliver(session, _owned(session, webhook, delivery).id))
 
     return perform(fingerprint.of_request("POST", request.path, {}), DeliveryBody, act, status=202)
 
 
 def _owned(session: Session, webhook: str, delivery: str) -> DeliveryView:
-    found = endpoints.delivery(session, ids.parse("delivery", delivery))
+    found = delivery_log.delivery(session, ids.parse("delivery", delivery))
     if found.endpoint_id != ids.parse("endpoint", webhook):
         raise NotFound("there is no such delivery")
     return found

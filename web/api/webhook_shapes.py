@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 
 from shared import ids, signing
-from shared.endpoints import AttemptView, DeliveryView
+from shared.delivery_log import AttemptView, DeliveryView
 from shared.errors import Refused
 from shared.tables import Endpoint
 from shared.webhooks import KINDS

@@ -6,7 +6,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 from sqlalchemy.orm import Session
 
-from shared import endpoints, ids, webhooks
+from shared import endpoints, ids, resending, webhooks
 from shared.errors import Refused
 from web.api.webhook_shapes import (
     CountBody,
@@ -194,7 +194,7 @@ def test(webhook: str) -> Response:
     endpoint_id = ids.parse("endpoint", webhook)
     mark = fingerprint.of_request("POST", request.path, {})
     return perform(
-        mark, DeliveryBody, lambda session: delivery_body(endpoints.send_test(session, endpoint_id)), status=202
+        mark, DeliveryBody, lambda session: delivery_body(resending.send_test(session, endpoint_id)), status=202
     )
 
 
@@ -245,7 +245,7 @@ def rotate_secret(webhook: str) -> Response:
 )
 def recover(webhook: str) -> Response:
     """Send again every delivery that was given up since then, or only count them."""
-    return _since(webhook, endpoints.recover)
+    return _since(webhook, resending.recover)
 
 
 @api.post("/v1/webhooks/<webhook>/replay")
@@ -261,7 +261,7 @@ def recover(webhook: str) -> Response:
 )
 def replay(webhook: str) -> Response:
     """Send the events since then that the endpoint was never owed, or only count them."""
-    return _since(webhook, endpoints.replay)
+    return _since(webhook, resending.replay)
 
 
 def _since(webhook: str, send: Callable[..., int]) -> Response:

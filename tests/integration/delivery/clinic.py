@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from shared import endpoints, events, ids, webhooks
+from shared import delivery_log, endpoints, events, ids, webhooks
 from shared.database import Database, new_id
-from shared.endpoints import DeliveryView
+from shared.delivery_log import DeliveryView
 from shared.events import NewEvent
 from shared.signing import Keyring
 from shared.tables import Endpoint
@@ -113,8 +113,8 @@ class Clinic:
     def log(self, endpoint_id: UUID) -> list[DeliveryView]:
         """All deliveries, oldest first, with what was answered."""
         with self.db.transaction(self.tenant) as session:
-            found = endpoints.deliveries(session, endpoint_id, limit=1000)[::-1]
-            return [endpoints.delivery(session, item.id) for item in found]
+            found = delivery_log.deliveries(session, endpoint_id, limit=1000)[::-1]
+            return [delivery_log.delivery(session, item.id) for item in found]
 
     def states(self, endpoint_id: UUID) -> list[str]:
         return [owed.state for owed in self.log(endpoint_id)]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from shared import endpoints
+from shared import resending
 from shared.database import Database, new_id
 from shared.ledger.deletion import delete
 from shared.settings import Settings
@@ -49,7 +49,7 @@ def test_a_redelivery_asked_for_while_an_attempt_is_under_way_takes_over(clinic:
     clinic.happens()
     (owed,) = claim(worker_db)
     with clinic.db.transaction(clinic.tenant) as session:
-        assert endpoints.redeliver(session, owed.id).state == "waiting"
+        assert resending.redeliver(session, owed.id).state == "waiting"
     assert not settle(worker_db, owed, Verdict("dead"))
     assert clinic.states(endpoint_id) == ["waiting"]
 
@@ -70,7 +70,7 @@ def test_attempts_are_numbered_on_though_the_schedule_begins_anew(clinic: Clinic
     for place in (1, 2, 1, 2):
         if clinic.states(endpoint_id) == ["dead"]:
             with clinic.db.transaction(clinic.tenant) as session:
-                endpoints.redeliver(session, clinic.log(endpoint_id)[0].id)
+                resending.redeliver(session, clinic.log(endpoint_id)[0].id)
         (owed,) = claim(worker_db, lease=-1)
         assert owed.attempt == place
         if place == 1:
@@ -171,7 +171,7 @@ def test_two_replays_at_once_owe_each_event_once(clinic: Clinic) -> None:
     def replay() -> int:
         with clinic.db.transaction(clinic.tenant) as session:
             both_there.wait(20)
-            return endpoints.replay(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
+            return resending.replay(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
 
     with ThreadPoolExecutor(2) as pool:
         owed = [future.result() for future in [pool.submit(replay), pool.submit(replay)]]
@@ -220,7 +220,7 @@ def test_what_somebody_else_has_taken_meanwhile_is_not_given_back(
         assert settle(worker_db, owed, Verdict("delivered"))
     else:
         with clinic.db.transaction(clinic.tenant) as session:
-            endpoints.redeliver(session, owed.id)
+            resending.redeliver(session, owed.id)
     before = clinic.states(endpoint_id)
     with worker_db.transaction() as session:
         assert deliveries.give_back(session, [owed]) == 0
@@ -244,7 +244,7 @@ def test_whoever_changes_several_deliveries_locks_them_in_order_of_their_ids(
     def work() -> None:
         with clinic.db.transaction(clinic.tenant) as session:
             if act == "recover":
-                endpoints.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
+                resending.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False)
             else:
                 delete(session, clinic.tenant, job.id)
 

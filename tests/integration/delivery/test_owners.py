@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from shared import endpoints, ids, webhooks
+from shared import delivery_log, endpoints, ids, resending, webhooks
 from shared.database import Database
 from shared.errors import Conflict, NotFound
 from shared.tables import Delivery
@@ -69,13 +69,13 @@ def test_endpoints_are_managed_by_their_owner_alone(clinic: Clinic, owner_db: Da
         assert (changed.url, changed.kinds, changed.description) == ("https://other.example/", ["ping"], "ward 3")
         assert [row.id for row in endpoints.all_of(session)] == [endpoint_id]
         with pytest.raises(Conflict):
-            endpoints.send_test(session, endpoint_id)
+            resending.send_test(session, endpoint_id)
         with pytest.raises(webhooks.KindUnknown):
             endpoints.update(session, endpoint_id, kinds=("job.exploded",))
-        (owed,) = endpoints.deliveries(session, endpoint_id, state="waiting")
+        (owed,) = delivery_log.deliveries(session, endpoint_id, state="waiting")
         assert ids.text("event", owed.event_id) == event
-        assert endpoints.deliveries(session, endpoint_id, after=owed.id) == []
-        assert endpoints.deliveries(session, endpoint_id, state="dead") == []
+        assert delivery_log.deliveries(session, endpoint_id, after=owed.id) == []
+        assert delivery_log.deliveries(session, endpoint_id, state="dead") == []
         assert secret.encode() not in changed.secret
         assert clinic.keyring.unseal(changed.secret).decode() == secret
     stranger = make_tenant(owner_db, "stranger")
@@ -85,12 +85,12 @@ def test_endpoints_are_managed_by_their_owner_alone(clinic: Clinic, owner_db: Da
         lambda session: endpoints.update(session, endpoint_id),
         lambda session: endpoints.delete(session, endpoint_id),
         lambda session: endpoints.rotate_secret(session, clinic.keyring, endpoint_id),
-        lambda session: endpoints.send_test(session, endpoint_id),
-        lambda session: endpoints.deliveries(session, endpoint_id),
-        lambda session: endpoints.delivery(session, owed.id),
-        lambda session: endpoints.redeliver(session, owed.id),
-        lambda session: endpoints.recover(session, endpoint_id, datetime.now(UTC), preview=True),
-        lambda session: endpoints.replay(session, endpoint_id, datetime.now(UTC), preview=False),
+        lambda session: resending.send_test(session, endpoint_id),
+        lambda session: delivery_log.deliveries(session, endpoint_id),
+        lambda session: delivery_log.delivery(session, owed.id),
+        lambda session: resending.redeliver(session, owed.id),
+        lambda session: resending.recover(session, endpoint_id, datetime.now(UTC), preview=True),
+        lambda session: resending.replay(session, endpoint_id, datetime.now(UTC), preview=False),
     ]
     for refused in refusals:
         with clinic.db.transaction(stranger) as session, pytest.raises(NotFound):
@@ -107,9 +107,9 @@ def test_endpoints_are_managed_by_their_owner_alone(clinic: Clinic, owner_db: Da
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda session, endpoint: endpoints.replay(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
-        lambda session, endpoint: endpoints.recover(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
-        endpoints.send_test,
+        lambda session, endpoint: resending.replay(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
+        lambda session, endpoint: resending.recover(session, endpoint, datetime(2020, 1, 1, tzinfo=UTC), preview=False),
+        resending.send_test,
     ],
     ids=["replay", "recover", "send_test"],
 )
@@ -147,13 +147,13 @@ def test_one_request_sends_so_many_again_and_the_next_one_the_next(
                 counts += [send(session, endpoint_id, since, preview=preview) for preview in (True, False)]
         return counts
 
-    assert asked(endpoints.replay) == [8, 3, 5, 3, 2, 2, 0, 0]
+    assert asked(resending.replay) == [8, 3, 5, 3, 2, 2, 0, 0]
     change(owner_db, "UPDATE delivery SET state = 'dead', finished_at = now()")
     with clinic.db.transaction(clinic.tenant) as session:
-        assert endpoints.recover(session, endpoint_id, since, preview=False) == 3
+        assert resending.recover(session, endpoint_id, since, preview=False) == 3
     assert [row[0] for row in rows(owner_db, "SELECT event_seq FROM delivery WHERE state = 'waiting' ORDER BY 1")] == [
         1,
         2,
         3,
     ]
-    assert asked(endpoints.recover) == [5, 3, 2, 2, 0, 0]
+    assert asked(resending.recover) == [5, 3, 2, 2, 0, 0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from standardwebhooks.webhooks import Webhook
 
-from shared import endpoints, event_body, ids
+from shared import delivery_log, endpoints, event_body, ids, resending
 from shared.database import Database
 from shared.tables import Delivery
 from tests.chaos.proxy import Proxy
@@ -94,8 +94,8 @@ def test_a_delivery_is_dead_when_the_schedule_is_exhausted_and_lives_again_when_
     assert len(receiver.requests) == 4
     assert clinic.row(endpoint_id).failing_since is not None
     with clinic.db.transaction(clinic.tenant) as session:
-        assert endpoints.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=True) == 1
-        endpoints.redeliver(session, clinic.log(endpoint_id)[0].id)
+        assert resending.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=True) == 1
+        resending.redeliver(session, clinic.log(endpoint_id)[0].id)
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered after all")
     assert {received.id for received in receiver.requests} == {event}
     assert [attempt.number for attempt in clinic.log(endpoint_id)[0].attempts] == [1, 2, 3, 4, 5]
@@ -107,8 +107,8 @@ def test_what_was_given_up_is_recovered_together(clinic: Clinic, receive: Receiv
     clinic.happens(times=3)
     until(lambda: clinic.states(endpoint_id) == ["dead"] * 3, "all dead")
     with clinic.db.transaction(clinic.tenant) as session:
-        assert endpoints.recover(session, endpoint_id, datetime.now(UTC) + timedelta(hours=1), preview=False) == 0
-        assert endpoints.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False) == 3
+        assert resending.recover(session, endpoint_id, datetime.now(UTC) + timedelta(hours=1), preview=False) == 0
+        assert resending.recover(session, endpoint_id, datetime(2026, 1, 1, tzinfo=UTC), preview=False) == 3
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 3, "all recovered")
 
 
@@ -120,9 +120,9 @@ def test_events_from_before_an_endpoint_are_replayed_when_asked(
     endpoint_id, _ = clinic.endpoint(receiver.url, ("job.started",))
     with clinic.db.transaction(clinic.tenant) as session:
         since = datetime(2026, 1, 1, tzinfo=UTC)
-        assert endpoints.replay(session, endpoint_id, since, preview=True) == 2
-        assert endpoints.replay(session, endpoint_id, since, preview=False) == 2
-        assert endpoints.replay(session, endpoint_id, since, preview=False) == 0
+        assert resending.replay(session, endpoint_id, since, preview=True) == 2
+        assert resending.replay(session, endpoint_id, since, preview=False) == 2
+        assert resending.replay(session, endpoint_id, since, preview=False) == 0
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 2, "replayed")
     assert {received.id for received in receiver.requests} == set(missed[1:])
 
@@ -139,7 +139,7 @@ def test_a_list_leaves_out_what_receivers_answered(clinic: Clinic, receive: Rece
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "delivered")
     assert clinic.log(endpoint_id)[0].attempts[0].response == b"ok"
     with clinic.db.transaction(clinic.tenant) as session:
-        assert endpoints.deliveries(session, endpoint_id, limit=1)[0].attempts[0].response == b""
+        assert delivery_log.deliveries(session, endpoint_id, limit=1)[0].attempts[0].response == b""
 
 
 def test_a_200_whose_body_stalls_is_a_success(clinic: Clinic, receive: Receive, delivering: None) -> None:
@@ -196,7 +196,7 @@ def test_a_receiver_that_says_slow_down_is_left_alone_as_long_as_it_asks(
     assert timedelta(seconds=2900) < first.next_at - first.attempts[0].started_at < timedelta(seconds=3100)
     assert [owed.attempts for owed in others] == [(), ()]
     with clinic.db.transaction(clinic.tenant) as session:
-        sent = endpoints.send_test(session, endpoint_id)
+        sent = resending.send_test(session, endpoint_id)
     until(lambda: clinic.log(endpoint_id)[-1].state == "delivered", "the owner's own ping goes out at once")
     assert sent.kind == "ping"
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from shared import endpoints, events, ids, image_events, webhooks
+from shared import events, ids, image_events, resending, webhooks
 from shared.database import Database
 from shared.errors import Conflict
 from shared.ledger import intake as taking_in
@@ -368,9 +368,9 @@ def test_only_who_names_the_kind_can_have_events_of_photos_replayed(
     every, named = endpoint(app_db, tenant, ()), endpoint(app_db, tenant)
     since = datetime(2026, 1, 1, tzinfo=UTC)
     with app_db.transaction(tenant) as session:
-        assert endpoints.replay(session, every, since, preview=True) == 3
-        assert endpoints.replay(session, every, since, preview=False) == 3
-        assert endpoints.replay(session, named, since, preview=True) == 3
+        assert resending.replay(session, every, since, preview=True) == 3
+        assert resending.replay(session, every, since, preview=False) == 3
+        assert resending.replay(session, named, since, preview=True) == 3
 
 
 def test_what_a_client_called_a_photo_goes_from_its_event_when_the_job_is_deleted(

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from shared import endpoints, events, webhooks
+from shared import events, resending, webhooks
 from shared.database import Database, new_id
 from shared.events import EventsGone, NewEvent
 from shared.signing import Keyring
@@ -134,7 +134,7 @@ def test_what_another_transaction_holds_is_left_alone_and_not_waited_for(
     asked = "SELECT id FROM delivery WHERE event_seq = 6"
     ((sixth,),) = rows(owner_db, asked)
     with app_db.transaction(tenant) as session:
-        endpoints.redeliver(session, sixth)
+        resending.redeliver(session, sixth)
         house.forget_old_events()
         assert numbers(owner_db, tenant) == [6, 7, 8, 9]
     house.forget_old_events()
