@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -61,7 +62,8 @@ LONGEST = (
 )
 
 
-#: Files that share what is dear to start, ``poxvisio up``, TensorFlow or a network: one process runs them.
+#: Files that share what is dear to start, ``poxvisio up``, an S3 server, TensorFlow or a network: one process runs
+#: them.
 TOGETHER = (
     (
         "tests/e2e/test_commands.py",
@@ -74,6 +76,11 @@ TOGETHER = (
         "tests/chaos/test_telling.py",
         "tests/chaos/test_addresses.py",
         "tests/chaos/test_clock.py",
+    ),
+    (
+        "tests/e2e/test_procfile.py",
+        "tests/integration/test_fetching.py",
+        "tests/integration/test_storage.py",
     ),
     (
         "tests/integration/engines/test_engines.py",
@@ -104,6 +111,10 @@ class Files(LoadFileScheduling):  # type: ignore[misc]  # xdist comes without ty
         return next((files[0] for files in TOGETHER if file in files), file)
 
 
+#: All that was loaded when the tests had been read, before the first of them ran.
+LOADED_BY_READING = pytest.StashKey[frozenset[str]]()
+
+
 def pytest_configure() -> None:
     """Write errors that are logged as Python does: structlog draws them, in a tenth of a second of CPU each."""
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -117,7 +128,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Keep the collector from what is imported, which stays: looking through it again and again was a tenth of all."""
     gc.disable()
     try:
@@ -125,6 +136,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        session.config.stash[LOADED_BY_READING] = frozenset(sys.modules)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -190,6 +202,18 @@ def broker_url(services_root: Path) -> Iterator[str]:
     """Return the URL of a running Valkey."""
     server = EmbeddedValkey(services_root / "valkey")
     yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Return the endpoint of an S3 server without buckets; each test makes its own."""
+    from moto.server import ThreadedMotoServer  # most processes of tests want none
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
     server.stop()
 
 

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.chaos import promise
 from tests.chaos.fleet import Fleet, fleet
@@ -27,22 +26,21 @@ CREDENTIALS = {
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Proxy]:
+def bucket(s3_server: str) -> Iterator[Proxy]:
     """Return the proxy before a bucket named ``photos``."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    import boto3  # every process of tests reads this file, and none of them runs it but in the long form
+
     client = boto3.client(
         "s3",
-        endpoint_url=f"http://{host}:{port}",
+        endpoint_url=s3_server,
         region_name="us-east-1",
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
     client.create_bucket(Bucket="photos")
-    with Proxy((host, port)) as proxy:
+    address = urlsplit(s3_server)
+    with Proxy((str(address.hostname), address.port or 0)) as proxy:
         yield proxy
-    server.stop()
 
 
 @pytest.fixture(scope="module")

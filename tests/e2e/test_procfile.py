@@ -5,13 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cli.embedded.ports import free_port
 from tests.chaos.running import until
@@ -22,7 +19,7 @@ SECONDS = 120
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(monkeypatch: pytest.MonkeyPatch, s3_server: str) -> str:
     """Return the endpoint of an S3 server with the bucket ``clinic``."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
@@ -31,13 +28,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="clinic")
-    yield endpoint
-    server.stop()
+    import boto3  # this test alone wants it in its own process
+
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="clinic")
+    return s3_server
 
 
 def test_a_job_is_answered_by_the_processes_of_the_procfile(

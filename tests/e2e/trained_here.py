@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from safetensors.numpy import load_file
 
 from shared.bundle import WEIGHTS, load_bundle
@@ -45,6 +44,8 @@ tune_epochs = 1
 
 def main(folder: Path) -> None:
     """Leave photos, run and ``said.npz``: the names of some photos, and the probabilities [n, labels] of each."""
+    import tensorflow as tf  # every process of tests reads this module, and one of them trains
+
     photos = folder / "photos"
     synthesise(Plan(layout="msld-v1", patients=6, copies=1), photos)
     frame = manifest.build(photos, folds=3)

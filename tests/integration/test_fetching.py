@@ -15,9 +15,9 @@ from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from shared.errors import DataRefused, StorageAway, Unavailable
 from shared.storage import storage_at
@@ -184,21 +184,18 @@ def test_a_kaggle_out_of_reach_is_told_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(params=["folder", "s3"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+def shelf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     if request.param == "folder":
-        yield Shelf(storage_at(f"file://{tmp_path}/storage"))
-        return
+        return Shelf(storage_at(f"file://{tmp_path}/storage"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    endpoint: str = request.getfixturevalue("s3_server")
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.delenv("http_proxy", raising=False)
-    host, port = server.get_host_and_port()
-    storage = storage_at("s3://data/clinic", endpoint=f"http://{host}:{port}")
-    storage._client.create_bucket(Bucket="data")  # type: ignore[attr-defined]  # only S3 has one
-    yield Shelf(storage)
-    server.stop()
+    bucket = f"data-{uuid4().hex}"
+    storage = storage_at(f"s3://{bucket}/clinic", endpoint=endpoint)
+    storage._client.create_bucket(Bucket=bucket)  # type: ignore[attr-defined]  # only S3 has one
+    return Shelf(storage)
 
 
 def stocked(shelf: Shelf, tmp_path: Path) -> dict[str, Any]:

@@ -4,14 +4,13 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
 from shared.settings import Settings
@@ -31,16 +30,15 @@ def _settings(url: str, endpoint: str = "") -> Settings:
 
 
 @pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def aws() -> Any:
+    """Return what clients are made from: to read the description of S3 for each takes a tenth of a second."""
+    from boto3.session import Session  # by one process of the tests
+
+    return Session()
 
 
 @pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def credentials(monkeypatch: pytest.MonkeyPatch, aws: Any) -> None:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -49,14 +47,15 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("shared.storage.s3.Session", lambda: aws)
 
 
 @pytest.fixture(params=["folder", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, s3_endpoint: str, credentials: None) -> Storage:
+def storage(request: pytest.FixtureRequest, tmp_path: Path, s3_server: str, credentials: None) -> Storage:
     if request.param == "folder":
         return open_storage(_settings(f"file://{tmp_path}/ph%20otos"))
     bucket = f"photos-{uuid4().hex}"
-    made = open_storage(_settings(f"s3://{bucket}/clinic", s3_endpoint))
+    made = open_storage(_settings(f"s3://{bucket}/clinic", s3_server))
     made._client.create_bucket(Bucket=bucket)  # type: ignore[attr-defined]  # only S3 has one
     return made
 
@@ -325,8 +324,8 @@ def test_an_s3_server_out_of_reach_is_storage_away(credentials: None) -> None:
         storage.delete(["a/b"])
 
 
-def test_a_missing_bucket_is_storage_away_and_not_a_missing_object(s3_endpoint: str, credentials: None) -> None:
-    storage = open_storage(_settings("s3://no-such-bucket", s3_endpoint))
+def test_a_missing_bucket_is_storage_away_and_not_a_missing_object(s3_server: str, credentials: None) -> None:
+    storage = open_storage(_settings("s3://no-such-bucket", s3_server))
     with pytest.raises(StorageAway, match="bucket"):
         storage.check()
     with pytest.raises(StorageAway, match="bucket"):

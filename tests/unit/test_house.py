@@ -12,7 +12,7 @@ import pytest
 from shared.broker import DRAIN
 from shared.ledger.fairness import WEIGHTS
 from shared.vocabulary import LANES
-from tests.conftest import LONGEST
+from tests.conftest import LOADED_BY_READING, LONGEST
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "shared", "training", "web", "worker", "migrations")
@@ -75,6 +75,12 @@ def test_lanes_are_the_same_everywhere() -> None:
     procfile = (ROOT / "Procfile").read_text(encoding="utf-8")
     [worker] = [line for line in procfile.splitlines() if line.startswith("worker:")]
     assert worker.split(" -Q ")[1].split()[0].split(",") == list(LANES)
+
+
+def test_reading_the_tests_loads_nothing_that_takes_seconds(pytestconfig: pytest.Config) -> None:
+    """Every process of tests reads all of them, and a few of them want these: they are imported where they are used."""
+    dear = {"tensorflow", "keras", "torch", "sklearn", "scipy", "matplotlib", "schemathesis", "moto", "boto3"}
+    assert pytestconfig.stash[LOADED_BY_READING] & dear == set()
 
 
 def test_the_longest_test_files_are_there() -> None:
