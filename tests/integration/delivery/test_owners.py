@@ -135,7 +135,7 @@ def test_who_asks_to_send_to_an_endpoint_that_is_deleted_meanwhile_hears_that_th
 def test_one_request_sends_so_many_again_and_the_next_one_the_next(
     clinic: Clinic, owner_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "AT_ONCE", 3)
+    monkeypatch.setattr(resending, "AT_ONCE", 3)
     clinic.happens(times=8)
     endpoint_id, _ = clinic.endpoint("https://clinic.example/", ("job.started",))
     since = datetime(2026, 1, 1, tzinfo=UTC)
