@@ -26,7 +26,7 @@ from web.api import (
     webhooks,
 )
 from web.health import Examiner, health
-from web.openapi import described_rules
+from web.operations import described_rules
 from web.pages.documents import pages
 from web.services import Services
 

@@ -19,7 +19,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from shared import accounts
 from shared.accounts import Caller, KeyUnknown
 from web.known_keys import Known
-from web.openapi import operation_of
+from web.operations import operation_of
 from web.problems import (
     MISSING_SCOPE,
     RATE_LIMITED,

@@ -14,7 +14,7 @@ from shared.errors import BundleAltered, PoxVisioError
 from shared.logs import logger
 from shared.registry import records, serving
 from shared.tables import WorkerNode
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.schema import known_revision
 from web.services import Services, services
 from web.wire import Shape, respond

@@ -28,7 +28,7 @@ from tests.integration.web.answering import answer_all
 from tests.integration.web.conformance import assert_documented
 from tests.integration.web.conftest import JPEG, Caller, make_key
 from web.api.links import Link
-from web.openapi import described_rules, template
+from web.operations import described_rules, template
 from web.services import Services
 
 TABLE: Final = Path(__file__).with_name("authorization_matrix.md")

@@ -10,7 +10,7 @@ from shared.database import Database, new_id
 from tests.integration.web.conftest import JPEG, Caller, make_key
 from tests.security import matrix
 from tests.security.conftest import Extent
-from web.openapi import described_rules, template
+from web.operations import described_rules, template
 
 # What no schema leads a generator to.
 NONSENSE = (

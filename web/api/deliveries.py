@@ -22,7 +22,7 @@ from web.api.webhook_shapes import (
 from web.asking import NoQuery, Strict, read_query, wrong
 from web.auth import caller
 from web.intake import fingerprint
-from web.openapi import IDEMPOTENCY_KEY, LINK, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, LINK, REPLAYED, Answer, operation
 from web.problems import CONFLICT, NOT_FOUND
 from web.replay import perform
 from web.services import services

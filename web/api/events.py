@@ -15,7 +15,7 @@ from web.api.waiting import LONGEST_WAIT, PREFERENCE_APPLIED, refused_meanwhile,
 from web.asking import Strict, preferred_wait, read_query
 from web.auth import caller
 from web.news import Reader
-from web.openapi import LAST_EVENT_ID, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
+from web.operations import LAST_EVENT_ID, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
 from web.problems import BAD_REQUEST, EVENTS_GONE, NOT_ACCEPTABLE, TOO_MANY_EVENT_STREAMS, Problem, retry_after
 from web.services import services
 from web.wire import Shape, next_link, respond

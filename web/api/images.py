@@ -11,7 +11,7 @@ from web.api.links import LINKS, LinkSeconds, link_addresses
 from web.api.pictures import PICTURE, HeatmapQuery, heatmap_of, photo_of
 from web.asking import NoQuery, Strict, read_query
 from web.auth import caller
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.problems import NOT_FOUND, NOT_YET, STORAGE_AWAY
 from web.services import services
 from web.wire import ResultBody, respond, result_body

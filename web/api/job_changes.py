@@ -18,7 +18,7 @@ from web.asking import NoQuery, read_query
 from web.auth import caller
 from web.intake import fingerprint
 from web.intake.pressure import admit
-from web.openapi import IDEMPOTENCY_KEY, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, REPLAYED, Answer, operation
 from web.problems import CONFLICT, GONE, NOT_FOUND, SERVICE_FULL, STORAGE_AWAY, TENANT_FULL
 from web.replay import perform
 from web.services import services

@@ -16,7 +16,7 @@ from web.asking import PLAIN, NoQuery, Strict, preferred_wait, read_query, wrong
 from web.auth import caller
 from web.intake.options import Instant, ModelId
 from web.news import AsKnown
-from web.openapi import ETAG, IF_NONE_MATCH, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
+from web.operations import ETAG, IF_NONE_MATCH, LINK, PREFER_WAIT, RETRY_AFTER, Answer, operation
 from web.problems import GONE, NOT_FOUND
 from web.services import services
 from web.wire import JobBody, Shape, State, job_url, next_link, respond

@@ -15,7 +15,7 @@ from web.asking import PLAIN, NoQuery, StrictJson, pointer, read_json, read_quer
 from web.auth import caller
 from web.intake import fingerprint
 from web.intake.options import Instant
-from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
 from web.problems import (
     BROKEN_BODY,
     CONFLICT,

@@ -24,7 +24,7 @@ from shared.signing import Keyring
 from web.api.pictures import PNG_OR_JPEG, HeatmapQuery, heatmap_of, photo_of
 from web.asking import read_query
 from web.auth import caller, too_many
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.problems import (
     BAD_LINK,
     DATABASE_AWAY,

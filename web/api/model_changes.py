@@ -14,7 +14,7 @@ from web.api.model_shapes import ChangeBody, ChangeList, Share, change_of
 from web.asking import NoQuery, read_json, read_query
 from web.auth import caller
 from web.intake import fingerprint
-from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
 from web.problems import (
     BROKEN_BODY,
     CONFLICT,

@@ -9,7 +9,7 @@ from shared.errors import BundleError, NotFound
 from shared.registry import bundles, records
 from web.asking import NoQuery, read_query
 from web.auth import caller
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.problems import NOT_FOUND, NOT_YET, STORAGE_AWAY, Problem
 from web.services import services
 

@@ -14,7 +14,7 @@ from web.auth import caller
 from web.intake import fingerprint
 from web.intake.bundle_upload import received
 from web.intake.pressure import entrance
-from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
 from web.problems import (
     BROKEN_BODY,
     CONFLICT,

@@ -9,7 +9,7 @@ from pydantic import Field
 from shared import history, ids, receipts
 from web.asking import Strict, read_query
 from web.auth import caller
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.problems import CONFLICT, GONE, NOT_FOUND, Problem
 from web.services import services
 

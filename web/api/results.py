@@ -22,7 +22,7 @@ from web.api.links import LINKS, LinkSeconds, link_addresses
 from web.api.streaming import streamed
 from web.asking import Strict, read_query, wrong
 from web.auth import caller
-from web.openapi import LINK, Answer, operation
+from web.operations import LINK, Answer, operation
 from web.problems import (
     DATABASE_AWAY,
     GONE,

@@ -13,15 +13,7 @@ from web.auth import caller
 from web.intake.options import JobList, JobOptions, QueryOptions
 from web.intake.pressure import entrance
 from web.intake.submission import accept
-from web.openapi import (
-    CONTENT_LOCATION,
-    IDEMPOTENCY_KEY,
-    LOCATION,
-    PREFER_WAIT,
-    REPLAYED,
-    Answer,
-    operation,
-)
+from web.operations import CONTENT_LOCATION, IDEMPOTENCY_KEY, LOCATION, PREFER_WAIT, REPLAYED, Answer, operation
 from web.problems import (
     BROKEN_BODY,
     DUPLICATE_CUSTOM_ID,

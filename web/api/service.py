@@ -8,7 +8,7 @@ from pydantic import Field
 from shared.ledger.idempotency import KEPT
 from web.api.waiting import LONGEST_WAIT
 from web.description import described
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.services import services
 from web.wire import Shape, respond
 

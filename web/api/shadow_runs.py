@@ -12,7 +12,7 @@ from shared.registry.shadow import FEWEST, Rate
 from shared.tables import ShadowResult
 from web.asking import Strict, read_query
 from web.auth import caller
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.problems import INVALID_OPTIONS, NOT_FOUND
 from web.services import services
 from web.wire import USE, ResearchUse, Shape, respond

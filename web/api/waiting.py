@@ -9,7 +9,7 @@ from shared.accounts import KeyUnknown
 from shared.views import ResultView
 from web.auth import caller
 from web.news import AnswerOf
-from web.openapi import Header
+from web.operations import Header
 from web.services import services
 from web.watch import Watch, Wish
 

@@ -25,7 +25,7 @@ from web.api.webhook_shapes import (
 from web.asking import NoQuery, read_json, read_query
 from web.auth import caller, require
 from web.intake import fingerprint
-from web.openapi import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
+from web.operations import IDEMPOTENCY_KEY, LOCATION, REPLAYED, Answer, operation
 from web.problems import (
     BROKEN_BODY,
     CONFLICT,

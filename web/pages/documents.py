@@ -14,7 +14,7 @@ from shared.bundle import RESEARCH_USE
 from web.access import PAGE_POLICY
 from web.advice import advice_of, example_of_problem
 from web.description import described
-from web.openapi import Answer, operation
+from web.operations import Answer, operation
 from web.pages.reference import breakable, inline, pretty, reference, used_by
 from web.problems import KINDS, NOT_FOUND, not_found
 from web.services import services

@@ -8,7 +8,8 @@ from jsonschema import Draft202012Validator
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
-from web.openapi import document, template
+from web.openapi import document
+from web.operations import template
 
 PROBLEM = "application/problem+json"
 #: The document, and what validates the bodies of each answer, by the routes they are of: every test has an application

@@ -11,7 +11,7 @@ from flask import Flask
 from tests.integration.web import browser
 from tests.integration.web.browser import Tab
 from tests.integration.web.conftest import Caller, Server
-from web.openapi import described_rules
+from web.operations import described_rules
 from web.problems import KINDS
 
 _VOID = {"meta", "link", "img", "wbr", "br", "hr", "input"}

@@ -24,7 +24,7 @@ from tests.integration.web.test_models import form_of
 from tests.integration.worker.test_models import MakeBundle, make_bundle
 from tests.security import matrix
 from tests.security.matrix import Route, World
-from web.openapi import IDEMPOTENCY_KEY, Operation, described_rules, template
+from web.operations import IDEMPOTENCY_KEY, Operation, described_rules, template
 
 __all__ = ["make_bundle"]
 

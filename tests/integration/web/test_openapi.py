@@ -16,7 +16,8 @@ from tests.integration.web.conftest import Caller
 from web.advice import ADVICE
 from web.description import described
 from web.members import MEANT
-from web.openapi import described_rules, is_opaque, template
+from web.openapi import is_opaque
+from web.operations import described_rules, template
 from web.problems import KINDS as PROBLEMS
 
 METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE"}
