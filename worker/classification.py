@@ -67,6 +67,8 @@ class Classification:
         holder: str,
     ) -> None:
         self._settings = settings
+        # Asked for each photo, and read from a dozen files.
+        self._threads = settings.engine_threads or processors()
         self._database = database
         self._models = models
         self._photos = photos
@@ -145,8 +147,7 @@ class Classification:
 
     @property
     def _batch_size(self) -> int:
-        threads = self._settings.engine_threads or processors()
-        return batch_size(self.images_per_second, threads=threads, most=self._settings.micro_batch)
+        return batch_size(self.images_per_second, threads=self._threads, most=self._settings.micro_batch)
 
     def _claims(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
