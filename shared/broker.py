@@ -20,6 +20,8 @@ from shared.vocabulary import LANES
 
 _SECONDS = 2
 DRAIN = "worker.tasks.drain"
+#: What kombu puts before the name of a lane's list of tokens.
+KEY_PREFIX = "poxvisio:celery:"
 # A token nobody took within this time is noise: the sweep sends another while there is work.
 TOKEN_SECONDS = 30
 
@@ -50,7 +52,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": _SECONDS,
             "health_check_interval": 5,
             # The server may be somebody else's too.
-            "global_keyprefix": "poxvisio:celery:",
+            "global_keyprefix": KEY_PREFIX,
         }
     elif url.startswith("amqp"):
         # RabbitMQ takes no message in while its memory or disk runs short, and says nothing.

@@ -25,6 +25,7 @@ from worker.node_cache import Room
 from worker.pace import Pace
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
+from worker.tokens import Tokens
 
 log = logger(__name__)
 
@@ -59,6 +60,7 @@ class WorkerProcess:
         self._classification: Classification | None = None
         self._receiver: Receiver | None = None
         self._broker = Broker(settings)
+        self._tokens = Tokens(settings)
         self._models: Models | None = None
         self._examiner: Examiner | None = None
         self._state = "starting"
@@ -80,9 +82,15 @@ class WorkerProcess:
         self._report()
 
     def drain(self) -> None:
+        """Answer photos until nothing is ready and no token has come for a while."""
+        while not self._stopping.is_set():
+            self._drain()
+            # Another worker can do more with a token where there is no network here.
+            if self._classification is None or not self._tokens.take():
+                return
+
+    def _drain(self) -> None:
         """Answer photos until nothing is ready; do nothing where there is no network to answer with."""
-        if self._stopping.is_set():
-            return
         if self._receiver is not None:
             self._receiver.look()
         classification = self._loaded()
@@ -96,6 +104,7 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask the running drain to end; called from a signal handler, so it only sets flags."""
         self._stopping.set()
+        self._tokens.stop()
         self._changed.set()
         if self._receiver is not None:
             self._receiver.stop()
@@ -121,6 +130,7 @@ class WorkerProcess:
         except DatabaseAway:
             log.warning("node_not_forgotten")
         self._broker.close()
+        self._tokens.close()
         self._database.close()
 
     def _loaded(self) -> Classification | None:

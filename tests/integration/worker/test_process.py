@@ -5,6 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +17,7 @@ import sqlalchemy as sa
 from safetensors.numpy import load_file, save_file
 
 from shared import history
+from shared.broker import Broker
 from shared.bundle import CARD, PARITY
 from shared.database import Database
 from shared.settings import Settings
@@ -22,6 +26,7 @@ from tests.integration.worker.conftest import BUNDLE, Submit, photo
 from training.publish import write_card
 from worker import process
 from worker.process import WorkerProcess
+from worker.tokens import Tokens
 
 
 @pytest.fixture
@@ -43,6 +48,7 @@ def child(
     settings: Settings, worker_url: str, own_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[WorkerProcess]:
     monkeypatch.setattr(process, "_RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(process, "Tokens", partial(Tokens, seconds=0.0))
     own = settings.model_copy(
         update={
             "model": own_bundle,
@@ -106,6 +112,31 @@ def test_without_its_bundle_jobs_wait_and_are_answered_when_it_is_there_and_its_
     child.close()
     with owner_db.transaction() as session:
         assert session.execute(sa.text("SELECT count(*) FROM worker_node")).scalar_one() == 0
+
+
+def test_a_child_that_has_worked_takes_the_next_token_itself(
+    child: WorkerProcess,
+    own_bundle: Path,
+    submit_photos: Submit,
+    app_db: Database,
+    tenant: UUID,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_weights(own_bundle)
+    monkeypatch.setattr(child, "_tokens", Tokens(settings, seconds=600.0))
+    child.start()
+    with ThreadPoolExecutor(1) as pool, closing(Broker(settings)) as broker:
+        draining = pool.submit(child.drain)
+        for seed in (1, 2):
+            job, end = submit_photos([photo(seed)]), time.monotonic() + 60
+            assert broker.wake(["interactive"])
+            while job_of(app_db, tenant, job).state != "completed":
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        assert not draining.done()
+        child.stop()
+        draining.result(20)
 
 
 def test_an_altered_bundle_answers_nothing(
