@@ -99,8 +99,10 @@ class OpenVinoEngine:
         streams = compiled(model, rest, count)
         self._streams = count
         # Requests at rest: whoever has a part to compute takes one, so that calls may overlap and no thread waits.
+        # There is a second one a thread: what is begun there waits inside OpenVINO, which begins it the moment that any
+        # thread is free. A part that waited here for the part before it would leave the other threads without work.
         self._idle: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(count):
+        for _ in range(2 * count):
             self._idle.put(streams.create_infer_request())
         self._alone = compiled(model, rest).create_infer_request() if count > 1 else None
         self._lock = threading.Lock()

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from worker.inference.answers import probabilities_of
 from worker.inference.classifier import Classifier, _arithmetic
 from worker.inference.compiled import RECORD, machine
 from worker.inference.engine import Outputs
-from worker.inference.openvino_engine import bf16_here
+from worker.inference.openvino_engine import OpenVinoEngine, bf16_here
 from worker.inference.parity import BOUNDS
 from worker.inference.preprocess import Quality
 from worker.inference.weights import load_reference
@@ -111,6 +113,36 @@ def test_calls_of_several_threads_overlap_and_change_no_answer(classifier: Load,
         found = list(threads.map(lambda batch: infer(batch).logits, batches))
     for one, other in zip(expected, found, strict=True):
         assert np.array_equal(one, other)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_a_batch_begins_while_the_one_before_it_has_every_thread(
+    bundle: Bundle, compiled: Path, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Classifier.load(bundle, engine="openvino", precision="f32", threads=1, cache=compiled).engine
+    assert isinstance(engine, OpenVinoEngine)
+    begin: Callable[..., None] = engine._begin
+    begun: list[int] = []
+
+    def noted(request: Any, part: NDArray[np.uint8]) -> None:
+        begin(request, part)
+        begun.append(len(part))
+
+    monkeypatch.setattr(engine, "_begin", noted)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(engine.infer, np.concatenate([samples[0]] * 16)[:16])
+        until(lambda: len(begun) == 1)
+        second = threads.submit(engine.infer, samples[0][:2])
+        # Else the thread that becomes free has nothing to do until somebody here has looked at the first.
+        until(lambda: len(begun) == 2)
+        assert not first.done()
+        second.result()
 
 
 def compiled_in(cache: Path, bundle: Bundle, engine: str) -> Path:
