@@ -226,6 +226,8 @@ class Classification:
             work, image = request.context
             passing("worker.decoded")
             if isinstance(photo, Decoded):
+                if work.unit.n <= MOST_OF_PEOPLE:
+                    self._finisher.store_ahead(work, image.id, photo.copy)
                 batch.append(Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)

@@ -1,14 +1,17 @@
 """Finishing units in a thread of their own: their working copies are stored, then they are completed under their fence.
 
-The network goes on meanwhile. Whoever hands over waits once two are unfinished: memory stays bounded.
+The network goes on meanwhile. Whoever hands over waits once two are unfinished: memory stays bounded. Of a unit of few
+photos, which somebody waits for, copies are stored ahead, while the network still looks at the photos; those of a photo
+that gets no answer after all are looked for when its job is closed (``worker/housekeeping.py``).
 """
 
 import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
+from uuid import UUID
 
 from shared.crash_points import passing
 from shared.database import Database
@@ -24,6 +27,7 @@ from worker.work import Work
 log = logger(__name__)
 
 _UNFINISHED: Final = 2
+_AHEAD: Final = 2
 _AGAIN_SECONDS: Final = 0.5
 
 
@@ -36,8 +40,14 @@ class Finisher:
         self._keeper = keeper
         self._hinting = hinting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self._ahead = ThreadPoolExecutor(_AHEAD, thread_name_prefix="copies")
         self._under_way: deque[Future[None]] = deque()
         self.answered = 0
+
+    def store_ahead(self, work: Work, image_id: UUID, copy: bytes) -> None:
+        """Begin to store the working copy of a photo that has no answer yet."""
+        key = copy_key(work.unit.job_id, image_id)
+        work.stored_ahead[image_id] = self._ahead.submit(self._store, key, copy)
 
     def put(self, works: Sequence[Work]) -> None:
         """Take whole units, and those that were lost; wait where too many are unfinished."""
@@ -57,6 +67,7 @@ class Finisher:
     def close(self) -> None:
         """End the thread when it has finished."""
         self._thread.shutdown()
+        self._ahead.shutdown()
         self._hinting.close()
 
     def _wait(self, allowed: int) -> None:
@@ -80,13 +91,22 @@ class Finisher:
         keys = []
         for work in works:
             for image_id, copy in work.copies.items():
+                if ahead := work.stored_ahead.get(image_id):
+                    ahead.result()
+                    continue
                 key = copy_key(work.unit.job_id, image_id)
                 self._storage.put(key, copy)
                 keys.append(key)
-        self._storage.settle(keys)
+        if keys:
+            self._storage.settle(keys)
+
+    def _store(self, key: str, copy: bytes) -> None:
+        self._storage.put(key, copy)
+        self._storage.settle([key])
 
     def _drop_copies(self, works: Sequence[Work]) -> None:
         """Forget copies that may be there or under way: their photos are looked at again, or stand without."""
+        wait([ahead for work in works for ahead in work.stored_ahead.values()])
         with contextlib.suppress(StorageAway):
             self._storage.delete(copy_key(work.unit.job_id, image_id) for work in works for image_id in work.copies)
 

@@ -1,6 +1,7 @@
 """A claimed unit and what becomes of its images: each ends as an outcome, or is put off because a part is away."""
 
 import random
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -33,6 +34,8 @@ class Work:
     outcomes: list[Outcome] = field(default_factory=list)
     deferred: list[Deferred] = field(default_factory=list)
     copies: dict[UUID, bytes] = field(default_factory=dict)
+    #: Copies that are being stored, or are, while their photos have no answer yet.
+    stored_ahead: dict[UUID, Future[None]] = field(default_factory=dict)
     #: The network that answers the whole unit; None while it is not known.
     classifier: Classifier | None = None
 

@@ -200,11 +200,35 @@ def hurry(owner_db: Database) -> None:
         session.execute(sa.text("UPDATE unit SET available_at = now() WHERE state = 'waiting'"))
 
 
+class Looking:
+    """A network that does something before it looks at the photos."""
+
+    def __init__(self, network: Classifier, first: Callable[[], None]) -> None:
+        self.bundle = network.bundle
+        self._network, self._first = network, first
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        self._first()
+        return self._network.classify(pixels, quality)
+
+
+def test_the_copy_of_a_photo_that_somebody_waits_for_is_stored_while_the_network_looks_at_it(
+    submit_photos: Submit, make_worker: Worker, network: Classifier, storage: Storage, app_db: Database, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1)])
+    looking = Looking(network, lambda: until(lambda: bool(list(storage.list(f"copies/{job.hex}/")))))
+    assert make_worker(network=looking).drain() == 1
+    [result] = results_of(app_db, tenant, job)[1]
+    assert result.has_copy
+    assert storage.read(copy_key(job, result.image_id), limit=10**6)[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("more", [0, 4])
 def test_working_copies_that_cannot_be_stored_put_their_photos_off(
     submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,
-    storage: Storage, tenant: UUID,
+    storage: Storage, tenant: UUID, more: int,
 ) -> None:  # fmt: skip
-    job = submit_photos([photo(1), b"", photo(2)])
+    job = submit_photos([photo(1), b"", photo(2), *(photo(3 + seed) for seed in range(more))])
     away = Away(storage)
     away.refuses_copies = True
     worker = make_worker(store=away)
@@ -216,7 +240,9 @@ def test_working_copies_that_cannot_be_stored_put_their_photos_off(
     sweep(worker_db)
     worker.drain()
     view, results = results_of(app_db, tenant, job)
-    assert (view.state, len(results), view.counts["rejected"]) == ("completed", 3, 1)
+    assert (view.state, len(results), view.counts["rejected"]) == ("completed", 3 + more, 1)
+    stored = {item.key for item in storage.list(f"copies/{job.hex}/")}
+    assert stored == {copy_key(job, result.image_id) for result in results if result.outcome != "rejected"}
 
 
 def test_a_photo_whose_storage_never_comes_back_fails_with_its_reason(
