@@ -37,23 +37,35 @@ _TAKE: Final = Prepared(
     """,
     {"tenants": "uuid[]", "numbers": "bigint[]"},
 )
-# The literal list lets the planner see that the partial index holds all there is to find.
+# A literal list lets the planner see that the partial index holds all there is to find.
+_ONCE_LISTED: Final = ", ".join(f"'{kind}'" for kind in ONCE)
 _KNOWN: Final = Prepared(
     f"""
     SELECT e.job_id, e.kind, e.round
     FROM unnest(:jobs, :kinds, :rounds) AS x (job_id, kind, round)
     JOIN event e ON e.job_id = x.job_id AND e.kind = x.kind AND e.round = x.round
-    WHERE e.kind IN ({", ".join(f"'{kind}'" for kind in ONCE)})
+    WHERE e.kind IN ({_ONCE_LISTED})
     """,  # noqa: S608  # made of the constant names above
     {"jobs": "uuid[]", "kinds": "text[]", "rounds": "int[]"},
 )
+# All of them or, where one of them happened before, none. Whoever reads `event` under the lock of the counters sees all
+# that was recorded before; so does whoever reads `endpoint`, since those are made and changed under that lock too.
 _WRITE: Final = Prepared(
-    """
-    INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
-    SELECT x.tenant_id, x.seq, x.id, x.kind, x.job_id, x.round, CAST(x.body AS jsonb)
-    FROM unnest(:tenants, :numbers, :ids, :kinds, :jobs, :rounds, :bodies)
-      AS x (tenant_id, seq, id, kind, job_id, round, body)
-    """,
+    f"""
+    WITH x AS MATERIALIZED (
+      SELECT * FROM unnest(:tenants, :numbers, :ids, :kinds, :jobs, :rounds, :bodies)
+        AS x (tenant_id, seq, id, kind, job_id, round, body)),
+    known AS (
+      SELECT FROM x JOIN event e ON e.job_id = x.job_id AND e.kind = x.kind AND e.round = x.round
+      WHERE e.kind IN ({_ONCE_LISTED})),
+    written AS (
+      INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
+      SELECT x.tenant_id, x.seq, x.id, x.kind, x.job_id, x.round, CAST(x.body AS jsonb) FROM x
+      WHERE NOT EXISTS (SELECT FROM known)
+      RETURNING 1)
+    SELECT EXISTS (SELECT FROM written) AS is_written,
+      EXISTS (SELECT FROM endpoint WHERE tenant_id = ANY (:tenants)) AS is_heard
+    """,  # noqa: S608  # made of the constant names above
     {
         "tenants": "uuid[]",
         "numbers": "bigint[]",
@@ -93,20 +105,32 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
     """Number these events and write them with their deliveries, in the caller's transaction; call it last.
 
     1. Take the numbers, which serialises this with every other transaction that records for the same tenants.
-    2. Leave out what a job did before in the same round (kinds of ``ONCE``) and give those numbers back.
-    3. Write the events, then the deliveries.
+    2. Write the events, then the deliveries.
+    3. Where a job did one of them before in the same round (kinds of ``ONCE``), give the numbers back, and do the same
+       without those.
 
     Returns what was written.
     """
     if not rows:
         return []
     firsts = take(session, Counter(row.tenant_id for row in rows))
-    fresh = _without_repeats(session, rows)
-    given_back = Counter(row.tenant_id for row in rows) - Counter(row.tenant_id for row in fresh)
-    if given_back:
+    recorded = _numbered(rows, firsts)
+    is_written, is_heard = _write(session, recorded)
+    if not is_written:
+        fresh = _without_repeats(session, rows)
+        given_back = Counter(row.tenant_id for row in rows) - Counter(row.tenant_id for row in fresh)
         take(session, {tenant: -n for tenant, n in given_back.items()})
+        recorded = _numbered(fresh, firsts)
+        if recorded and not _write(session, recorded)[0]:
+            raise RuntimeError("an event was recorded by somebody who did not hold its tenant's counter")
+    if recorded and is_heard:
+        webhooks.owe(session, recorded)
+    return recorded
+
+
+def _numbered(rows: Sequence[NewEvent], firsts: Mapping[UUID, tuple[int, datetime]]) -> list[Recorded]:
     recorded, taken = [], Counter[UUID]()
-    for row in fresh:
+    for row in rows:
         taken[row.tenant_id] += 1
         before, moment = firsts[row.tenant_id]
         recorded.append(
@@ -122,9 +146,6 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
                 addressee=row.addressee,
             )
         )
-    if recorded:
-        _write(session, recorded)
-        webhooks.owe(session, recorded)
     return recorded
 
 
@@ -204,8 +225,12 @@ def _without_repeats(session: Session, rows: Sequence[NewEvent]) -> list[NewEven
     return fresh
 
 
-def _write(session: Session, recorded: Sequence[Recorded]) -> None:
-    _WRITE.run(
+def _write(session: Session, recorded: Sequence[Recorded]) -> tuple[bool, bool]:
+    """Write all of these events or none; return whether that was done, and whether their tenants have endpoints."""
+    once = [(event.job_id, event.kind, event.round) for event in recorded if event.kind in ONCE]
+    if len(set(once)) < len(once):
+        return False, True
+    [done] = _WRITE.run(
         session,
         {
             "tenants": array(event.tenant_id.hex for event in recorded),
@@ -217,3 +242,4 @@ def _write(session: Session, recorded: Sequence[Recorded]) -> None:
             "bodies": [json.dumps(event.body) for event in recorded],
         },
     )
+    return done.is_written, done.is_heard
