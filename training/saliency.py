@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from training.intervals import Measure, Resampling
 from training.metrics import auroc, mean, share
-from training.served import Served, exact_engine, run
+from training.served import Asked, Served, exact_engine, run
 from worker.inference.engine import Outputs
 from worker.inference.preprocess import SIDE
 
@@ -40,9 +40,7 @@ def toward_answer(outputs: Outputs) -> NDArray[np.float64]:
     return np.asarray(outputs.evidence.reshape(len(sign), -1).astype(np.float64) * sign[:, None])
 
 
-def controls(
-    served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], patients: NDArray[Any], cache: Path
-) -> dict[str, Any]:
+def controls(served: Served, asked: Asked, cache: Path) -> dict[str, Any]:
     """The controls of the evidence map on photos that the network did not learn from.
 
     1. Deletion: the probability of the answer after its ten strongest cells are covered, against ten at random.
@@ -50,8 +48,8 @@ def controls(
        need what the map points at.
     3. Random weights (Adebayo et al. 2018): correlation of the maps with those of a network of shuffled kernels.
     """
-    sample, outputs = Resampling.of(patients), served.outputs(pixels)
-    p, said = served.probabilities(outputs), outputs.logits.argmax(axis=1)
+    pixels, outputs, positive = asked.pixels, asked.outputs, asked.kinds == 0
+    sample, p, said = Resampling.of(asked.patients), served.probabilities(outputs), outputs.logits.argmax(axis=1)
     rows, evidence = np.arange(len(said)), toward_answer(outputs)
     draws = np.random.default_rng(_SEED)
     by_chance = np.stack([draws.permutation(CELLS * CELLS)[:MASKED] for _ in rows])
@@ -66,29 +64,26 @@ def controls(
         "drop_random": sample.measure(mean(drop_by_chance)),
         "drop_difference": sample.measure(mean(drop - drop_by_chance)),
         "strongest_matter_more": sample.measure(share(drop > drop_by_chance)),
-        "auroc_uncovered": sample.measure(auroc(p[:, 0], kinds == 0)),
-        "auroc_covered": sample.measure(auroc(after[:, 0], kinds == 0)),
+        "auroc_uncovered": sample.measure(auroc(p[:, 0], positive)),
+        "auroc_covered": sample.measure(auroc(after[:, 0], positive)),
         "random_weights": _random_weights(served, pixels, evidence, sample, cache),
     }
 
 
-def against_masks(
-    served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], patients: NDArray[Any],
-    masks: NDArray[np.bool_],
-) -> dict[str, Any]:  # fmt: skip
+def against_masks(served: Served, asked: Asked, masks: NDArray[np.bool_]) -> dict[str, Any]:
     """The evidence map against the lesions themselves [n, 224, 224], where these are known.
 
     Share of the evidence for the answer that lies on lesions, and the share that evidence spread evenly would have
     there (of photos with lesions); the area under the ROC curve with every lesion painted over in the colour of the
     skin around.
     """
-    outputs = served.outputs(pixels)
+    pixels = asked.pixels
     cells = _by_cell(masks.astype(np.float64))
-    evidence = np.maximum(toward_answer(outputs), 0.0)
+    evidence = np.maximum(toward_answer(asked.outputs), 0.0)
     total, chance = evidence.sum(axis=1), cells.mean(axis=1)
     inside = (evidence * cells).sum(axis=1) / np.maximum(total, 1e-12)
     counted = (total > 0.0) & (chance > 0.0)
-    sample, photos = Resampling.of(patients), int(counted.sum())
+    sample, photos = Resampling.of(asked.patients), int(counted.sum())
     painted = pixels.copy()
     for at, mask in enumerate(masks):
         if mask.any() and not mask.all():
@@ -99,17 +94,16 @@ def against_masks(
         "inside": sample.measure(mean(inside, counted), photos=photos),
         "chance": sample.measure(mean(chance, counted), photos=photos),
         "difference": sample.measure(mean(inside - chance, counted), photos=photos),
-        "auroc_lesions_painted_over": sample.measure(auroc(p[:, 0], kinds == 0)),
+        "auroc_lesions_painted_over": sample.measure(auroc(p[:, 0], asked.kinds == 0)),
     }
 
 
-def reliance(
-    served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], patients: NDArray[Any], cell: int
-) -> Measure:
+def reliance(served: Served, asked: Asked, cell: int) -> Measure:
     """How far the answer follows one cell: the change of p(first label) towards the class whose cell is pasted in.
 
     Each photo of the first label gets the cell of a photo of another, and the reverse; 0 is no reliance, 1 all.
     """
+    pixels, kinds = asked.pixels, asked.kinds
     first, others = np.flatnonzero(kinds == 0), np.flatnonzero(kinds != 0)
     step = SIDE // CELLS
     down, across = step * (cell // CELLS), step * (cell % CELLS)
@@ -119,8 +113,8 @@ def reliance(
         donors = others if kind == 0 else first
         if len(donors):
             pasted[at][window] = pixels[donors[at % len(donors)]][window]
-    before, after = (served.probabilities(served.outputs(photos))[:, 0] for photos in (pixels, pasted))
-    return Resampling.of(patients).measure(mean(np.where(kinds == 0, before - after, after - before)))
+    before, after = (served.probabilities(said)[:, 0] for said in (asked.outputs, served.outputs(pasted)))
+    return Resampling.of(asked.patients).measure(mean(np.where(kinds == 0, before - after, after - before)))
 
 
 def _by_cell(masks: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,12 @@ from shared.errors import DataRefused
 from training.baselines import baselines
 from training.disturbance import disturb
 from training.gates import gates
-from training.intervals import Measure
 from training.judged import Judged, judge
 from training.pictures import look_at_all, masks_of, opened
 from training.report import account, findings, performance, plain, words
 from training.runs import BUNDLE, TEST, Run
 from training.saliency import against_masks, controls, reliance
-from training.served import Served
+from training.served import Asked, Served
 from training.strangers import measure_strangers
 
 FORMAT: Final = 1
@@ -76,53 +75,57 @@ def evaluate(
     sections["shortcuts"] = account.shortcuts(run, pixels)
     with tempfile.TemporaryDirectory() as cache:
         served = Served.load(run.folder / BUNDLE, Path(cache))
+        unseen = _unseen(run, served, pixels)
         with_bundle, gallery = _of_bundle(
-            run, served, folder, pixels, extent=extent, with_photos=with_photos, cache=Path(cache), tell=tell
+            run, served, folder, unseen, extent=extent, with_photos=with_photos, cache=Path(cache), tell=tell
         )
-        sections["shortcuts"]["reliance"] = _reliance(run, served, pixels, sections["shortcuts"], extent)
+        few, place = unseen.at(_spread(unseen, extent.explained)), sections["shortcuts"]["place"]
+        sections["shortcuts"]["reliance"] = reliance(served, few, place["cell"])
     sections |= with_bundle | _told(run, served, sections["pooled"]["metrics"]["accuracy"]["value"])
     sections["summary"] = summary(sections, judged, run)
     return Evaluation(_document(run, sections), gallery)
+
+
+def _unseen(run: Run, served: Served, pixels: NDArray[np.uint8]) -> Asked:
+    rows = run.shipped.rows(TEST)
+    if not len(rows):
+        raise DataRefused("the network as served has no photo that it did not learn from")
+    patients = run.frame["patient"].to_numpy()[rows]
+    return Asked(rows, pixels[rows], run.kinds[rows], patients, served.outputs(pixels[rows]))
 
 
 def _of_bundle(
     run: Run,
     served: Served,
     folder: Path,
-    pixels: NDArray[np.uint8],
+    unseen: Asked,
     *,
     extent: Extent,
     with_photos: bool,
     cache: Path,
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    unseen = run.shipped.rows(TEST)
-    patients, names = run.frame["patient"].to_numpy(), run.frame["image"].to_numpy()
-    away = served.rules.gate.distances(run.shipped.features[unseen])
+    names = run.frame["image"].to_numpy()
+    away = served.rules.gate.distances(run.shipped.features[unseen.rows])
     tell("pictures that are no skin")
-    ood = measure_strangers(served, away, [str(patients[row]) for row in unseen], extent.probes)
+    ood = measure_strangers(served, away, [str(patient) for patient in unseen.patients], extent.probes)
     tell("disturbed photos")
-    few = _spread(unseen, run.kinds, extent.disturbed)
-    pictures = [opened(folder / names[row]) for row in few]
-    robustness = list(disturb(served, pictures, run.kinds[few], patients[few]))
+    few = unseen.at(_spread(unseen, extent.disturbed))
+    pictures = [opened(folder / names[row]) for row in few.rows]
+    robustness = list(disturb(served, pictures, few.kinds, few.patients))
     tell("what the network looks at")
-    few = _spread(unseen, run.kinds, extent.explained)
-    explained = controls(served, pixels[few], run.kinds[few], patients[few], cache)
-    masks = masks_of(folder, [str(name) for name in names[few]])
+    few = unseen.at(_spread(unseen, extent.explained))
+    explained = controls(served, few, cache)
+    masks = masks_of(folder, [str(name) for name in names[few.rows]])
     if masks is not None:
-        explained["lesions"] = against_masks(served, pixels[few], run.kinds[few], patients[few], masks)
-    gallery = findings.gallery(served, pixels[unseen], run.kinds[unseen], names[unseen], with_photos=with_photos)
+        explained["lesions"] = against_masks(served, few, masks)
+    gallery = findings.gallery(served, unseen, names[unseen.rows], with_photos=with_photos)
     shown = [{key: row[key] for key in ("cell", "image", "p")} for row in gallery]
     return {
         "ood": {"gate": run.facts["gate"], "rows": ood},
         "robustness": {"photos": len(pictures), "rows": robustness},
         "explanations": {**explained, "gallery": shown},
     }, gallery
-
-
-def _reliance(run: Run, served: Served, pixels: NDArray[np.uint8], found: Mapping[str, Any], extent: Extent) -> Measure:
-    few = _spread(run.shipped.rows(TEST), run.kinds, extent.explained)
-    return reliance(served, pixels[few], run.kinds[few], run.frame["patient"].to_numpy()[few], found["place"]["cell"])
 
 
 def _told(run: Run, served: Served, accuracy: float | None) -> dict[str, Any]:
@@ -177,9 +180,7 @@ def summary(sections: dict[str, Any], judged: Judged, run: Run) -> dict[str, Any
     }
 
 
-def _spread(rows: NDArray[np.intp], kinds: NDArray[np.int64], most: int) -> NDArray[np.intp]:
-    """At most `most` of the rows, evenly from each class in order: no draw, so the same ones every time."""
-    if not len(rows):
-        raise DataRefused("the network as served has no photo that it did not learn from")
-    ordered = rows[np.argsort(kinds[rows], kind="stable")]
+def _spread(asked: Asked, most: int) -> NDArray[np.intp]:
+    """The places of at most `most` photos, evenly from each class in order: no draw, so the same ones every time."""
+    ordered = np.argsort(asked.kinds, kind="stable")
     return np.asarray(ordered[np.linspace(0, len(ordered) - 1, min(most, len(ordered))).astype(int)])

@@ -18,7 +18,7 @@ from training.intervals import Resampling
 from training.judged import Judged
 from training.metrics import Flags, auroc, macro_recall, share
 from training.runs import Run
-from training.served import Served
+from training.served import Asked, Served
 
 _STAGES: Final = (("stage below 0.4", 0.0, 0.4), ("stage 0.4 to 0.7", 0.4, 0.7), ("stage above 0.7", 0.7, 1.01))
 _ENDS: Final = {0: " (lightest)", 5: " (darkest)"}
@@ -128,26 +128,24 @@ def errors(run: Run, judged: Judged) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (-len(row["wrong"]), row["patient"]))
 
 
-def gallery(served: Served, pixels: NDArray[np.uint8], kinds: NDArray[np.int64], names: Sequence[str], *,
-            with_photos: bool) -> list[dict[str, Any]]:  # fmt: skip
+def gallery(served: Served, asked: Asked, names: Sequence[str], *, with_photos: bool) -> list[dict[str, Any]]:
     """Photos of each cell of the two-way table, those whose certainty is closest to the cell's median.
 
     A rule, not a choice: so nobody can pick the pretty ones. Photographs of people are left out unless asked for; the
     evidence map then stands alone.
     """
-    outputs = served.outputs(pixels)
-    p, shown = served.probabilities(outputs), []
-    called, truth = (p[:, 0] < 0.5).astype(int), (kinds != 0).astype(int)  # noqa: PLR2004 - the middle
+    p, shown = served.probabilities(asked.outputs), []
+    called, truth = (p[:, 0] < 0.5).astype(int), (asked.kinds != 0).astype(int)  # noqa: PLR2004 - the middle
     for cell, is_negative, called_negative in _CELLS:
         mine = np.flatnonzero((truth == is_negative) & (called == called_negative))
         middle = np.median(p[mine, 0]) if len(mine) else 0.0
         for at in sorted(mine, key=lambda i: (abs(p[i, 0] - middle), i))[:PER_CELL]:
-            layer = heatmap_png([float(v) for v in outputs.evidence[at].reshape(-1)], _SHOWN_SIDE, _SHOWN_SIDE)
+            layer = heatmap_png([float(v) for v in asked.outputs.evidence[at].reshape(-1)], _SHOWN_SIDE, _SHOWN_SIDE)
             shown.append({
                 "cell": cell,
                 "image": str(names[int(at)]),
                 "p": round(float(p[at, 0]), 4),
-                "photo": _jpeg(pixels[at]) if with_photos else None,
+                "photo": _jpeg(asked.pixels[at]) if with_photos else None,
                 "layer": base64.b64encode(layer).decode(),
             })  # fmt: skip
     return shown

@@ -24,6 +24,7 @@ from training.report.document import Evaluation
 from training.report.files import for_the_bundle
 from training.report.performance import METRICS
 from training.runs import load_run
+from training.served import Asked, Served
 from training.shortcuts import traits
 
 SCHEMA = json.loads((Path(words.__file__).parent / "metrics.schema.json").read_text(encoding="utf-8"))
@@ -42,7 +43,7 @@ def assert_refused(code: int, told: str) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("evaluated"), patients=9)
+    return make(tmp_path_factory.mktemp("evaluated"), patients=7)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +162,16 @@ def test_the_same_run_gives_the_same_bytes(run: Path, report: Path, tmp_path: Pa
     files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert [name for name in files if (report / name).read_bytes() != (again / name).read_bytes()] == []
+
+
+def test_what_was_said_of_some_photos_is_what_is_said_when_they_are_asked_again(run: Path, tmp_path: Path) -> None:
+    served, finished = Served.load(run / "bundle", tmp_path), load_run(run)
+    pixels, _ = look_at_all(run.parent / "photos", finished.frame["image"].tolist()[:3])
+    asked = Asked(np.arange(3), pixels, np.array([0, 0, 1]), np.array(["a", "b", "c"]), served.outputs(pixels))
+    few = asked.at(np.array([2, 0]))
+    assert (few.rows.tolist(), few.kinds.tolist(), few.patients.tolist()) == ([2, 0], [1, 0], ["c", "a"])
+    for kept, again in zip(vars(few.outputs).values(), vars(served.outputs(few.pixels)).values(), strict=True):
+        assert np.array_equal(kept, again)
 
 
 def test_a_watermark_that_goes_with_a_label_is_told_and_fails_the_gate(document: dict[str, Any], run: Path) -> None:
