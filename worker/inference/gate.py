@@ -30,12 +30,12 @@ class Gate(Protocol):
 class Residual:
     """Distance from the subspace that training features span: mean [2048], orthonormal components [k, 2048]."""
 
-    mean: NDArray[np.float32]
-    components: NDArray[np.float32]
+    mean: NDArray[np.floating[Any]]
+    components: NDArray[np.floating[Any]]
 
     def distances(self, features: NDArray[np.float32]) -> Distances:
         """What is left of features once their part in the subspace is taken away; summed photo by photo."""
-        basis, away = self.components.astype(np.float64), np.empty(len(features))
+        basis, away = np.asarray(self.components, np.float64), np.empty(len(features))
         for at, row in enumerate(features.astype(np.float64)):
             centred = row - self.mean
             away[at] = np.linalg.norm(centred - basis.T @ (basis @ centred))
@@ -49,12 +49,12 @@ class Mahalanobis:
     whitening [k, 2048] takes features to coordinates of that covariance, centres [classes, k] are the means there.
     """
 
-    whitening: NDArray[np.float32]
-    centres: NDArray[np.float32]
+    whitening: NDArray[np.floating[Any]]
+    centres: NDArray[np.floating[Any]]
 
     def distances(self, features: NDArray[np.float32]) -> Distances:
         """Distance to the nearest of the centres."""
-        whitening, centres = self.whitening.astype(np.float64), self.centres.astype(np.float64)
+        whitening, centres = (np.asarray(one, np.float64) for one in (self.whitening, self.centres))
         rows = features.astype(np.float64)
         return np.array([float(np.linalg.norm(centres - whitening @ row, axis=1).min()) for row in rows])
 
@@ -78,12 +78,15 @@ class Neighbours:
 
 
 def gate_of(stored: Mapping[str, NDArray[Any]]) -> Gate:
-    """The gate whose arrays these are. Raises BundleAltered where they are those of none."""
+    """The gate whose arrays these are. Raises BundleAltered where they are those of none.
+
+    Small arrays are widened here, once, and not for each photo.
+    """
     match set(stored):
         case names if names == {"mean", "components"}:
-            return Residual(stored["mean"], stored["components"])
+            return Residual(*(stored[name].astype(np.float64) for name in ("mean", "components")))
         case names if names == {"whitening", "centres"}:
-            return Mahalanobis(stored["whitening"], stored["centres"])
+            return Mahalanobis(*(stored[name].astype(np.float64) for name in ("whitening", "centres")))
         case names if names == {"bank", "nearest"}:
             return Neighbours(stored["bank"], int(stored["nearest"][0]))
     raise BundleAltered(f"The gate of the bundle holds {', '.join(sorted(stored))}, which this program does not know.")

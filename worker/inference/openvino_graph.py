@@ -31,6 +31,7 @@ Vector = NDArray[np.float64]
 # Puts a bias [channels] on a plane.
 _Add = Callable[[Plane, Vector], Plane]
 _FAR = 3e38
+_THREE_BYTES, _FOURTH_ONE = np.uint32(0xFFFFFF), np.uint32(1 << 24)
 
 
 def resnet50(weights: Weights) -> ov.Model:
@@ -58,10 +59,17 @@ def first_planes(weights: Weights) -> ov.Model:
 
 
 def with_plane_of_ones(photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Photos [n, 224, 224, 3] with a fourth plane, full of ones."""
-    full = np.ones((*photos.shape[:3], 4), dtype=np.uint8)
-    full[..., :3] = photos
-    return full
+    """Photos [n, 224, 224, 3] with a fourth plane, full of ones.
+
+    Made of words of four bytes, an eighth of the time: each reads its pixel and a byte of the next one.
+    """
+    packed = np.ascontiguousarray(photos).reshape(-1)
+    full = np.empty(packed.size // 3, dtype="<u4")
+    overlapping = np.ndarray((full.size - 1,), "<u4", packed, 0, (3,))
+    np.bitwise_and(overlapping, _THREE_BYTES, out=full[:-1])
+    full[-1] = int.from_bytes(packed[-3:].tobytes(), "little")
+    full |= _FOURTH_ONE
+    return full.view(np.uint8).reshape(*photos.shape[:3], 4)
 
 
 def usual_of(planes: NDArray[np.float32]) -> Vector:

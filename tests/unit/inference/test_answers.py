@@ -13,7 +13,7 @@ from worker.inference.answers import (
     quality_reasons,
 )
 from worker.inference.engine import Outputs
-from worker.inference.gate import Residual
+from worker.inference.gate import Residual, gate_of
 from worker.inference.preprocess import Quality
 
 LIMITS = QualityLimits(blur=20.0, darkest=0.1, brightest=0.9, size=160, flat=4.0)
@@ -165,3 +165,14 @@ def test_a_distance_does_not_depend_on_the_neighbours() -> None:
     together = Residual(mean, components).distances(features)
     alone = [Residual(mean, components).distances(row[None])[0] for row in features]
     assert together.tolist() == alone
+
+
+def test_a_gate_that_was_widened_once_says_the_same_to_the_bit() -> None:
+    draws = np.random.default_rng(3)
+    stored = {
+        "mean": draws.normal(size=2048).astype(np.float32),
+        "components": np.linalg.qr(draws.normal(size=(2048, 64)))[0].T.astype(np.float32),
+    }
+    features = draws.normal(size=(5, 2048)).astype(np.float32)
+    narrow = Residual(stored["mean"], stored["components"]).distances(features)
+    assert gate_of(stored).distances(features).tolist() == narrow.tolist()

@@ -27,11 +27,12 @@ def test_rounding_is_to_the_nearest_of_eight_bits_and_ties_go_to_even() -> None:
 
 
 def test_the_fourth_plane_is_ones_and_the_photo_is_untouched() -> None:
-    photos = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    full = with_plane_of_ones(photos)
-    assert full.dtype == np.uint8
-    assert (full[..., :3] == photos).all()
-    assert (full[..., 3] == 1).all()
+    drawn = np.random.default_rng(7).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    for photos in (drawn[:2], drawn[:1], drawn[::2], drawn[:, ::-1]):
+        full = with_plane_of_ones(photos)
+        assert full.dtype == np.uint8
+        assert (full[..., :3] == photos).all()
+        assert (full[..., 3] == 1).all()
 
 
 def test_the_form_for_bf16_is_the_same_network() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from shared.bundle import load_bundle
 from worker.inference.openvino_graph import first_planes
 from worker.inference.openvino_int8 import cancelling, exact_convolutions, resnet50_int8, with_means_around
-from worker.inference.weights import Weights, load_reference, load_weights
+from worker.inference.weights import MEANS, Weights, load_reference, load_weights
 
 BUNDLE = load_bundle(Path(__file__).parents[3] / "models" / "demo")
 CONVOLUTIONS = 53
@@ -53,6 +53,15 @@ def test_the_first_planes_in_int8_are_those_of_float32_up_to_the_picture_s_borde
     assert apart[..., 2:-2, 2:-2].mean() < 6e-3 * exact.std(), "rounded to the nearest it is three times as much"
     assert apart.max() < 0.05 * exact.max()
     assert apart.any(), "kernels were rounded"
+
+
+def test_a_photo_lies_in_a_border_of_the_means_and_is_untouched() -> None:
+    photos = np.random.default_rng(5).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    around = with_means_around(photos)
+    assert around.shape == (2, 230, 230, 3)
+    assert (around[:, 3:-3, 3:-3] == photos).all()
+    around[:, 3:-3, 3:-3] = np.rint(MEANS)
+    assert (around == np.rint(MEANS)).all()
 
 
 def test_without_ranges_the_first_convolution_alone_is_rounded() -> None:
