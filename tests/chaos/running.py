@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -70,6 +71,9 @@ class Service(ABC):
     """A running service. ``points`` is the folder of its crash points."""
 
     points: Path
+    # To make a connection costs several times what a question does, and some ask twenty times a second.
+    _asking: "psycopg2.extensions.connection | None" = field(default=None, init=False)
+    _one_asks: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
     @abstractmethod
@@ -96,9 +100,22 @@ class Service(ABC):
         """Ask the database, past every policy; waits while it is away."""
         while True:
             try:
-                return ask(self.facts["database_url"], statement, *values)
-            except psycopg2.OperationalError:
+                with self._one_asks:
+                    return self._ask(statement, values)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 time.sleep(0.1)
+
+    def _ask(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        if self._asking is None or self._asking.closed:
+            self._asking = psycopg2.connect(self.facts["database_url"], connect_timeout=3)
+            self._asking.autocommit = True
+        try:
+            with self._asking.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchall()
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self._asking.close()  # it went away; the next one may be elsewhere
+            raise
 
     def post(
         self, photos: Sequence[bytes], key: str | None = None, options: Mapping[str, Any] | None = None
