@@ -17,7 +17,7 @@ from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.hints import Hinting
-from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim
+from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim, people_wait
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
@@ -213,7 +213,9 @@ class Classification:
         """
         if time.monotonic() - self._looked_at < _LOOK_SECONDS or all(map(_is_of_people, self._open.values())):
             return
-        if works := self._claim(_WAITING_PEOPLE, people_only=True):
+        with self._database.looking() as session:
+            wait = people_wait(session)
+        if wait and (works := self._claim(_WAITING_PEOPLE, people_only=True)):
             for batch in self._batches(self._photos.read(_requests(works), urgent=True)):
                 self._work_off(batch)
             self._settle_all()
@@ -222,6 +224,7 @@ class Classification:
     def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
         batch: list[Photo] = []
+        size = self._batch_size
         for request, photo in photos:
             work, image = request.context
             passing("worker.decoded")
@@ -231,9 +234,9 @@ class Classification:
                 batch.append(Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)
-            if len(batch) >= self._batch_size or work.is_whole:
+            if len(batch) >= size or work.is_whole:
                 yield batch
-                batch = []
+                batch, size = [], self._batch_size
         yield batch
 
     def _work_off(self, batch: Sequence[Photo]) -> None:

@@ -128,6 +128,8 @@ _OF_LANES = _Look("kind = 'images' AND lane = ANY (:lanes)", {"lanes": "text[]"}
 MOST_OF_PEOPLE: Final = 4
 _OF_PEOPLE = _Look(f"kind = 'images' AND lane = 'interactive' AND n <= {MOST_OF_PEOPLE}", {})
 
+_PEOPLE_WAIT = Prepared(f"SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND {_OF_PEOPLE.which}) AS so", {})
+
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
 _START = Prepared(
     """
@@ -195,6 +197,11 @@ def claim(
         )
         for row in rows
     ]
+
+
+def people_wait(session: Session) -> bool:
+    """Return whether there is anything to claim for people: to ask costs a third of a claim that finds nothing."""
+    return bool(_PEOPLE_WAIT.run(session, {})[0].so)
 
 
 def _take(session: Session, look: _Look, units: int, asked: dict[str, Any], *, busy: bool) -> Sequence[Any]:

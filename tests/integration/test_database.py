@@ -29,6 +29,23 @@ def test_a_lock_that_never_comes_free_is_an_answer_in_time(worker_db: Database, 
         holder.close()
 
 
+def test_a_look_is_no_transaction_and_leaves_the_connection_as_it_was(worker_db: Database) -> None:
+    which = sa.text("SELECT pg_backend_pid(), pg_current_xact_id()")
+    with worker_db.looking() as session:
+        one, other = session.execute(which).one(), session.execute(which).one()
+    assert one[1] != other[1]
+    with worker_db.transaction() as session:
+        begun, further = session.execute(which).one(), session.execute(which).one()
+    assert begun == further
+    assert begun[0] == one[0], "another connection: nothing is shown"
+
+
+def test_a_look_at_a_database_that_is_away_says_so() -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", role="poxvisio_worker")
+    with pytest.raises(DatabaseAway), away.looking() as session:
+        session.execute(sa.text("SELECT 1"))
+
+
 def test_every_connection_is_held_to_bounds(worker_db: Database) -> None:
     names = (
         "idle_in_transaction_session_timeout",

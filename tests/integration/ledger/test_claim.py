@@ -7,7 +7,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from shared.database import Database, new_id
-from shared.ledger.claim import Claimed, Lease, claim, heartbeat
+from shared.ledger.claim import Claimed, Lease, claim, heartbeat, people_wait
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import (
     LEASE,
@@ -152,6 +152,24 @@ def test_a_claim_that_rolls_back_leaves_the_units_ready(
     assert [unit.state for unit in unit_rows(owner_db, job.id)] == ["ready", "ready"]
     assert job_row(owner_db, job.id).state == "queued"
     assert kinds(owner_db, job.id) == ["job.accepted"]
+
+
+def test_people_wait_where_an_interactive_unit_of_few_photos_is_ready(
+    app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    def wait() -> bool:
+        with worker_db.looking() as session:
+            return people_wait(session)
+
+    submit_job(app_db, tenant, 200)
+    submit_job(app_db, tenant, 5, "interactive")
+    assert not wait()
+    submit_job(app_db, tenant, 4, "interactive")
+    assert wait()
+    with worker_db.transaction() as session:
+        taken = claim(session, "host/a", units=8, lease_seconds=LEASE, people_only=True, busy=True)
+    assert [unit.n for unit in taken] == [4]
+    assert not wait()
 
 
 def test_lanes_filter_what_is_claimed(app_db: Database, worker_db: Database, tenant: UUID) -> None:

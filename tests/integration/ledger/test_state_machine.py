@@ -28,7 +28,7 @@ from shared.database import Database
 from shared.errors import Conflict
 from shared.ledger import complete as module
 from shared.ledger.cancel import cancel
-from shared.ledger.claim import Claimed, claim, heartbeat
+from shared.ledger.claim import Claimed, claim, heartbeat, people_wait
 from shared.ledger.complete import Deferred, complete
 from shared.ledger.reap import give_back, reap, release
 from shared.ledger.submit import NewJob
@@ -95,8 +95,11 @@ class Ledger(RuleBasedStateMachine):
     @rule(worker=workers, units=st.integers(1, 3), people_only=st.booleans(), busy=st.booleans())
     def claim(self, worker: str, units: int, *, people_only: bool, busy: bool) -> None:
         with self.worker.transaction() as session:
+            waited = people_wait(session)
             taken = claim(session, worker, units=units, lease_seconds=LEASE, people_only=people_only, busy=busy)
         self._granted(worker, taken)
+        self._hold(not people_only or waited >= bool(taken), "people were served whom nobody saw wait")
+        self._hold(not people_only or busy or waited <= bool(taken), "people wait, and nothing is to be had for them")
         suspects = [unit for unit in taken if unit.crashes]
         self._hold(not suspects or (len(taken) == 1 and not busy), "a suspect is not alone")
 
