@@ -60,6 +60,7 @@ class Lease:
 _HEAD = """
     SELECT crashes > 0 AS is_suspect FROM unit WHERE state = 'ready' AND {which} ORDER BY vft, id LIMIT 1
 """
+_ANY = "SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND {which}) AS so"
 
 # A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not. A unit's photos come with it,
 # packed: a row a photo would cost more than all the rest. The limit is spelled out, for a plan that does not know it
@@ -128,7 +129,7 @@ _OF_LANES = _Look("kind = 'images' AND lane = ANY (:lanes)", {"lanes": "text[]"}
 MOST_OF_PEOPLE: Final = 4
 _OF_PEOPLE = _Look(f"kind = 'images' AND lane = 'interactive' AND n <= {MOST_OF_PEOPLE}", {})
 
-_PEOPLE_WAIT = Prepared(f"SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND {_OF_PEOPLE.which}) AS so", {})
+_PEOPLE_WAIT = Prepared(_ANY.format(which=_OF_PEOPLE.which), {})
 
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
 _START = Prepared(
