@@ -80,9 +80,10 @@ def test_the_readme_shows_what_the_results_hold() -> None:
 def test_the_peers_have_the_packages_that_decode_and_classify_here_in_the_same_versions() -> None:
     """What one lacks would only show once somebody measures; what is older would be another decoder."""
     asked = (
-        "import sys, benchmarks.peers.network; from importlib.metadata import packages_distributions as found, version;"
-        "names = {name.partition('.')[0] for name in sys.modules} & set(found()) - {'psutil'};"
-        "print(*{found()[name][0].lower().replace('_', '-') + '==' + version(found()[name][0]) for name in names})"
+        "import sys, benchmarks.peers.network; from importlib.metadata import packages_distributions, version;"
+        "found = packages_distributions();"
+        "names = {name.partition('.')[0] for name in sys.modules} & set(found) - {'psutil'};"
+        "print(*{found[name][0].lower().replace('_', '-') + '==' + version(found[name][0]) for name in names})"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     declared = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
