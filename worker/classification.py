@@ -229,7 +229,8 @@ class Classification:
             work, image = request.context
             passing("worker.decoded")
             if isinstance(photo, Decoded):
-                if work.unit.n <= MOST_OF_PEOPLE:
+                # Where there is more to do, the network does not wait for what becomes of its answers.
+                if work.unit.n <= MOST_OF_PEOPLE and len(self._open) == 1:
                     self._finisher.store_ahead(work, image.id, photo.copy)
                 batch.append(Photo(work, image, photo))
             else:
