@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,12 +19,14 @@ from sqlalchemy.orm import Session
 
 from shared.database import new_id
 from shared.errors import Conflict, NotFound, Refused
+from shared.prepared import Prepared
 from shared.tables import ApiKey, Tenant
 
 SCOPES = ("jobs:read", "jobs:write", "webhooks", "models", "admin")
 
 _TOKEN = re.compile(r"pxv_([0-9a-f]{32})_([0-9a-f]{48})")
-_LOOK_UP = sa.text("SELECT * FROM lookup_api_key(:key)")
+_LOOK_UP = Prepared("SELECT * FROM lookup_api_key(:key)", {"key": "uuid"})
+_TOUCH = Prepared("SELECT touch_api_key(:key)", {"key": "uuid"})
 _UNKNOWN = "the API key is unknown, expired or revoked"
 
 
@@ -176,14 +179,14 @@ def key_of(session: Session, tenant_id: UUID, key_id: UUID) -> ApiKey:
 def authenticate(session: Session, token: str) -> Caller:
     """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong."""
     key_id, secret = _parse(token)
-    row = session.execute(_LOOK_UP, {"key": key_id}).one_or_none()
+    row = _looked_up(session, key_id)
     # What is missing is compared too, so that time does not tell which ids exist, nor which were rotated.
     given = _hash(secret)
     is_present = hmac.compare_digest(bytes(row.secret_hash) if row else bytes(32), given)
     is_previous = hmac.compare_digest(bytes(row.previous_hash) if row and row.previous_hash else bytes(32), given)
     if not (is_present or is_previous) or row is None:
         raise KeyUnknown(_UNKNOWN)
-    session.execute(sa.text("SELECT touch_api_key(:key)"), {"key": key_id})
+    _TOUCH.run(session, {"key": key_id.hex})
     return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals, Proof(key_id, given))
 
 
@@ -192,10 +195,15 @@ def tenant_of(session: Session, key_id: UUID) -> UUID:
 
     For what was given out in the key's name and ends with it: it says nothing of who is asking.
     """
-    row = session.execute(_LOOK_UP, {"key": key_id}).one_or_none()
+    row = _looked_up(session, key_id)
     if row is None:
         raise KeyUnknown(_UNKNOWN)
     return UUID(str(row.tenant_id))
+
+
+def _looked_up(session: Session, key_id: UUID) -> Any:
+    rows = _LOOK_UP.run(session, {"key": key_id.hex})
+    return rows[0] if rows else None
 
 
 def _parse(token: str) -> tuple[UUID, str]:
