@@ -1,9 +1,14 @@
 """Finishing units in a thread of their own: their working copies are stored, then they are completed under their fence.
 
 The network goes on meanwhile. Whoever hands over waits once two are unfinished: memory stays bounded. Of a unit of few
+<<<<<<< Updated upstream
 photos that is all there is, since somebody waits for it, copies are stored ahead, while the network still looks at the
 photos; those of a photo that gets no answer after all are looked for when its job is closed
 (``worker/housekeeping.py``).
+=======
+photos that is all there is, which somebody waits for, copies are stored ahead, while the network still looks at the
+photos; those of a photo that gets no answer after all are looked for once its job is closed (``housekeeping.py``).
+>>>>>>> Stashed changes
 """
 
 import contextlib
