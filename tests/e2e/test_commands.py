@@ -27,7 +27,7 @@ COUNT = len(find_photos([str(PHOTOS)]))
 def receipt(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Classify the sample photos once; return the receipt that was saved."""
     path = tmp_path_factory.mktemp("receipt") / "receipt.json"
-    ended = running.run("classify", str(PHOTOS), "--receipt", str(path))
+    ended = running.run_program("classify", str(PHOTOS), "--receipt", str(path))
     lines = ended.stdout.splitlines()
     assert len(lines) == COUNT + 1, ended.stderr
     assert f"{COUNT} of {COUNT} accounted for, signature verified" in ended.stderr
@@ -38,7 +38,7 @@ def receipt(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_receipt_is_verified_against_the_folder(running: Running, receipt: Path) -> None:
-    online = running.run("verify", str(PHOTOS), str(receipt), "--url", running.url)
+    online = running.run_program("verify", str(PHOTOS), str(receipt), "--url", running.url)
     assert online.stdout.splitlines()[0] == f"{COUNT} of {COUNT} accounted for"
     assert online.returncode == 0
 
@@ -48,17 +48,17 @@ def test_jobs_are_listed_shown_and_their_results_printed(running: Running, recei
     assert any(line.startswith(job) for line in running.run("jobs").stdout.splitlines())
     shown = json.loads(running.run("jobs", "show", job, "--json").stdout)
     assert (shown["state"], shown["total"]) == ("completed", COUNT)
-    assert running.run("jobs", "wait", job).returncode == 1
+    assert running.run("jobs", "wait", job).exit_code == 1
     rows = list(csv.DictReader(io.StringIO(running.run("jobs", "results", job, "--csv").stdout)))
     assert [int(row["ordinal"]) for row in rows] == list(range(COUNT))
 
 
 def test_photos_can_be_sent_without_waiting_and_asked_for_later(running: Running) -> None:
     sent = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait")
-    assert sent.returncode == 0, sent.stderr
+    assert sent.exit_code == 0, sent.stderr
     waited = running.run("jobs", "wait", sent.stdout.strip(), "--json")
     assert json.loads(waited.stdout)["counts"]["waiting"] == 0
-    assert waited.returncode == 0
+    assert waited.exit_code == 0
 
 
 def test_a_pattern_names_photos_and_their_names_can_be_their_custom_ids(running: Running) -> None:
@@ -93,33 +93,33 @@ def test_the_feed_is_printed_and_followed(running: Running, receipt: Path) -> No
 
 
 def test_a_wrong_key_is_refused_in_one_line(running: Running) -> None:
-    refused = running.run("jobs", POXVISIO_KEY=f"pxv_{'0' * 32}_{'0' * 48}")
+    refused = running.run_program("jobs", POXVISIO_KEY=f"pxv_{'0' * 32}_{'0' * 48}")
     assert refused.returncode == 3
     assert refused.stderr.count("\n") == 1
     assert "401" in refused.stderr
 
 
 def test_the_owner_makes_tenants_and_keys_and_ends_them(running: Running) -> None:
-    made = running.run("admin", "tenant", "create", "North clinic")
+    made = running.run_program("admin", "tenant", "create", "North clinic")
     assert made.returncode == 0, made.stderr
-    assert running.run("admin", "tenant", "create", "North clinic").returncode == 3
+    assert running.run("admin", "tenant", "create", "North clinic").exit_code == 3
     token = running.run("admin", "key", "create", "--tenant", "North clinic", "--name", "laptop").stdout.strip()
-    assert running.run("jobs", POXVISIO_KEY=token).returncode == 0
+    assert running.run("jobs", POXVISIO_KEY=token).exit_code == 0
     (key,) = json.loads(running.run("admin", "key", "list", "--tenant", "North clinic", "--json").stdout)
-    assert running.run("admin", "key", "revoke", key["id"], "--tenant", "North clinic").returncode == 0
-    assert running.run("jobs", POXVISIO_KEY=token).returncode == 3
+    assert running.run("admin", "key", "revoke", key["id"], "--tenant", "North clinic").exit_code == 0
+    assert running.run("jobs", POXVISIO_KEY=token).exit_code == 3
 
 
 def test_migrating_a_database_at_the_present_schema_changes_nothing(running: Running) -> None:
-    assert running.run("migrate").returncode == 0
-    assert running.run("jobs").returncode == 0
+    assert running.run("migrate").exit_code == 0
+    assert running.run("jobs").exit_code == 0
 
 
 def test_a_login_that_may_not_migrate_is_told_so_in_one_line(running: Running) -> None:
     password = "a-password-of-the-tests"
-    assert running.run("migrate", POXVISIO_READER_PASSWORD=password).returncode == 0
+    assert running.run("migrate", POXVISIO_READER_PASSWORD=password).exit_code == 0
     reader = sa.make_url(running.database_url).set(username="poxvisio_reader_login", password=password)
-    refused = running.run("migrate", DATABASE_URL=reader.render_as_string(hide_password=False))
+    refused = running.run_program("migrate", DATABASE_URL=reader.render_as_string(hide_password=False))
     assert refused.returncode == 3
     assert refused.stderr.startswith("poxvisio: the login of DATABASE_URL may not do this: ")
     assert refused.stderr.count("\n") == 1
@@ -127,20 +127,20 @@ def test_a_login_that_may_not_migrate_is_told_so_in_one_line(running: Running) -
 
 def test_a_job_is_deleted_only_on_purpose_and_retried_only_where_photos_failed(running: Running) -> None:
     job = running.run("classify", str(PHOTOS / "photo-02.jpg"), "--no-wait").stdout.strip()
-    assert running.run("jobs", "wait", job).returncode == 0
+    assert running.run("jobs", "wait", job).exit_code == 0
     retried = running.run("jobs", "retry", job)
-    assert retried.returncode == 3
+    assert retried.exit_code == 3
     assert "409" in retried.stderr
-    assert running.run("jobs", "delete", job).returncode == 1
-    assert running.run("jobs", "show", job).returncode == 0
-    deleted = running.run("jobs", "delete", job, "--yes")
+    assert running.run("jobs", "delete", job).exit_code == 1
+    assert running.run("jobs", "show", job).exit_code == 0
+    deleted = running.run_program("jobs", "delete", job, "--yes")
     assert (deleted.returncode, deleted.stdout) == (0, f"{job} deleted\n")
     assert "410" in running.run("jobs", "show", job).stderr
 
 
 def test_a_job_is_deleted_as_the_operations_page_says(running: Running) -> None:
     job = running.run("classify", str(PHOTOS / "photo-01.jpg"), "--no-wait").stdout.strip()
-    assert running.run("jobs", "wait", job).returncode == 0
+    assert running.run("jobs", "wait", job).exit_code == 0
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Deleting\n")[2].partition("## ")[0]
     method, path = next(line for line in page.splitlines() if line.startswith("    DELETE")).split(maxsplit=1)
     statement = "\n".join(line.strip() for line in page.splitlines() if line.startswith(("    SET", "    SELECT")))

@@ -81,7 +81,7 @@ def test_the_exported_network_agrees_with_the_one_that_was_trained(
 
 def test_the_service_agrees_over_http_and_in_a_webhook(trained: Trained, running: Running) -> None:
     published = running.run("models", "publish", str(trained.bundle.path))
-    assert published.returncode == 0, published.stderr
+    assert published.exit_code == 0, published.stderr
     options = {"model": ID, "webhook": {"url": f"http://{running.listener}/trained", "detail": "full"}}
     files = [("photos", (photo.name, photo.read_bytes(), "image/jpeg")) for photo in trained.photos]
     with httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {running.key}"}, timeout=60) as client:
