@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import schemathesis
-from flask import Flask
+from flask import Flask, Response, request, request_finished
 from schemathesis import engine
 from schemathesis.engine import events
 
@@ -53,24 +53,43 @@ def explore(
         }
     )
     document = schemathesis.openapi.from_wsgi("/openapi.json", app, config=config)
-    document.auth(refresh_interval=None)(_caller(app, new_token))
+    tokens = _Tokens(app, new_token)
+    document.auth(refresh_interval=None)(_caller(tokens))
     findings = Findings()
-    for event in engine.from_schema(document).execute():
-        _note(findings, event)
+    with request_finished.connected_to(tokens.note, app):
+        for event in engine.from_schema(document).execute():
+            _note(findings, event)
     return findings
 
 
-def _caller(app: Flask, new_token: Callable[[], str]) -> type[Any]:
-    class Caller:
-        """Holds a token; chains end keys, this one too."""
+class _Tokens:
+    """The token that is sent, and another one where a request has ended its key: chains end keys, this one too."""
 
-        token = new_token()
+    def __init__(self, app: Flask, new: Callable[[], str]) -> None:
+        self._app, self._new = app, new
+        self._token, self._is_suspect = new(), False
+
+    def note(self, _: Flask, response: Response, **__: object) -> None:
+        """Look at an answer: to try the token before each request took longer than the requests."""
+        changes_a_key = request.method != "GET" and request.path.startswith("/v1/keys/")
+        self._is_suspect |= response.status_code == 401 or (changes_a_key and response.status_code < 300)
+
+    def present(self) -> str:
+        """Return a token that is good."""
+        if self._is_suspect:
+            headers = {"Authorization": f"Bearer {self._token}"}
+            if self._app.test_client().get("/v1/models", headers=headers).status_code == 401:
+                self._token = self._new()
+            self._is_suspect = False
+        return self._token
+
+
+def _caller(tokens: _Tokens) -> type[Any]:
+    class Caller:
+        """Sends the token."""
 
         def get(self, case: schemathesis.Case[Any], context: schemathesis.AuthContext) -> str:
-            headers = {"Authorization": f"Bearer {Caller.token}"}
-            if app.test_client().get("/v1/models", headers=headers).status_code == 401:
-                Caller.token = new_token()
-            return Caller.token
+            return tokens.present()
 
         def set(self, case: schemathesis.Case[Any], data: str, context: schemathesis.AuthContext) -> None:
             case.headers["Authorization"] = f"Bearer {data}"
