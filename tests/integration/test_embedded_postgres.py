@@ -56,11 +56,11 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_fresh_start_answers_with_a_password_that_only_its_owner_can_read(base: Path) -> None:
-    server = EmbeddedPostgres(base)
+def test_what_a_fresh_start_made_answers_with_a_password_that_only_its_owner_can_read(made: Path) -> None:
+    server = EmbeddedPostgres(made)
     url = server.start()
     assert execute(url, "select current_database()") == [("poxvisio",)]
-    assert stat.S_IMODE((base / "password").stat().st_mode) == 0o600
+    assert stat.S_IMODE((made / "password").stat().st_mode) == 0o600
     with pytest.raises(psycopg2.OperationalError, match="password"):
         psycopg2.connect(url.replace("postgres:", "postgres:no"))
     assert len(server.pids()) == 1
@@ -103,7 +103,9 @@ def test_a_server_whose_owner_was_killed_is_adopted_and_can_be_stopped(made: Pat
     assert adopter.pids() == []
 
 
-def test_of_four_starters_at_once_one_starts_and_the_others_adopt(base: Path) -> None:
+def test_of_four_starters_at_once_one_makes_a_half_made_cluster_anew_and_starts_and_the_others_adopt(base: Path) -> None:
+    (base / "data.new").mkdir(parents=True)
+    (base / "data.new/PG_VERSION").write_text("18\n")
     program = START + "print(Server(Path(sys.argv[1])).start())"
 
     def starter(_: int) -> str:
@@ -115,6 +117,7 @@ def test_of_four_starters_at_once_one_starts_and_the_others_adopt(base: Path) ->
     assert len(urls) == 1
     assert execute(urls.pop().strip(), "select 1") == [(1,)]
     assert (base / "log").read_text().count("starting PostgreSQL") == 1
+    assert not (base / "data.new").exists()
 
 
 def test_a_pid_file_of_another_life_hinders_nobody(made: Path) -> None:
@@ -128,13 +131,6 @@ def test_a_wanted_port_that_is_taken_is_refused_by_name(made: Path) -> None:
         with pytest.raises(Refused, match=f"port {port} of 127.0.0.1 is taken"):
             EmbeddedPostgres(made, port=port).start()
     assert f":{port}/" in EmbeddedPostgres(made, port=port).start()
-
-
-def test_a_half_made_cluster_is_made_anew(base: Path) -> None:
-    (base / "data.new").mkdir(parents=True)
-    (base / "data.new/PG_VERSION").write_text("18\n")
-    assert execute(EmbeddedPostgres(base).start(), "select 1") == [(1,)]
-    assert not (base / "data.new").exists()
 
 
 def test_a_folder_nobody_else_may_enter_will_do(services_dir: Path) -> None:
