@@ -264,28 +264,58 @@ def clean(emptier: "psycopg2.extensions.connection", emptying: str) -> None:
         cursor.execute(emptying)
 
 
-@pytest.fixture
-def owner_db(clean: None, owner_url: str) -> Iterator[Database]:
-    """Return the database as its owner sees it: everything, for setting up and looking after."""
+@contextlib.contextmanager
+def _lent(database: Database) -> Iterator[Database]:
+    """Lend a database to a test; where the test kept a connection, the next one finds none of these."""
+    yield database
+    pool = database._engine.pool
+    if not isinstance(pool, sa.QueuePool) or pool.checkedout():
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def owner_pool(owner_url: str) -> Iterator[Database]:
+    """Return what ``owner_db`` lends: connections, and the statements that SQLAlchemy has written before."""
     database = Database(owner_url, role="poxvisio_owner", pool_size=4)
     yield database
     database.close()
 
 
-@pytest.fixture
-def app_db(clean: None, web_url: str) -> Iterator[Database]:
-    """Return the database as the web side sees it."""
+@pytest.fixture(scope="session")
+def app_pool(web_url: str) -> Iterator[Database]:
+    """Return what ``app_db`` lends."""
     database = Database(web_url, role="poxvisio_app", pool_size=4)
     yield database
     database.close()
 
 
-@pytest.fixture
-def worker_db(clean: None, worker_url: str) -> Iterator[Database]:
-    """Return the database as workers see it."""
+@pytest.fixture(scope="session")
+def worker_pool(worker_url: str) -> Iterator[Database]:
+    """Return what ``worker_db`` lends."""
     database = Database(worker_url, role="poxvisio_worker", pool_size=8)
     yield database
     database.close()
+
+
+@pytest.fixture
+def owner_db(clean: None, owner_pool: Database) -> Iterator[Database]:
+    """Return the database as its owner sees it: everything, for setting up and looking after."""
+    with _lent(owner_pool) as database:
+        yield database
+
+
+@pytest.fixture
+def app_db(clean: None, app_pool: Database) -> Iterator[Database]:
+    """Return the database as the web side sees it."""
+    with _lent(app_pool) as database:
+        yield database
+
+
+@pytest.fixture
+def worker_db(clean: None, worker_pool: Database) -> Iterator[Database]:
+    """Return the database as workers see it."""
+    with _lent(worker_pool) as database:
+        yield database
 
 
 def make_tenant(database: Database, name: str = "clinic") -> UUID:

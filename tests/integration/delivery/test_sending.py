@@ -341,7 +341,7 @@ def test_the_deliverer_outlives_the_database_going_away(
     clinic.happens()
     until(lambda: clinic.states(endpoint_id) == ["delivered"], "the first delivered")
     with owner_db.transaction() as session:
-        session.execute(sa.text("SET ROLE NONE"))
+        session.execute(sa.text("SET LOCAL ROLE NONE"))
         session.execute(sa.text("ALTER ROLE poxvisio_worker_login NOLOGIN"))
         session.execute(
             sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poxvisio_worker_login'")
@@ -351,7 +351,7 @@ def test_the_deliverer_outlives_the_database_going_away(
         clinic.happens()
     finally:
         with owner_db.transaction() as session:
-            session.execute(sa.text("SET ROLE NONE"))
+            session.execute(sa.text("SET LOCAL ROLE NONE"))
             session.execute(sa.text("ALTER ROLE poxvisio_worker_login LOGIN"))
     until(lambda: clinic.states(endpoint_id) == ["delivered"] * 2, "the second delivered")
     assert process.poll() is None

@@ -1,5 +1,6 @@
 """A web application in front of real services, and callers of two tenants."""
 
+import copy
 import http.client
 import io
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import psutil
@@ -32,6 +33,7 @@ from shared.settings import Settings
 from tests.conftest import make_tenant, variables_of
 from tests.integration.web.conformance import assert_documented
 from web.app import create_app
+from web.health import Examiner
 from web.services import Services
 
 ROOT = Path(__file__).parents[3]
@@ -43,12 +45,28 @@ def make_key(database: Database, tenant: UUID, scopes: Sequence[str] = SCOPES) -
         return accounts.create_key(session, tenant, "tests", scopes)
 
 
+#: An application whose routes others use too: to make the routes takes most of the time that an application takes.
+_ROUTED: Final[list[Flask]] = []
+
+
+@contextmanager
+def application(settings: Settings) -> Iterator[Flask]:
+    """Yield an application as ``create_app`` makes it, with services of its own."""
+    assert not settings.proxies, "these are asked about when the routes are made"
+    if not _ROUTED:
+        _ROUTED.append(create_app(settings))
+    made = copy.copy(_ROUTED[0])
+    made.view_functions = dict(made.view_functions)
+    here = Services.open(settings)
+    made.extensions = {"poxvisio": here, "poxvisio.examiner": Examiner()}
+    yield made
+    here.close()
+
+
 @pytest.fixture
 def app(settings: Settings, owner_db: Database) -> Iterator[Flask]:
-    application = create_app(settings)
-    yield application
-    services: Services = application.extensions["poxvisio"]
-    services.close()
+    with application(settings) as made:
+        yield made
 
 
 @dataclass
