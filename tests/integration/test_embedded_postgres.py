@@ -103,7 +103,7 @@ def test_a_server_whose_owner_was_killed_is_adopted_and_can_be_stopped(made: Pat
     assert adopter.pids() == []
 
 
-def test_of_four_starters_at_once_one_makes_a_half_made_cluster_anew_and_starts_and_the_others_adopt(base: Path) -> None:
+def test_of_four_starters_at_once_one_makes_a_half_made_cluster_anew_and_the_others_adopt(base: Path) -> None:
     (base / "data.new").mkdir(parents=True)
     (base / "data.new/PG_VERSION").write_text("18\n")
     program = START + "print(Server(Path(sys.argv[1])).start())"
