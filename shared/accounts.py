@@ -176,8 +176,11 @@ def key_of(session: Session, tenant_id: UUID, key_id: UUID) -> ApiKey:
     return found
 
 
-def authenticate(session: Session, token: str) -> Caller:
-    """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong."""
+def authenticate(session: Session, token: str, *, touch: bool = True) -> Caller:
+    """Return who holds the token; raises ``KeyUnknown`` with one sentence for every way to be wrong.
+
+    That the key was used is noted, once a minute at most, unless the caller has just had that done.
+    """
     key_id, secret = _parse(token)
     row = _looked_up(session, key_id)
     # What is missing is compared too, so that time does not tell which ids exist, nor which were rotated.
@@ -186,7 +189,8 @@ def authenticate(session: Session, token: str) -> Caller:
     is_previous = hmac.compare_digest(bytes(row.previous_hash) if row and row.previous_hash else bytes(32), given)
     if not (is_present or is_previous) or row is None:
         raise KeyUnknown(_UNKNOWN)
-    _TOUCH.run(session, {"key": key_id.hex})
+    if touch:
+        _TOUCH.run(session, {"key": key_id.hex})
     return Caller(row.tenant_id, key_id, frozenset(row.scopes), row.weight, row.keep_originals, Proof(key_id, given))
 
 

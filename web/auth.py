@@ -11,6 +11,7 @@ import ipaddress
 import math
 import random
 import re
+import time
 from typing import Final
 
 from flask import Flask, current_app, g, request
@@ -36,6 +37,8 @@ _BEARER: Final = re.compile(r"bearer +(pxv_[0-9A-Za-z-]{1,64}_[0-9A-Za-z_-]{1,25
 # A household or a machine has a network of this size to itself, and would else be as many addresses as it likes.
 _V6_PREFIX: Final = 64
 _JITTER: Final = 0.2
+# Half of what the database rounds the last use of a key to.
+_NOTE_SECONDS: Final = 30.0
 
 
 def caller() -> Caller:
@@ -78,17 +81,19 @@ def _authenticated() -> Caller:
         _count(known)
     elif not (verdict := here.refused.look(address)).is_free:
         raise too_many(TOO_MANY_REFUSED, "Too many unknown API keys came from your address.", verdict)
+    now = time.monotonic()
+    is_due = known is None or now - known.noted_at > _NOTE_SECONDS
     try:
-        with here.database.transaction() as session:
-            found = accounts.authenticate(session, token)
+        with here.database.transaction() if is_due else here.database.looking() as session:
+            found = accounts.authenticate(session, token, touch=is_due)
     except KeyUnknown:
         here.known_keys.forget(token)
         here.refused.take(address)
         raise
-    if known is None:
-        known = Known(found.key_id, found.tenant_id)
-        here.known_keys.remember(token, known)
-        _count(known)
+    if is_due:
+        here.known_keys.remember(token, noted := Known(found.key_id, found.tenant_id, now))
+        if known is None:
+            _count(noted)
     return found
 
 

@@ -16,10 +16,11 @@ _MOST: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Whose token it was."""
+    """Whose token it was, and when the database was last asked to note that it is used (monotonic)."""
 
     key_id: UUID
     tenant_id: UUID
+    noted_at: float
 
 
 class KnownKeys:

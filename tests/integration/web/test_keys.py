@@ -4,9 +4,11 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Self
 
 import pytest
+import sqlalchemy as sa
 
 from shared.database import Database
 from tests.integration.web.conftest import Caller, make_key
+from web import auth
 from web.api import keys
 
 
@@ -16,6 +18,29 @@ def test_a_new_key_is_read_where_its_location_says(clinic: Caller) -> None:
     assert made.json is not None
     read = clinic.get(made.headers["Location"].removeprefix("http://127.0.0.1:8000"))
     assert (read.status_code, read.json) == (200, {name: made.json[name] for name in made.json if name != "token"})
+
+
+def test_the_last_use_of_a_key_is_noted_now_and_then_however_often_it_is_used(
+    clinic: Caller, owner_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(made_older: str = "0") -> datetime | None:
+        with owner_db.transaction() as session:
+            changed = "UPDATE api_key SET last_used_at = last_used_at - CAST(:older AS interval) RETURNING last_used_at"
+            found: datetime | None = session.scalar(sa.text(changed), {"older": made_older})
+        return found
+
+    assert used() is None
+    clinic.get("/v1/limits")
+    clinic.get("/v1/jobs")
+    long_ago = used("2 minutes")
+    clinic.get("/v1/jobs")
+    assert long_ago is not None
+    assert used() == long_ago
+    monkeypatch.setattr(auth, "_NOTE_SECONDS", 0.0)
+    clinic.get("/v1/jobs")
+    now_used = used()
+    assert now_used is not None
+    assert now_used > long_ago
 
 
 def test_a_scope_given_twice_is_kept_once(clinic: Caller) -> None:
