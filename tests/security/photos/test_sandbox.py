@@ -171,8 +171,6 @@ def test_a_worker_knows_that_its_children_are_confined() -> None:
 
 def test_a_confined_child_answers_every_kind_of_photo_as_an_unconfined_one() -> None:
     photo = files.photo(1700, 1300)
-    # Packed soon rather than small: it is unpacked all the same.
-    png, webp = {"compress_level": 1}, {"method": 0}
     contents = [files.oriented(turn, kind) for turn in range(1, 9) for kind in ("JPEG", "PNG", "WEBP")]
     contents += [
         files.canary_jpeg(),
@@ -180,16 +178,13 @@ def test_a_confined_child_answers_every_kind_of_photo_as_an_unconfined_one() -> 
         files.encoded(photo, "MPO", save_all=True, append_images=[files.photo(seed=2)]),
         *(files.encoded(photo, progressive=True, restart_marker_rows=rows) for rows in (0, 1)),
         *(files.encoded(photo.convert(mode)) for mode in ("L", "CMYK")),
-        *(files.encoded(photo.convert(mode), "PNG", **png) for mode in ("1", "L", "LA", "P", "RGBA")),
-        files.encoded(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG", **png),
-        *(files.encoded(photo.convert(mode), "WEBP", lossless=mode == "RGBA", **webp) for mode in ("RGB", "RGBA")),
-        files.encoded(photo.convert("P"), "PNG", transparency=3, **png),
+        *(files.encoded(photo.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGBA")),
+        files.encoded(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG"),
+        *(files.encoded(photo.convert(mode), "WEBP", lossless=mode == "RGBA") for mode in ("RGB", "RGBA")),
+        files.encoded(photo.convert("P"), "PNG", transparency=3),
         *(heif_files.stored(name) for name in ("photo", "deep", "alpha", "grey", "two")),
         heif_files.tiled(3, 4, turned=(heif_files.irot(1),)),
-        *(
-            files.zeroed(files.encoded(photo, kind, **how))
-            for kind, how in (("JPEG", {}), ("PNG", png), ("WEBP", webp))
-        ),
+        *(files.zeroed(files.encoded(photo, kind)) for kind in ("JPEG", "PNG", "WEBP")),
     ]
     one = Decoder(LIMITS, seconds=60)
     for data in contents:
