@@ -40,6 +40,13 @@ _KINDS: Final = {"job": "job", "image": "image", "webhook": "endpoint", "deliver
 # What belongs to no tenant: names of files, and what is said of the models that serve all. A link to a picture is its
 # own permission; the one asked for here has ended.
 COMMON: Final = frozenset({"name", "model", "change", "link"})
+# What goes together.
+_PARTS: Final = (
+    frozenset({"job", "image"}),
+    frozenset({"webhook", "delivery"}),
+    frozenset({"key"}),
+    frozenset({"model", "change"}),
+)
 # Names that are in no database, and so nobody's.
 _PUBLIC: Final = {"/static/{name}": "app.css", "/problems/{name}": "not-found"}
 # Only a waiting job can be cancelled, only a closed one tried again: each is made anew for every caller who may.
@@ -102,7 +109,7 @@ def row(route: Route, statuses: dict[str, int]) -> str:
 
 @dataclass
 class World:
-    """A tenant with one of everything, whose ids others try; what is used up is made anew."""
+    """A tenant with one of everything, whose ids others try; what is used up is made anew, and the rest stays."""
 
     app: Flask
     owner_db: Database
@@ -115,36 +122,47 @@ class World:
         self.owner = Caller(self.app.test_client(), make_key(self.owner_db, self.tenant), self.tenant)
 
     def fill(self, *, is_open: bool = False) -> None:
-        """Make a job with answers, or one that waits, a webhook with a delivery, and a key."""
+        """Make what is missing: a job with answers, or one that waits, a webhook with a delivery, a key, a model."""
+        here: Services = self.app.extensions["poxvisio"]
+        if "job" not in self.ids:
+            self._send(here, is_open=is_open)
+        if "webhook" not in self.ids:
+            hook = _json(self.owner.post("/v1/webhooks", {"url": f"https://{MARK}.example/", "description": MARK}))
+            sent = _json(self.owner.post(f"/v1/webhooks/{hook['id']}/test"))
+            self.ids |= {"webhook": hook["id"], "delivery": sent["id"]}
+            self.seen.add(hook["secret"])
+        if "key" not in self.ids:
+            self.ids["key"] = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["admin"]}))["id"]
+        if "model" not in self.ids:
+            self._register(here)
+        self.ids["link"] = Link("photo", new_id(), new_id(), expires=1).text(here.keyring)  # one that has ended
+        self.seen |= {value.partition("_")[2] for name, value in self.ids.items() if name not in COMMON}
+        self.seen |= {MARK, self.tenant.hex, str(self.tenant)}
+
+    def spend(self, names: frozenset[str]) -> None:
+        """Forget what these ids are of, and everything where there are none; the next ``fill`` makes it anew."""
+        for part in _PARTS:
+            if not names or names & part:
+                self.ids = {name: value for name, value in self.ids.items() if name not in part}
+
+    def _send(self, here: Services, *, is_open: bool) -> None:
         photos = [(f"{MARK}-{n}.jpg", JPEG + bytes([n])) for n in range(2)]
         job = _json(self.owner.send(photos))
         if not is_open:
             answer_all(self.worker_db, ("classified", "failed"))
             page = _json(self.owner.get(f"/v1/jobs/{job['id']}/results"))
             self.ids["image"] = page["results"][0]["image"]
-            here: Services = self.app.extensions["poxvisio"]
             key = copy_key(ids.parse("job", job["id"]), ids.parse("image", self.ids["image"]))
             here.storage.write(key, JPEG + MARK.encode())
-        hook = _json(self.owner.post("/v1/webhooks", {"url": f"https://{MARK}.example/", "description": MARK}))
-        sent = _json(self.owner.post(f"/v1/webhooks/{hook['id']}/test"))
-        here = self.app.extensions["poxvisio"]
-        self.ids |= {"model": here.model.bundle().id, "change": "mch_" + "0" * 32}
-        ended = Link("photo", new_id(), new_id(), expires=1)
-        self.ids["link"] = ended.text(here.keyring)
-        key_made = _json(self.owner.post("/v1/keys", {"name": MARK, "scopes": ["admin"]}))
-        self.ids |= {"job": job["id"], "webhook": hook["id"], "delivery": sent["id"], "key": key_made["id"]}
-        self.seen |= {value.partition("_")[2] for name, value in self.ids.items() if name not in COMMON}
-        self._register()
-        self.seen |= {MARK, hook["secret"], self.tenant.hex, str(self.tenant)}
+        self.ids["job"] = job["id"]
 
-    def _register(self) -> None:
+    def _register(self, here: Services) -> None:
         """Publish a model that waits for its check, and make an older wish for a change."""
         model, change = f"model-{new_id().hex}", new_id()
         with self.owner_db.transaction() as session:
             session.execute(sa.text("DELETE FROM model_change"))
             session.execute(_MODEL, {"id": model})
             session.execute(_CHANGE, {"id": change, "model": model})
-        here: Services = self.app.extensions["poxvisio"]
         here.storage.write(bundle_key(model, "report.html"), b"<p>synthetic</p>")
         self.ids |= {"model": model, "change": ids.text("change", change)}
 
@@ -238,10 +256,9 @@ def _row_of(
     found: dict[str, int] = {}
     faults: list[str] = []
     if route.path.endswith(USING_UP):
-        world.ids.clear()  # what is there has been closed
+        world.spend(names)  # what is there has been closed
     for name in CALLERS:
-        if not world.ids:
-            world.fill(is_open=route.path.endswith("/cancel"))
+        world.fill(is_open=route.path.endswith("/cancel"))
         path = route.path.format(**{"name": _PUBLIC.get(route.path, ""), **world.ids})
         answer = ask(app, route, path, who[name])
         found[name] = answer.status_code
@@ -249,9 +266,9 @@ def _row_of(
         if route.method == "GET" and ask(app, route, path, who[name], "HEAD").status_code != answer.status_code:
             faults.append(f"{route} answers HEAD otherwise to {name}")
         if answer.status_code < 300 and (route.method == "DELETE" or route.path.endswith(USING_UP)):
-            world.ids.clear()
+            world.spend(names)
     if route.path.endswith(USING_UP):
-        world.ids.clear()
+        world.spend(names)
     if found != expected:
         faults.append(f"{route} answered otherwise than its row; what it did: {row(route, found)}")
     return faults
