@@ -89,8 +89,9 @@ def posts(app: Flask) -> Iterator[Route]:
 
 def anew(asker: Asker, route: Route) -> None:
     """Make a world where there is none, or where this route needs one in which nothing has been done yet."""
-    if not asker.world.ids or route.path.endswith(matrix.USING_UP):
-        asker.world.fill(is_open=route.path.endswith("/cancel"))
+    if route.path.endswith(matrix.USING_UP):
+        asker.world.spend(frozenset())
+    asker.world.fill(is_open=route.path.endswith("/cancel"))
 
 
 @pytest.fixture
