@@ -46,28 +46,24 @@ def loaded_by(statement: str, *names: str) -> list[str]:
     return fresh(program)
 
 
-def test_the_parent_of_the_pool_loads_no_engine() -> None:
-    assert loaded_by("import worker.app, worker.tasks", *ENGINES, "worker.tasks") == ["worker.tasks"]
+def test_the_parent_of_the_pool_started_as_celery_does_loads_no_engine_and_has_the_one_task() -> None:
+    start = (
+        "from worker.app import app\napp.loader.import_default_modules()\napp.finalize()\n"
+        "print(*[name for name in app.tasks if not name.startswith('celery.')])"
+    )
+    assert loaded_by(start, *ENGINES, "worker.tasks") == [DRAIN, "worker.tasks"]
 
 
-def test_starting_celery_as_its_command_does_loads_no_engine() -> None:
-    start = "from worker.app import app\napp.loader.import_default_modules()\napp.finalize()"
-    assert loaded_by(start, *ENGINES, "worker.tasks") == ["worker.tasks"]
-
-
-def test_the_web_loads_neither_the_worker_nor_an_engine() -> None:
-    assert loaded_by("import web.app", *ENGINES, "worker", "training", "cli", "web.app") == ["web.app"]
+def test_the_web_loads_neither_the_worker_nor_an_engine_nor_a_reader_of_pictures() -> None:
+    dear = ("celery.worker", "boto3", "pyarrow", "numpy", "PIL", "alembic")
+    ours = ("worker", "training", "cli", "web.intake.submission")
+    assert loaded_by("import web.app", *ENGINES, *dear, *ours) == ["web.intake.submission"]
 
 
 def test_the_sweep_the_deliverer_and_metrics_load_no_engine() -> None:
     assert loaded_by("import worker.upkeep, worker.delivery, worker.metrics", *ENGINES, "worker.upkeep") == [
         "worker.upkeep"
     ]
-
-
-def test_the_one_task_is_the_one_that_the_broker_names() -> None:
-    program = "from worker import tasks\nprint(*[name for name in tasks.app.tasks if not name.startswith('celery.')])"
-    assert fresh(program) == [DRAIN]
 
 
 def test_lanes_are_the_same_everywhere() -> None:
