@@ -264,58 +264,65 @@ def clean(emptier: "psycopg2.extensions.connection", emptying: str) -> None:
         cursor.execute(emptying)
 
 
-@contextlib.contextmanager
-def _lent(database: Database) -> Iterator[Database]:
-    """Lend a database to a test; where the test kept a connection, the next one finds none of these."""
-    yield database
-    pool = database._engine.pool
-    if not isinstance(pool, sa.QueuePool) or pool.checkedout():
-        database.close()
+class Lent(Database):
+    """A database for one test after the other: its connections stay, and what SQLAlchemy has written of statements.
+
+    Where a test kept a connection, the next one finds none of these.
+    """
+
+    def close(self) -> None:
+        pool = self._engine.pool
+        if not isinstance(pool, sa.QueuePool) or pool.checkedout():
+            self.end()
+
+    def end(self) -> None:
+        """Close every connection."""
+        super().close()
 
 
 @pytest.fixture(scope="session")
-def owner_pool(owner_url: str) -> Iterator[Database]:
-    """Return what ``owner_db`` lends: connections, and the statements that SQLAlchemy has written before."""
-    database = Database(owner_url, role="poxvisio_owner", pool_size=4)
+def owner_pool(owner_url: str) -> Iterator[Lent]:
+    """Return what ``owner_db`` lends."""
+    database = Lent(owner_url, role="poxvisio_owner", pool_size=4)
     yield database
-    database.close()
+    database.end()
 
 
 @pytest.fixture(scope="session")
-def app_pool(web_url: str) -> Iterator[Database]:
+def app_pool(web_url: str) -> Iterator[Lent]:
     """Return what ``app_db`` lends."""
-    database = Database(web_url, role="poxvisio_app", pool_size=4)
+    database = Lent(web_url, role="poxvisio_app", pool_size=4)
     yield database
-    database.close()
+    database.end()
 
 
 @pytest.fixture(scope="session")
-def worker_pool(worker_url: str) -> Iterator[Database]:
+def worker_pool(worker_url: str) -> Iterator[Lent]:
     """Return what ``worker_db`` lends."""
-    database = Database(worker_url, role="poxvisio_worker", pool_size=8)
+    database = Lent(worker_url, role="poxvisio_worker", pool_size=8)
     yield database
-    database.close()
+    database.end()
 
 
 @pytest.fixture
-def owner_db(clean: None, owner_pool: Database) -> Iterator[Database]:
+def owner_db(clean: None, owner_pool: Lent) -> Iterator[Database]:
     """Return the database as its owner sees it: everything, for setting up and looking after."""
-    with _lent(owner_pool) as database:
-        yield database
+    yield owner_pool
+    owner_pool.close()
 
 
 @pytest.fixture
-def app_db(clean: None, app_pool: Database) -> Iterator[Database]:
+def app_db(clean: None, app_pool: Lent) -> Iterator[Database]:
     """Return the database as the web side sees it."""
-    with _lent(app_pool) as database:
-        yield database
+    yield app_pool
+    app_pool.close()
 
 
 @pytest.fixture
-def worker_db(clean: None, worker_pool: Database) -> Iterator[Database]:
+def worker_db(clean: None, worker_pool: Lent) -> Iterator[Database]:
     """Return the database as workers see it."""
-    with _lent(worker_pool) as database:
-        yield database
+    yield worker_pool
+    worker_pool.close()
 
 
 def make_tenant(database: Database, name: str = "clinic") -> UUID:

@@ -127,9 +127,12 @@ class Services:
     known_keys: KnownKeys
 
     @classmethod
-    def open(cls, settings: Settings) -> "Services":
-        """Build the collaborators that the settings describe; none is contacted but a storage folder."""
-        database = Database.open(settings, ROLE)
+    def open(cls, settings: Settings, database: Database | None = None) -> "Services":
+        """Build the collaborators that the settings describe; none is contacted but a storage folder.
+
+        ``database`` is used in place of the one that the settings name, and closed with the others.
+        """
+        database = database or Database.open(settings, ROLE)
         watch: Watch[AnswerOf, Answered] = Watch(news.Answers(database).look, named=lambda wish: wish.job)
         rates = Rates(
             [

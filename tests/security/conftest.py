@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.web.conftest import app, clinic, nothing_half_done, objects, rows, server, serving, stranger
+from tests.integration.web.conftest import (
+    app,
+    clinic,
+    nothing_half_done,
+    objects,
+    rows,
+    server,
+    serving,
+    stranger,
+    web_pool,
+)
 from tests.integration.worker.conftest import classifier, make_receiver, make_worker, network, storage
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "serving",
     "storage",
     "stranger",
+    "web_pool",
 ]
 
 

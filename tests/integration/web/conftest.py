@@ -30,11 +30,11 @@ from shared import accounts
 from shared.accounts import SCOPES
 from shared.database import Database
 from shared.settings import Settings
-from tests.conftest import make_tenant, variables_of
+from tests.conftest import Lent, make_tenant, variables_of
 from tests.integration.web.conformance import assert_documented
 from web.app import create_app
 from web.health import Examiner
-from web.services import Services
+from web.services import ROLE, Services
 
 ROOT = Path(__file__).parents[3]
 JPEG = b"\xff\xd8\xff\xe0 the web side never looks further \xff\xd9"
@@ -49,23 +49,36 @@ def make_key(database: Database, tenant: UUID, scopes: Sequence[str] = SCOPES) -
 _ROUTED: Final[list[Flask]] = []
 
 
+@pytest.fixture(scope="session")
+def web_pool(web_url: str) -> Iterator[Lent]:
+    """Return the database of the applications that change nothing of it."""
+    database = Lent(web_url, role=ROLE)
+    yield database
+    database.end()
+
+
 @contextmanager
-def application(settings: Settings) -> Iterator[Flask]:
-    """Yield an application as ``create_app`` makes it, with services of its own."""
-    assert not settings.proxies, "these are asked about when the routes are made"
-    if not _ROUTED:
-        _ROUTED.append(create_app(settings))
-    made = copy.copy(_ROUTED[0])
-    made.view_functions = dict(made.view_functions)
-    here = Services.open(settings)
-    made.extensions = {"poxvisio": here, "poxvisio.examiner": Examiner()}
-    yield made
-    here.close()
+def application(settings: Settings, database: Database | None = None) -> Iterator[Flask]:
+    """Yield an application as ``create_app`` makes it, with services of its own but for a database that is given."""
+    if settings.proxies:  # of which an application is told once
+        made = create_app(settings)
+        here: Services = made.extensions["poxvisio"]
+    else:
+        if not _ROUTED:
+            _ROUTED.append(create_app(settings))
+        made = copy.copy(_ROUTED[0])
+        made.view_functions = dict(made.view_functions)
+        here = Services.open(settings, database)
+        made.extensions = {"poxvisio": here, "poxvisio.examiner": Examiner()}
+    try:
+        yield made
+    finally:
+        here.close()
 
 
 @pytest.fixture
-def app(settings: Settings, owner_db: Database) -> Iterator[Flask]:
-    with application(settings) as made:
+def app(settings: Settings, owner_db: Database, web_pool: Lent) -> Iterator[Flask]:
+    with application(settings, web_pool) as made:
         yield made
 
 

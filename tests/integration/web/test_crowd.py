@@ -17,7 +17,7 @@ import pytest
 
 from cli.programs import WEB
 from shared.database import Database
-from tests.conftest import make_tenant
+from tests.conftest import Lent, make_tenant
 from tests.integration.web.conftest import JPEG, Server, make_key, serve
 
 #: Of each of two tenants: streams, polls for events, polls for a job. There are places for 256 streams and 256 polls.
@@ -161,9 +161,10 @@ async def connections(url: str, seconds: float) -> Connections:
 
 
 def test_a_crowd_that_waits_does_not_slow_uploads_down_nor_hold_connections(
-    served: Server, owner_db: Database, app_pool: Database, owner_url: str
+    served: Server, owner_db: Database, app_pool: Lent, web_pool: Lent, owner_url: str
 ) -> None:
-    app_pool.close()  # the server's connections are counted, which look like those of other tests
+    web_pool.end()
+    app_pool.end()  # the server's connections are counted, which look like those of other tests
     asyncio.run(_with_a_crowd(served, owner_db, owner_url))
 
 

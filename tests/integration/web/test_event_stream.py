@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -19,10 +20,9 @@ from shared.database import Database
 from shared.settings import Settings
 from shared.tables import ApiKey
 from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import JPEG, Caller, Server, make_key
+from tests.integration.web.conftest import JPEG, Caller, Server, application, make_key
 from tests.integration.web.sse import EventSource
 from web.api import event_stream
-from web.app import create_app
 from web.services import Services
 
 STREAM = "text/event-stream"
@@ -121,15 +121,8 @@ def test_a_client_that_hangs_up_gives_its_place_back(own_server: Server) -> None
 
 @pytest.fixture
 def brief(environment: dict[str, str]) -> Iterator[Callable[..., Flask]]:
-    made: list[Flask] = []
-
-    def make(**settings: str) -> Flask:
-        made.append(create_app(Settings.load({**environment, **settings})))
-        return made[-1]
-
-    yield make
-    for app in made:
-        app.extensions["poxvisio"].close()
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(application(Settings.load({**environment, **settings})))
 
 
 def streaming(app: Flask, key: str, **headers: str) -> TestResponse:

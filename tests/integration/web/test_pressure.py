@@ -19,8 +19,7 @@ from shared.settings import Settings
 from tests.integration.ledger.factories import change, finish, submit_job, take
 from tests.integration.ledger.test_backlog import a_worker
 from tests.integration.web.answering import answer_all
-from tests.integration.web.conftest import JPEG, Caller
-from web.app import create_app
+from tests.integration.web.conftest import JPEG, Caller, application
 from web.services import Gauge, Services
 
 RATE = 25.0
@@ -33,10 +32,8 @@ def app(settings: Settings, owner_db: Database, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("web.services._READ_AGAIN", 0.0)  # nobody waits a second here
     bounds = {"tenant_backlog_seconds": 60.0, "backlog_seconds": 120.0, "max_uploads": 2, "database_pool": 2}
     bounds["max_slow_uploads"] = 0
-    application = create_app(settings.model_copy(update=bounds))
-    yield application
-    services: Services = application.extensions["poxvisio"]
-    services.close()
+    with application(settings.model_copy(update=bounds)) as made:
+        yield made
 
 
 class Unread(io.RawIOBase):

@@ -26,10 +26,9 @@ from shared.settings import Settings
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import submit_job
 from tests.integration.ledger.test_backlog import a_worker
-from tests.integration.web.conftest import JPEG, Caller, make_key
+from tests.integration.web.conftest import JPEG, Caller, application, make_key
 from tests.integration.web.test_pressure import Unread, kind, recount
 from web.api.links import Link
-from web.app import create_app
 from web.services import Services
 
 # Slow enough for a burst to be counted, whatever the machine does meanwhile.
@@ -40,12 +39,8 @@ OF_KEY, OF_TENANT, OF_ADDRESS = 10, 15, 30
 @contextmanager
 def serving(settings: Settings, **more: Any) -> Iterator[Flask]:
     """Yield an application with these bounds."""
-    application = create_app(settings.model_copy(update=BOUNDS | more))
-    try:
-        yield application
-    finally:
-        here: Services = application.extensions["poxvisio"]
-        here.close()
+    with application(settings.model_copy(update=BOUNDS | more)) as made:
+        yield made
 
 
 @pytest.fixture
