@@ -50,8 +50,10 @@ check: ## Lint, types, import contracts and tests, in the environment as it is
 	$(BIN)/lint-imports
 	@mkdir -p build
 	@# Types keep one core busy for half a minute, so tests run meanwhile; what was found is shown in the end.
+	@# The first time one process reads all tests: four side by side would each compile all that they import.
 	@$(BIN)/python -m mypy --strict >build/types.log 2>&1 & types=$$!; \
 	  trap 'kill $$types 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	  [ -d tests/__pycache__ ] || $(BIN)/python -m pytest -q --collect-only >/dev/null 2>&1; \
 	  echo '$(TESTS)'; $(TESTS); tests=$$?; \
 	  echo '$(BIN)/python -m mypy --strict'; wait $$types; types_found=$$?; cat build/types.log; \
 	  exit $$((tests ? tests : types_found))
