@@ -63,50 +63,52 @@ class Submitted:
     last_tag: float
 
 
-_JOB = Prepared(
-    """
+_INSERT_JOB: Final = """
     INSERT INTO job (id, tenant_id, key_id, state, lane, total, remaining, model, deadline, max_failure_rate,
                      keep_originals, details)
     VALUES (:id, :tenant, :key, :state, :lane, :total, :total, :model, :deadline, :max_failure_rate,
             :keep_originals, :details)
     RETURNING created_at
-    """,
-    {
-        "id": "uuid",
-        "tenant": "uuid",
-        "key": "uuid",
-        "state": "text",
-        "lane": "text",
-        "total": "int",
-        "model": "text",
-        "deadline": "timestamptz",
-        "max_failure_rate": "float8",
-        "keep_originals": "boolean",
-        "details": "jsonb",
-    },
-)
-
+"""
+_OF_JOB: Final = {
+    "id": "uuid",
+    "tenant": "uuid",
+    "key": "uuid",
+    "state": "text",
+    "lane": "text",
+    "total": "int",
+    "model": "text",
+    "deadline": "timestamptz",
+    "max_failure_rate": "float8",
+    "keep_originals": "boolean",
+    "details": "jsonb",
+}
 # Arrays go in as text: thousands of literals cost the server more to parse than the rows to insert.
-_IMAGES = Prepared(
-    """
+_INSERT_IMAGES: Final = """
     INSERT INTO image (id, tenant_id, job_id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
     SELECT x.id, :tenant, :job, x.ordinal, x.client_name, x.custom_id, x.storage_key, decode(x.sha256, 'hex'), x.bytes,
            x.duplicate_of
     FROM unnest(:ids, :ordinals, :names, :custom_ids, :keys, :digests, :sizes, :duplicates)
       AS x(id, ordinal, client_name, custom_id, storage_key, sha256, bytes, duplicate_of)
-    """,
-    {
-        "tenant": "uuid",
-        "job": "uuid",
-        "ids": "uuid[]",
-        "ordinals": "int[]",
-        "names": "text[]",
-        "custom_ids": "text[]",
-        "keys": "text[]",
-        "digests": "text[]",
-        "sizes": "bigint[]",
-        "duplicates": "uuid[]",
-    },
+"""
+_OF_IMAGES: Final = {
+    "tenant": "uuid",
+    "job": "uuid",
+    "ids": "uuid[]",
+    "ordinals": "int[]",
+    "names": "text[]",
+    "custom_ids": "text[]",
+    "keys": "text[]",
+    "digests": "text[]",
+    "sizes": "bigint[]",
+    "duplicates": "uuid[]",
+}
+_JOB = Prepared(_INSERT_JOB, _OF_JOB)
+_IMAGES = Prepared(_INSERT_IMAGES, _OF_IMAGES)
+# Foreign keys are looked at when all of a statement is done.
+_JOB_WITH_IMAGES = Prepared(
+    f"WITH made AS ({_INSERT_JOB}), filled AS ({_INSERT_IMAGES}) SELECT created_at FROM made",  # noqa: S608  # constants
+    _OF_JOB | _OF_IMAGES,
 )
 
 # The lock keeps two submissions of one tenant from taking the same tags. V may be a moment older than the lock: a job
@@ -147,8 +149,8 @@ def submit(session: Session, job: NewJob) -> Submitted:
     if not job.images:
         raise ValueError("a job has at least one photo")
     total = len(job.images)
-    view = add_job(session, job, state="queued", total=total)
-    insert_images(session, job)
+    [row] = _JOB_WITH_IMAGES.run(session, _job_values(job, "queued", total) | _image_values(job))
+    view = _view(job, "queued", total, row.created_at)
     last_tag = queue(
         session,
         job.tenant_id,
@@ -164,22 +166,27 @@ def submit(session: Session, job: NewJob) -> Submitted:
 
 def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView:
     """Write the job's row, with ``total`` photos still to be answered, and return it."""
-    [row] = _JOB.run(
-        session,
-        {
-            "id": job.id,
-            "tenant": job.tenant_id,
-            "key": job.key_id,
-            "state": state,
-            "lane": job.lane,
-            "total": total,
-            "model": job.model,
-            "deadline": job.deadline,
-            "max_failure_rate": job.max_failure_rate,
-            "keep_originals": job.keep_originals,
-            "details": json.dumps(dict(job.details)),
-        },
-    )
+    [row] = _JOB.run(session, _job_values(job, state, total))
+    return _view(job, state, total, row.created_at)
+
+
+def _job_values(job: NewJob, state: str, total: int) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "tenant": job.tenant_id,
+        "key": job.key_id,
+        "state": state,
+        "lane": job.lane,
+        "total": total,
+        "model": job.model,
+        "deadline": job.deadline,
+        "max_failure_rate": job.max_failure_rate,
+        "keep_originals": job.keep_originals,
+        "details": json.dumps(dict(job.details)),
+    }
+
+
+def _view(job: NewJob, state: str, total: int, created_at: datetime) -> JobView:
     return JobView(
         id=job.id,
         tenant_id=job.tenant_id,
@@ -195,7 +202,7 @@ def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView
         max_failure_rate=job.max_failure_rate,
         keep_originals=job.keep_originals,
         details=job.details,
-        created_at=row.created_at,
+        created_at=created_at,
         started_at=None,
         closed_at=None,
         originals_deleted_at=None,
@@ -212,26 +219,27 @@ def accepted(session: Session, job: NewJob, total: int) -> None:
 
 def insert_images(session: Session, job: NewJob) -> None:
     """Write the job's images, each naming the first of them with the same bytes as ``duplicate_of``."""
+    _IMAGES.run(session, _image_values(job))
+
+
+def _image_values(job: NewJob) -> dict[str, Any]:
     first_with: dict[bytes, UUID] = {}
     duplicates = []
     for image in job.images:
         original = first_with.setdefault(image.sha256, image.id)
         duplicates.append("NULL" if original == image.id else original.hex)
-    _IMAGES.run(
-        session,
-        {
-            "tenant": job.tenant_id,
-            "job": job.id,
-            "ids": array(image.id.hex for image in job.images),
-            "ordinals": number_array(image.ordinal for image in job.images),
-            "names": text_array(image.client_name for image in job.images),
-            "custom_ids": text_array(image.custom_id for image in job.images),
-            "keys": array(image.storage_key for image in job.images),
-            "digests": array(image.sha256.hex() for image in job.images),
-            "sizes": number_array(image.bytes for image in job.images),
-            "duplicates": array(duplicates),
-        },
-    )
+    return {
+        "tenant": job.tenant_id,
+        "job": job.id,
+        "ids": array(image.id.hex for image in job.images),
+        "ordinals": number_array(image.ordinal for image in job.images),
+        "names": text_array(image.client_name for image in job.images),
+        "custom_ids": text_array(image.custom_id for image in job.images),
+        "keys": array(image.storage_key for image in job.images),
+        "digests": array(image.sha256.hex() for image in job.images),
+        "sizes": number_array(image.bytes for image in job.images),
+        "duplicates": array(duplicates),
+    }
 
 
 def queue(
