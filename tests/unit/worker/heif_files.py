@@ -88,7 +88,7 @@ def heic(
     grids = [item.data for item in items.values() if item.kind == b"grid"]
 
     def meta(start: int) -> bytes:
-        places, at, within = b"", start, 0
+        places, at, within = bytearray(), start, 0
         for name, item in items.items():
             if item.kind == b"grid":  # as phones do, what it says of itself lies among the boxes
                 places += struct.pack(">HHHHII", name, 1, 0, 1, within, len(item.data))
@@ -102,7 +102,7 @@ def heic(
             b"meta",
             full(b"hdlr", bytes(4), b"pict", bytes(13)),
             full(b"pitm", struct.pack(">H", primary)),
-            full(b"iloc", b"\x44\0", struct.pack(">H", len(items)), places, version=int(bool(grids))),
+            full(b"iloc", b"\x44\0", struct.pack(">H", len(items)), bytes(places), version=int(bool(grids))),
             full(b"iinf", struct.pack(">H", len(items)), entries),
             _iprp(properties, len(links), ipma),
             full(b"iref", iref),
