@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg2
@@ -25,8 +25,12 @@ from xdist.scheduler import LoadFileScheduling
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.valkey import EmbeddedValkey
 from cli.migrate import migrate
+from shared.bundle import load_bundle
 from shared.database import Database, new_id
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.inference.classifier import Classifier
 
 LOGIN_PASSWORDS = {
     "poxvisio_web_login": "web-password-of-tests",
@@ -99,6 +103,8 @@ TOGETHER = (
         "tests/integration/worker/test_receiver.py",
         "tests/integration/worker/test_shadow.py",
         "tests/integration/worker/test_suspects.py",
+        "tests/security/test_hostile_files.py",
+        "tests/security/test_hostile_names.py",
     ),
 )
 
@@ -323,6 +329,23 @@ def worker_db(clean: None, worker_pool: Lent) -> Iterator[Database]:
     """Return the database as workers see it."""
     yield worker_pool
     worker_pool.close()
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> "Classifier":
+    """Return the demo network, compiled once."""
+    from worker.inference.classifier import Classifier  # few tests want a network
+
+    bundle = load_bundle(Path(__file__).parent.parent / "models" / "demo")
+    return Classifier.load(bundle, engine="openvino", precision="f32", cache=tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="session")
+def network(classifier: "Classifier") -> "Classifier":
+    """Return the demo network for tests of all that lies around it."""
+    from tests.integration.worker.conftest import remembering
+
+    return remembering(classifier)
 
 
 def make_tenant(database: Database, name: str = "clinic") -> UUID:

@@ -16,15 +16,13 @@ from tests.integration.web.conftest import (
     stranger,
     web_pool,
 )
-from tests.integration.worker.conftest import classifier, make_receiver, make_worker, network, storage
+from tests.integration.worker.conftest import make_receiver, make_worker, storage
 
 __all__ = [
     "app",
-    "classifier",
     "clinic",
     "make_receiver",
     "make_worker",
-    "network",
     "nothing_half_done",
     "objects",
     "rows",

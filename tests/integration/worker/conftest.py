@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.bundle import load_bundle
 from shared.database import Database, new_id
 from shared.ledger.submit import NewImage, NewJob, submit
 from shared.settings import Settings
@@ -26,12 +25,6 @@ from worker.photos import PhotoReader
 from worker.receiver import Receiver
 
 BUNDLE = Path(__file__).parents[3] / "models" / "demo"
-
-
-@pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    """Return the demo network, compiled once."""
-    return Classifier.load(load_bundle(BUNDLE), engine="openvino", precision="f32", cache=tmp_path_factory.mktemp("c"))
 
 
 class Remembering:
@@ -58,12 +51,6 @@ def remembering(classifier: Classifier) -> Classifier:
     """Return the same network behind an engine that computes each picture once."""
     rules = Calibration.of(classifier.bundle, classifier.engine.precision)
     return Classifier(classifier.bundle, Remembering(classifier.engine), rules)
-
-
-@pytest.fixture(scope="session")
-def network(classifier: Classifier) -> Classifier:
-    """Return the demo network for tests of all that lies around it."""
-    return remembering(classifier)
 
 
 @pytest.fixture
