@@ -66,7 +66,7 @@ LONGEST = (
 )
 
 
-#: Files that share what is dear to start, ``poxvisio up``, an S3 server, TensorFlow or a network: one process runs
+#: Files that share what is dear to start, ``poxvisio up``, a server, TensorFlow or a network: one process runs
 #: them.
 TOGETHER = (
     (
@@ -92,6 +92,15 @@ TOGETHER = (
         "tests/integration/engines/test_int8.py",
         "tests/unit/training/test_backbone.py",
         "tests/unit/training/test_augmentation.py",
+    ),
+    (
+        "tests/integration/web/test_event_stream.py",
+        "tests/integration/web/test_docs.py",
+        "tests/integration/web/test_integrators_page.py",
+        "tests/integration/web/test_old_events.py",
+        "tests/integration/web/test_page.py",
+        "tests/integration/web/test_parquet.py",
+        "tests/integration/web/test_server.py",
     ),
     (
         "tests/integration/worker/test_models.py",

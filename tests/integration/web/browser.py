@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,8 +59,8 @@ class Tab:
 
 
 @contextmanager
-def open_tab() -> Iterator[Tab]:
-    """Start a browser with nothing but one tab, and end it afterwards."""
+def started() -> Iterator[int]:
+    """Start a browser, and end it afterwards; return the port of its DevTools."""
     assert PROGRAM is not None
     profile = Path(tempfile.mkdtemp(prefix="poxvisio-browser-"))
     options = [
@@ -72,17 +73,32 @@ def open_tab() -> Iterator[Tab]:
     if os.geteuid() == 0:
         options.append("--no-sandbox")  # Chromium refuses to sandbox itself as root
     process = subprocess.Popen([PROGRAM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    loop = asyncio.new_event_loop()
     try:
-        with _connected(loop, _port(profile)) as tab:
-            for domain in ("Page", "Runtime", "Log", "DOM"):
-                tab.command(f"{domain}.enable")
-            yield tab
+        yield _port(profile)
     finally:
-        loop.close()
         process.terminate()
         process.wait(30)
         shutil.rmtree(profile, ignore_errors=True)
+
+
+@contextmanager
+def open_tab(port: int) -> Iterator[Tab]:
+    """Open a tab in a browser, with nothing of what other tabs have seen or kept, and close it afterwards."""
+    loop = asyncio.new_event_loop()
+    address = f"127.0.0.1:{port}"
+    try:
+        with urllib.request.urlopen(f"http://{address}/json/version", timeout=30) as answer:
+            whole = json.load(answer)["webSocketDebuggerUrl"]
+        with _connected(loop, whole) as browser:
+            context = browser.command("Target.createBrowserContext")["browserContextId"]
+            target = browser.command("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+            with _connected(loop, f"ws://{address}/devtools/page/{target}") as tab:
+                for domain in ("Page", "Runtime", "Log", "DOM"):
+                    tab.command(f"{domain}.enable")
+                yield tab
+            browser.command("Target.disposeBrowserContext", browserContextId=context)
+    finally:
+        loop.close()
 
 
 def _port(profile: Path) -> int:
@@ -95,12 +111,9 @@ def _port(profile: Path) -> int:
 
 
 @contextmanager
-def _connected(loop: asyncio.AbstractEventLoop, port: int) -> Iterator[Tab]:
+def _connected(loop: asyncio.AbstractEventLoop, address: str) -> Iterator[Tab]:
     async def connect() -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
         session = aiohttp.ClientSession(trust_env=False)
-        async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-            tabs = await answer.json(content_type=None)
-        address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
         return session, await session.ws_connect(address, max_msg_size=0)
 
     session, socket = loop.run_until_complete(connect())

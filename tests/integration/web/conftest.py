@@ -31,6 +31,7 @@ from shared.accounts import SCOPES
 from shared.database import Database
 from shared.settings import Settings
 from tests.conftest import Lent, make_tenant, variables_of
+from tests.integration.web import browser
 from tests.integration.web.conformance import assert_documented
 from web.app import create_app
 from web.health import Examiner
@@ -246,9 +247,16 @@ def serve(variables: Mapping[str, str], folder: Path, threads: int = 4) -> Itera
     process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[int]:
+    """Return the port of a browser in which tests open tabs that know nothing of each other."""
+    with browser.started() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
 def serving(web_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server that all tests of a file ask: starting one costs more than most of them."""
+    """Return a server that all tests ask which want no other: starting one costs more than most of them."""
     folder = tmp_path_factory.mktemp("serving")
     with serve(variables_of(web_url, broker_url, folder), folder) as served:
         yield served

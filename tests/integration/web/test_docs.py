@@ -100,8 +100,8 @@ def test_every_problem_page_is_sound(clinic: Caller) -> None:
 
 
 @pytest.fixture
-def tab(server: Server) -> Iterator[Tab]:
-    with browser.open_tab() as opened:
+def tab(server: Server, chromium: int) -> Iterator[Tab]:
+    with browser.open_tab(chromium) as opened:
         opened.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
         opened.command("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs")
         opened.until("document.readyState === 'complete' && document.styleSheets.length === 2")

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no Chr
 
 
 @pytest.fixture
-def tab(server: Server) -> Iterator[Tab]:
-    with browser.open_tab() as opened:
+def tab(server: Server, chromium: int) -> Iterator[Tab]:
+    with browser.open_tab(chromium) as opened:
         opened.command("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
         opened.until("document.readyState === 'complete' && document.activeElement?.id === 'key'")
         yield opened
