@@ -1,26 +1,26 @@
 """Photos for the network: fetched from the storage and decoded ahead, in order of completion.
 
-Fetching waits, so it has threads; decoding works and may meet a hostile file, so it has child processes (``Popen``,
-since children of a Celery pool may not use ``multiprocessing``), each held by one thread. How far ahead is bounded by
-number and by bytes, whatever the photos are.
+Decoding works and may meet a hostile file, so it has child processes (``Popen``, since children of a Celery pool may
+not use ``multiprocessing``), each held by one thread (``worker/feeding.py``), which also fetches from a storage that is
+near. Fetching over a network waits, so it has threads of its own. How far ahead is bounded by number and by bytes,
+whatever the photos are.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import count as counting
-from queue import PriorityQueue, SimpleQueue
+from queue import PriorityQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
 from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
-from worker.decoding.decoder import Decoder, DecoderAway
+from worker.decoding.decoder import Decoder
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Outcome, Rejected, Unreadable
+from worker.feeding import Feeder, Job, Lay, Reading, Request
 
 __all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
 
@@ -28,37 +28,6 @@ _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
 _END = 2
 _FIRST_BATCH = 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A photo to read: its key, its size in bytes as taken in, and whatever the caller wants back with it.
-
-    With ``sha256`` given the bytes are held against it, which costs a few per cent of a decode.
-    """
-
-    key: str
-    size: int
-    context: Any = None
-    sha256: bytes | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Reading:
-    """One call of ``read``: where its outcomes go, and whether anyone still wants them."""
-
-    answers: SimpleQueue[tuple[Request, Outcome | BaseException]] = field(default_factory=SimpleQueue)
-    is_urgent: bool = False
-    is_over: bool = False
-
-
-@dataclass(order=True, slots=True)
-class _Job:
-    """A fetched photo for the decoding children: urgent ones first, the others in turn, the end last of all."""
-
-    rank: int
-    turn: int
-    what: tuple[_Reading, Request, bytes] | None = field(compare=False)
 
 
 class PhotoReader:
@@ -76,7 +45,7 @@ class PhotoReader:
         self._children = children
         self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
-        self._fetched: PriorityQueue[_Job] = PriorityQueue()
+        self._waiting: PriorityQueue[Job] = PriorityQueue()
         self._turns = counting()
         self._decoders = [Decoder(self._limits, seconds=seconds) for _ in range(children)]
         self._threads: list[threading.Thread] = []
@@ -100,7 +69,7 @@ class PhotoReader:
         the iterator; what is still under way is then dropped.
         """
         self._begin()
-        reading = _Reading(is_urgent=urgent)
+        reading = Reading(is_urgent=urgent)
         coming = iter(requests)
         following = next(coming, None)
         count = size = 0
@@ -109,7 +78,7 @@ class PhotoReader:
                 ahead = 2 * (self.batch + self._children)
                 while following and count < ahead and (not count or size + following.size <= _BYTES_AHEAD):
                     count, size = count + 1, size + following.size
-                    self._fetchers.submit(self._fetch, reading, following)
+                    self._send(reading, following)
                     following = next(coming, None)
                 request, answer = reading.answers.get()
                 count, size = count - 1, size - request.size
@@ -125,7 +94,7 @@ class PhotoReader:
             self._is_closed = True
         self._fetchers.shutdown(cancel_futures=True)
         for _ in self._threads:
-            self._fetched.put(_Job(_END, next(self._turns), None))
+            self._waiting.put(Job(_END, next(self._turns), None))
         for thread in self._threads:
             thread.join()
 
@@ -144,55 +113,41 @@ class PhotoReader:
             while len(self._threads) < len(self._decoders):
                 # These live as long as the reader: a child ends with the thread that started it.
                 decoder = self._decoders[len(self._threads)]
-                thread = threading.Thread(target=self._decode, args=(decoder,), name="decode", daemon=True)
+                feeder = Feeder(decoder, self._waiting)
+                thread = threading.Thread(target=feeder.run, name="decode", daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _fetch(self, reading: _Reading, request: Request) -> None:
+    def _send(self, reading: Reading, request: Request) -> None:
+        """Have a photo fetched and decoded; its outcome comes to the reading."""
+        most = self._limits.max_bytes
+        if request.size == 0:
+            reading.answers.put((request, Rejected("empty", REASONS["empty"])))
+        elif request.size > most:
+            detail = f"The file has {request.size} bytes; {most} are the limit."
+            reading.answers.put((request, Rejected("too_large", detail)))
+        elif self._storage.is_near:
+            self._wait_for_a_child(reading, request, partial(self._storage.read_into, request.key))
+        else:
+            self._fetchers.submit(self._fetch, reading, request)
+
+    def _wait_for_a_child(self, reading: Reading, request: Request, lay: Lay) -> None:
+        self._waiting.put(Job(int(not reading.is_urgent), next(self._turns), (reading, request, lay)))
+
+    def _fetch(self, reading: Reading, request: Request) -> None:
         if reading.is_over:
             return
         try:
-            got = self._get(request)
+            lay = partial(_copy, self._storage.read(request.key, limit=request.size))
         except BaseException as error:  # noqa: BLE001 -- the edge of a thread: the reader of the photo must hear of it
-            got = error
-        if isinstance(got, bytes):
-            self._fetched.put(_Job(int(not reading.is_urgent), next(self._turns), (reading, request, got)))
-        else:
-            reading.answers.put((request, got))
+            lay = partial(_fail, error)
+        self._wait_for_a_child(reading, request, lay)
 
-    def _get(self, request: Request) -> bytes | Rejected | Unreadable | BaseException:
-        most = self._limits.max_bytes
-        if request.size == 0:
-            return Rejected("empty", REASONS["empty"])
-        if request.size > most:
-            return Rejected("too_large", f"The file has {request.size} bytes; {most} are the limit.")
-        try:
-            data = self._storage.read(request.key, limit=request.size)
-        except ObjectMissing as error:
-            return Unreadable("photo_missing", str(error))
-        except StorageAway as error:
-            return Unreadable("storage_unreachable", str(error))
-        except ObjectTooLarge:
-            data = b""
-        if len(data) == request.size and (not request.sha256 or hashlib.sha256(data).digest() == request.sha256):
-            return data
-        return Unreadable("bytes_changed", UNREADABLE["bytes_changed"])
 
-    def _decode(self, decoder: Decoder) -> None:
-        try:
-            while (job := self._fetched.get().what) is not None:
-                reading, request, data = job
-                del job
-                if reading.is_over:
-                    continue
-                answer: Outcome | BaseException
-                try:
-                    answer = decoder.decode(data)
-                except DecoderAway as error:
-                    answer = Unreadable("decoder_unavailable", str(error))
-                except BaseException as error:  # noqa: BLE001 -- as above
-                    answer = error
-                del data
-                reading.answers.put((request, answer))
-        finally:
-            decoder.close()
+def _copy(data: bytes, room: memoryview) -> int:
+    room[: len(data)] = data
+    return len(data)
+
+
+def _fail(error: BaseException, _: memoryview) -> int:
+    raise error

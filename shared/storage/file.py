@@ -8,6 +8,7 @@ one commit instead of one each.
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,8 @@ class FileStorage:
 
     Several processes, also on several machines that mount the folder, may share it.
     """
+
+    is_near = True
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
@@ -82,17 +85,30 @@ class FileStorage:
                     if os.fstat(file.fileno()).st_size <= limit:
                         return file.read()
             except _NO_FILE:
-                (self._root / _PARTS).stat()  # else it is the folder that went away, and every photo with it for now
+                (self._root / _PARTS).stat()  # as in _opened
                 raise ObjectMissing("The photo storage has no such object.") from None
         raise ObjectTooLarge(f"The object has more than {limit} bytes.")
 
+    def read_into(self, key: str, room: memoryview) -> int:
+        with _away():
+            fd = self._opened(key)
+            try:
+                state = os.fstat(fd)
+                size = state.st_size
+                if not stat.S_ISREG(state.st_mode):
+                    raise ObjectMissing("The photo storage has no such object.")
+                if size > len(room):
+                    raise ObjectTooLarge(f"The object has more than {len(room)} bytes.")
+                filled = 0
+                while filled < size and (got := os.readv(fd, [room[filled:size]])):
+                    filled += got
+            finally:
+                os.close(fd)
+        return filled
+
     def read_part(self, key: str, *, offset: int, length: int) -> bytes:
         with _away():
-            try:
-                fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-            except _NO_FILE:
-                (self._root / _PARTS).stat()  # as above
-                raise ObjectMissing("The photo storage has no such object.") from None
+            fd = self._opened(key)
             try:
                 return os.pread(fd, length, offset)
             finally:
@@ -138,6 +154,13 @@ class FileStorage:
                 probe.write_bytes(b"\0" * 4096)  # a full disk still makes empty files
             finally:
                 probe.unlink(missing_ok=True)
+
+    def _opened(self, key: str) -> int:
+        try:
+            return os.open(self._below + checked_key(key), os.O_RDONLY | os.O_CLOEXEC)
+        except _NO_FILE:
+            (self._root / _PARTS).stat()  # else it is the folder that went away, and every photo with it for now
+            raise ObjectMissing("The photo storage has no such object.") from None
 
     def _new_part(self) -> str:
         return f"{self._below}{_PARTS}/{uuid4().hex}"

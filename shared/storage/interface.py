@@ -116,6 +116,10 @@ class Storage(Protocol):
     a ``ValueError``, since a key never comes from outside. Every failure of the backend is ``StorageAway``.
     """
 
+    @property
+    def is_near(self) -> bool:
+        """Whether reading is a matter of a disk, and not of a network that many requests at once are better for."""
+
     def create(self, key: str, *, limit: int) -> Upload:
         """Begin an upload of which at most ``limit`` bytes are kept."""
 
@@ -134,6 +138,12 @@ class Storage(Protocol):
 
     def read(self, key: str, *, limit: int) -> bytes:
         """The whole object. Raises ``ObjectMissing``, or ``ObjectTooLarge`` if it has more than ``limit`` bytes."""
+
+    def read_into(self, key: str, room: memoryview) -> int:
+        """Lay the whole object down at the beginning of ``room`` and return how many bytes it has.
+
+        Raises ``ObjectMissing``, or ``ObjectTooLarge`` if there is no room for it.
+        """
 
     def read_part(self, key: str, *, offset: int, length: int) -> bytes:
         """``length`` bytes of an object from ``offset`` on, fewer where it ends. Raises ``ObjectMissing``."""

@@ -96,6 +96,22 @@ def test_an_upload_of_exactly_the_limit_and_one_of_no_bytes_are_kept(storage: St
     assert storage.read("a/empty", limit=0) == b""
 
 
+def test_an_object_is_laid_into_memory_that_has_room_for_it(storage: Storage) -> None:
+    storage.write("a/photo", b"1234")
+    storage.write("a/empty", b"")
+    memory = bytearray(b"......")
+    with memoryview(memory) as room:
+        assert storage.read_into("a/photo", room) == 4
+        assert storage.read_into("a/empty", room) == 0
+        assert memory == b"1234.."
+        with pytest.raises(ObjectTooLarge):
+            storage.read_into("a/photo", room[:3])
+        for nothing in ("a/other", "a"):
+            with pytest.raises(ObjectMissing):
+                storage.read_into(nothing, room)
+    assert memory == b"1234.."
+
+
 def test_a_photo_sent_in_parts_arrives_whole(storage: Storage) -> None:
     data = bytes(range(256)) * (70 << 10)  # 17.5 MB, more than one part
     with storage.create("incoming/whole", limit=len(data)) as upload:

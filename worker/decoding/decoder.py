@@ -39,6 +39,7 @@ _END_SECONDS = 1.0
 _TRIES = 2
 CPU_SECONDS = 2.0
 _HEIC_TIMES = 3  # 40 megapixels of HEVC take three times as long as those of a JPEG
+_BRANDS = 256  # within these a HEIC says that it is one
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIC")
 # What one photo took of the heap is kept for the next one: fetching it from the kernel page by page, and giving it back
 # after each photo, costs a tenth of a decode. Pieces above the first number, those of the largest photos, go back.
@@ -78,38 +79,60 @@ class Decoder:
         return self._child.pid if self._child else None
 
     def decode(self, data: bytes) -> Decoded | Rejected | Unreadable:
-        """What becomes of the file ``data``; a child that dies or hangs over it is replaced, and the file tried again.
-
-        A crash that comes a second time is the file's doing, and so is processor time overspent. A child that was
-        killed from outside, or had no moment of the processor, says nothing about the file: that is ``Unreadable``.
-        Raises ``DecoderAway`` if no child can be started.
-        """
+        """What becomes of the file ``data``, as ``decode_laid`` has it."""
         if len(data) > self._limits.max_bytes:
             return Rejected("too_large", f"The file has {len(data)} bytes; {self._limits.max_bytes} are the limit.")
+        self.inbox.put(data)
+        return self.decode_laid(len(data))
+
+    @property
+    def inbox(self) -> Inbox:
+        """Where files are laid; it outlives a child that is replaced. Raises ``DecoderAway`` if it cannot be made."""
+        if not self._inbox:
+            try:
+                self._inbox = Inbox(self._limits.max_bytes)
+            except OSError as error:
+                raise DecoderAway("There is no memory in which to lay a photo before a decoding child.") from error
+        return self._inbox
+
+    def decode_laid(self, size: int) -> Decoded | Rejected | Unreadable:
+        """What becomes of the file of ``size`` bytes that lies in the inbox.
+
+        A child that dies or hangs over it is replaced, and the file tried again. A crash that comes a second time is
+        the file's doing, and so is processor time overspent. A child that was killed from outside, or had no moment of
+        the processor, says nothing about the file: that is ``Unreadable``. Raises ``DecoderAway`` if no child can be
+        started.
+        """
         crashes = 0
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._start()
-                return self._ask(data)
+                return self._ask(size)
             except DecoderAway:
                 if not tries_left:
                     raise
             except Overspent:
-                self.close()
+                self._end()
                 return Rejected("timed_out", REASONS["timed_out"])
             except TimeoutError:  # a child that was stopped, or a machine without a moment to spare
-                self.close()
+                self._end()
             except _ChildKilled:
-                self.close()
+                self._end()
             except ChildDied:
                 crashes += 1
-                self.close()
+                self._end()
         if crashes == _TRIES:
             return Rejected("decoder_died", REASONS["decoder_died"])
         return Unreadable("decoder_unavailable", UNREADABLE["decoder_unavailable"])
 
     def close(self) -> None:
-        """End the child."""
+        """End the child, and give back where files are laid."""
+        self._end()
+        inbox, self._inbox = self._inbox, None
+        if inbox:
+            inbox.close()
+
+    def _end(self) -> None:
         child, self._child = self._child, None
         if child:
             child.kill()
@@ -118,19 +141,17 @@ class Decoder:
                 if pipe:
                     with suppress(OSError):
                         pipe.close()
-        inbox, self._inbox = self._inbox, None
         outbox, self._outbox = self._outbox, None
-        for box in (inbox, outbox):
-            if box:
-                box.close()
+        if outbox:
+            outbox.close()
 
     def _start(self) -> None:
         if self._child and self._child.poll() is None:
             return
-        self.close()
+        self._end()
         limits = json.dumps(dataclasses.asdict(self._limits))
         try:
-            self._inbox = inbox = Inbox(self._limits.max_bytes)
+            inbox = self.inbox
             self._outbox = outbox = Outbox(_PIXELS + _MAX_COPY)
             arguments = [limits, str(os.getpid()), str(inbox.descriptor), str(outbox.descriptor)]
             self._child = subprocess.Popen(
@@ -146,7 +167,7 @@ class Decoder:
             os.set_blocking(self._stdout, False)
             self._await_ready()
         except (OSError, ChildDied) as error:  # a start that takes too long is an OSError too
-            self.close()
+            self._end()
             raise DecoderAway("A decoding child could not be started.") from error
 
     def _await_ready(self) -> None:
@@ -176,11 +197,11 @@ class Decoder:
             raise ChildDied
         return self._child.stdout.fileno()
 
-    def _ask(self, data: bytes) -> Decoded | Rejected:
+    def _ask(self, size: int) -> Decoded | Rejected:
         try:
-            cpu_seconds = self._cpu_seconds * (_HEIC_TIMES if is_heif(data) else 1)
+            cpu_seconds = self._cpu_seconds * (_HEIC_TIMES if is_heif(self.inbox.begins(min(size, _BRANDS))) else 1)
             allowance = Allowance(self._pid, self._seconds, cpu_seconds)
-            self._request(data)
+            self._request(size)
             head, body = self._receive(allowance)
         except ChildEnded:
             if self._was_killed():
@@ -199,12 +220,9 @@ class Decoder:
             return self._child.wait(_END_SECONDS) == -signal.SIGKILL
         return False
 
-    def _request(self, data: bytes) -> None:
-        if not self._inbox:
-            raise ChildDied
-        self._inbox.put(data)
+    def _request(self, size: int) -> None:
         try:
-            os.write(self._stdin, REQUEST.pack(len(data)))  # there is one request at a time: it always fits
+            os.write(self._stdin, REQUEST.pack(size))  # there is one request at a time: it always fits
         except BrokenPipeError:
             raise ChildEnded from None
 

@@ -28,16 +28,32 @@ class Inbox:
             self.descriptor = _reading_descriptor(writable)
         finally:
             os.close(writable)
+        self._view = memoryview(self._memory)
 
     def put(self, data: bytes) -> None:
-        """Lay the next file down in place of the last one, and give back what only a large one needed."""
+        """Lay the next file down in place of the last one."""
+        with self.room(len(data)) as room:
+            room[:] = data
+
+    def room(self, size: int) -> memoryview:
+        """The room for the next file, of ``size`` bytes, in place of the last one; to be released when it is laid.
+
+        What only a large one needed is given back. Raises ``ValueError`` where there is no room for so many bytes.
+        """
+        if size > len(self._view):
+            raise ValueError("more than there is room for")
         if self._filled > _KEPT and sys.platform == "linux":
             self._memory.madvise(mmap.MADV_REMOVE, _KEPT)
-        self._memory[: len(data)] = data
-        self._filled = len(data)
+        self._filled = size
+        return self._view[:size]
+
+    def begins(self, size: int) -> bytes:
+        """The first ``size`` bytes of the file, or of what was there before it."""
+        return self._memory[:size]
 
     def close(self) -> None:
         """Give everything back; a child keeps what it has mapped until it ends."""
+        self._view.release()
         self._memory.close()
         os.close(self.descriptor)
 

@@ -151,6 +151,8 @@ def photo_of(grey: int) -> bytes:
 class Away:
     """A storage that can be taken away: for reading, or for writing working copies."""
 
+    is_near = False
+
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.lost_keys: set[str] = set()

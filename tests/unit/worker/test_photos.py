@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,8 @@ from shared.settings import Settings
 from shared.storage.file import FileStorage
 from tests.unit.worker import photo_files as files
 from worker import photos
+from worker.decoding.decoder import Decoder
+from worker.decoding.outcomes import Limits
 from worker.photos import UNREADABLE, Decoded, Outcome, PhotoReader, Rejected, Request, Unreadable
 
 GOOD = files.encoded(files.photo(320, 240))
@@ -36,10 +40,23 @@ class _Watched(FileStorage):
             raise StorageAway("The photo storage is out of reach (ReadTimeoutError).")
         return super().read(key, limit=limit)
 
+    def read_into(self, key: str, room: memoryview) -> int:
+        self.reads.append(key)
+        if key in self.away:
+            raise StorageAway("The photo storage is out of reach (ReadTimeoutError).")
+        return super().read_into(key, room)
 
-@pytest.fixture
-def storage(tmp_path: Path) -> _Watched:
-    return _Watched(tmp_path)
+
+class _Far(_Watched):
+    """The same beyond a network: fetched by threads of the reader's own."""
+
+    is_near = False
+
+
+@pytest.fixture(params=[_Watched, _Far])
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> _Watched:
+    made: _Watched = request.param(tmp_path)
+    return made
 
 
 def _settings(**changes: str) -> Settings:
@@ -163,6 +180,30 @@ def test_a_hanging_child_costs_its_own_photo_alone(storage: _Watched) -> None:
     assert {outcome.reason for outcome in hung} <= {"decoder_unavailable"}
     assert len(hung) <= 1
     assert len(outcomes) == 20
+
+
+def test_each_photo_gets_what_it_would_get_alone_whatever_lay_there_before(tmp_path: Path) -> None:
+    storage = _Watched(tmp_path)
+    sizes = ((640, 480), (320, 240), (500, 400), (320, 240))
+    different = [files.encoded(files.photo(*size, seed=seed)) for seed, size in enumerate(sizes)]
+    requests = _put(storage, *different)
+    requests[2] = replace(requests[2], sha256=hashlib.sha256(b"").digest())
+    settings = _settings(POXVISIO_DECODERS="1", POXVISIO_COPY_SIDE="512")
+    found: list[Outcome] = []
+    with PhotoReader(settings, storage, seconds=60) as reader:
+        found += _by_context(reader.read(requests))
+        [child] = reader.pids
+        os.kill(child, signal.SIGKILL)
+        [again] = [outcome for _, outcome in reader.read(requests[3:])]
+        assert reader.pids != [child]
+    with closing(Decoder(Limits(settings.max_photo_bytes, settings.max_photo_pixels, 512), seconds=60)) as one:
+        alone = [one.decode(data) for data in different]
+    assert found[2] == Unreadable("bytes_changed", UNREADABLE["bytes_changed"])
+    for outcome, expected in zip([*found[:2], found[3], again], [*alone[:2], alone[3], alone[3]], strict=True):
+        assert isinstance(outcome, Decoded)
+        assert isinstance(expected, Decoded)
+        assert (outcome.pixels == expected.pixels).all()
+        assert outcome.copy == expected.copy
 
 
 def test_the_look_ahead_is_bounded_in_number(storage: _Watched, reader: PhotoReader) -> None:
