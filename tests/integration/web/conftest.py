@@ -34,7 +34,9 @@ from tests.conftest import Lent, make_tenant, variables_of
 from tests.integration.web import browser
 from tests.integration.web.conformance import assert_documented
 from web.app import create_app
+from web.description import _KEPT
 from web.health import Examiner
+from web.pages.documents import _DOCS
 from web.services import ROLE, Services
 
 ROOT = Path(__file__).parents[3]
@@ -48,6 +50,8 @@ def make_key(database: Database, tenant: UUID, scopes: Sequence[str] = SCOPES) -
 
 #: An application whose routes others use too: to make the routes takes most of the time that an application takes.
 _ROUTED: Final[list[Flask]] = []
+#: What applications with these routes have said of them, by where their users reach them: the same for all, and long.
+_SAID: Final[dict[str, dict[str, Any]]] = {}
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +74,14 @@ def application(settings: Settings, database: Database | None = None) -> Iterato
         made = copy.copy(_ROUTED[0])
         made.view_functions = dict(made.view_functions)
         here = Services.open(settings, database)
-        made.extensions = {"poxvisio": here, "poxvisio.examiner": Examiner()}
+        kept = _SAID.setdefault(settings.public_url, {})
+        made.extensions = kept | {"poxvisio": here, "poxvisio.examiner": Examiner()}
     try:
         yield made
     finally:
         here.close()
+    if not settings.proxies:
+        kept |= {name: said for name, said in made.extensions.items() if name in (_KEPT, _DOCS)}
 
 
 @pytest.fixture
