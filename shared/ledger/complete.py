@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -61,34 +61,48 @@ class Completion:
 
 
 # Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
-_DONE = Prepared(
-    """
-    WITH held AS MATERIALIZED (
+_FINISH: Final = """
+    WITH ours AS MATERIALIZED (
       SELECT u.id FROM unit u, unnest(:units, :fences) AS h(id, fence)
-      WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' ORDER BY u.id FOR UPDATE OF u)
-    UPDATE unit u SET state = CASE WHEN u.id = ANY (:split) THEN 'split' ELSE 'done' END,
-      leased_by = NULL, lease_until = NULL
-    FROM held WHERE u.id = held.id
-    RETURNING u.id, u.n
-    """,
-    {"units": "uuid[]", "fences": "bigint[]", "split": "uuid[]"},
-)
+      WHERE u.id = h.id AND u.fence = h.fence AND u.state = 'leased' ORDER BY u.id FOR UPDATE OF u),
+    done AS (
+      UPDATE unit u SET state = CASE WHEN u.id = ANY (:split) THEN 'split' ELSE 'done' END,
+        leased_by = NULL, lease_until = NULL
+      FROM ours WHERE u.id = ours.id
+      RETURNING u.id, u.n, u.tenant_id, u.job_id, u.fence, u.attempt)"""
+_OF_LEASES: Final = {"units": "uuid[]", "fences": "bigint[]", "split": "uuid[]"}
+_DONE = Prepared(f"{_FINISH} SELECT id AS unit_id, n FROM done", _OF_LEASES)  # noqa: S608  # a constant
 
 # A column goes in as one word, an array in text, and all packed numbers as one: what has hundreds of literals costs the
 # server more to parse than to insert. What few photos differ in is sent once for all that share it. A result takes
-# tenant, job, fence and attempt from its unit, which the caller holds.
-_RESULTS = Prepared(
-    """
-    WITH known AS (
+# tenant, job, fence and attempt from its unit, which the caller holds, or which is done by the same statement.
+_OF_RESULTS: Final = {
+    "schemes": "jsonb",
+    "held": "uuid[]",
+    "outcomes": "text[]",
+    "labels": "text[]",
+    "scheme_ids": "uuid[]",
+    "sizes": "int[]",
+    "reasons": "text[]",
+    "copies": "boolean[]",
+    "numbers": "bytea",
+    "images": "uuid[]",
+    "places": "smallint[]",
+    "ordinals": "int[]",
+    "said": "smallint[]",
+    "starts": "int[]",
+    "decode_ms": "real[]",
+    "network_ms": "real[]",
+}
+_KNOWN_SCHEMES: Final = """
+    known AS (
       INSERT INTO answer_scheme (id, model_id, model_digest, labels, thresholds, quality)
       SELECT s.id, s.model_id, s.model_digest, s.labels, s.thresholds, s.quality
       FROM jsonb_to_recordset(:schemes)
         AS s(id uuid, model_id text, model_digest text, labels text[], thresholds float8[], quality text[])
       WHERE NOT EXISTS (SELECT FROM answer_scheme a WHERE a.id = s.id)
-      ON CONFLICT (id) DO NOTHING),
-    held AS MATERIALIZED (
-      SELECT h.place::smallint, u.tenant_id, u.job_id, u.fence, u.attempt
-      FROM unnest(:units) WITH ORDINALITY AS h(id, place) JOIN unit u ON u.id = h.id),
+      ON CONFLICT (id) DO NOTHING)"""
+_WRITTEN: Final = """
     written AS (
       INSERT INTO result (image_id, tenant_id, job_id, ordinal, fence, written_in, outcome, label, scheme_id, numbers,
                           reasons, attempts, has_copy, decode_ms, network_ms)
@@ -101,27 +115,34 @@ _RESULTS = Prepared(
         AS x(image, place, ordinal, said, starts, decode_ms, network_ms)
       JOIN held u ON u.place = x.place
       ON CONFLICT (image_id) DO NOTHING
-      RETURNING job_id, outcome)
+      RETURNING job_id, outcome)"""
+_RESULTS = Prepared(
+    f"""
+    WITH {_KNOWN_SCHEMES},
+    held AS MATERIALIZED (
+      SELECT h.place::smallint, u.tenant_id, u.job_id, u.fence, u.attempt
+      FROM unnest(:held) WITH ORDINALITY AS h(id, place) JOIN unit u ON u.id = h.id),
+    {_WRITTEN}
     SELECT job_id, outcome, count(*) AS n FROM written GROUP BY job_id, outcome
-    """,
-    {
-        "schemes": "jsonb",
-        "units": "uuid[]",
-        "outcomes": "text[]",
-        "labels": "text[]",
-        "scheme_ids": "uuid[]",
-        "sizes": "int[]",
-        "reasons": "text[]",
-        "copies": "boolean[]",
-        "numbers": "bytea",
-        "images": "uuid[]",
-        "places": "smallint[]",
-        "ordinals": "int[]",
-        "said": "smallint[]",
-        "starts": "int[]",
-        "decode_ms": "real[]",
-        "network_ms": "real[]",
-    },
+    """,  # noqa: S608  # made of the constants above
+    _OF_RESULTS,
+)
+# Both at once, which spares a turn of the connection; of many photos that is less than what the larger statement costs.
+# What is not ours any more is no row of `done`, and so its results are none. A row of either kind has NULLs for what
+# the other says.
+_FEW: Final = 32
+_DONE_WITH_RESULTS = Prepared(
+    f"""
+    {_FINISH},
+    {_KNOWN_SCHEMES},
+    held AS MATERIALIZED (
+      SELECT h.place::smallint, u.tenant_id, u.job_id, u.fence, u.attempt
+      FROM unnest(:held) WITH ORDINALITY AS h(id, place) JOIN done u ON u.id = h.id),
+    {_WRITTEN}
+    SELECT id AS unit_id, NULL::uuid AS job_id, NULL AS outcome, n::bigint FROM done
+    UNION ALL SELECT NULL, job_id, outcome, count(*) FROM written GROUP BY job_id, outcome
+    """,  # noqa: S608  # made of the constants above
+    _OF_LEASES | _OF_RESULTS,
 )
 
 _SINGLES = sa.text("""
@@ -152,12 +173,14 @@ def complete(
         "fences": array(str(lease.fence) for lease in leases),
         "split": array(sorted({item.unit_id.hex for item in deferred})),
     }
+    at_once = 0 < len(outcomes) <= _FEW
+    done = _DONE_WITH_RESULTS.run(session, given | _values(outcomes)) if at_once else _DONE.run(session, given)
     # By number: what looks a UUID up runs Python's own code for each photo.
-    held = {row.id.int: row.n for row in _DONE.run(session, given)}
+    held = {row.unit_id.int: row.n for row in done if row.unit_id is not None}
     outcomes = [outcome for outcome in outcomes if outcome.unit_id.int in held]
     deferred = [item for item in deferred if item.unit_id.int in held]
     _check_whole(held, [*outcomes, *deferred])
-    tally = write_results(session, outcomes)
+    tally = _tallied(row for row in done if row.unit_id is None) if at_once else write_results(session, outcomes)
     _insert_singles(session, deferred)
     closed = closing.count(session, tally)
     return Completion(
@@ -167,37 +190,40 @@ def complete(
 
 def write_results(session: Session, outcomes: Sequence[Outcome]) -> dict[UUID, Counter[str]]:
     """Insert results and return how many of each outcome were new, by job. The caller holds the units' rows."""
-    tally: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
-    if not outcomes:
-        return tally
+    return _tallied(_RESULTS.run(session, _values(outcomes)) if outcomes else [])
+
+
+def _values(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return what the statements that write results are given; there is at least one."""
     images, units, ordinals, _, _, _, numbers, _, _, decode_ms, network_ms = zip(*outcomes, strict=True)
     said: dict[tuple[Any, ...], int] = {}
     saying = [said.setdefault(_shared(item), len(said) + 1) for item in outcomes]
     names, labels, schemes, sizes, reasons, copies = zip(*said, strict=True)
     at = {unit: place for place, unit in enumerate(dict.fromkeys(map(_HEX, map(_INT, units))), start=1)}
-    rows = _RESULTS.run(
-        session,
-        {
-            "schemes": json.dumps([asdict(scheme) | {"id": scheme.id.hex} for scheme in set(schemes) if scheme]),
-            "units": array(at),
-            "outcomes": list(names),
-            "labels": list(labels),
-            "scheme_ids": array(scheme.id.hex if scheme else "NULL" for scheme in schemes),
-            "sizes": number_array(sizes),
-            "reasons": [",".join(why) for why in reasons],
-            "copies": list(copies),
-            "numbers": b"".join(filter(None, numbers)),
-            "images": array(map(_HEX, map(_INT, images))),
-            "places": number_array(map(at.__getitem__, map(_HEX, map(_INT, units)))),
-            "ordinals": number_array(ordinals),
-            "said": number_array(saying),
-            "starts": number_array(accumulate((len(packed or b"") for packed in numbers[:-1]), initial=1)),
-            "decode_ms": number_array(decode_ms),
-            "network_ms": number_array(network_ms),
-        },
-    )
-    for job_id, outcome, written in rows:
-        tally[job_id][outcome] = written
+    return {
+        "schemes": json.dumps([asdict(scheme) | {"id": scheme.id.hex} for scheme in set(schemes) if scheme]),
+        "held": array(at),
+        "outcomes": list(names),
+        "labels": list(labels),
+        "scheme_ids": array(scheme.id.hex if scheme else "NULL" for scheme in schemes),
+        "sizes": number_array(sizes),
+        "reasons": [",".join(why) for why in reasons],
+        "copies": list(copies),
+        "numbers": b"".join(filter(None, numbers)),
+        "images": array(map(_HEX, map(_INT, images))),
+        "places": number_array(map(at.__getitem__, map(_HEX, map(_INT, units)))),
+        "ordinals": number_array(ordinals),
+        "said": number_array(saying),
+        "starts": number_array(accumulate((len(packed or b"") for packed in numbers[:-1]), initial=1)),
+        "decode_ms": number_array(decode_ms),
+        "network_ms": number_array(network_ms),
+    }
+
+
+def _tallied(rows: Iterable[Any]) -> dict[UUID, Counter[str]]:
+    tally: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        tally[row.job_id][row.outcome] = row.n
     return tally
 
 

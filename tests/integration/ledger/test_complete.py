@@ -220,11 +220,13 @@ def test_two_completions_of_one_job_at_once_do_not_wait_in_a_circle(
 
 
 def weaken(monkeypatch: pytest.MonkeyPatch, *conditions: str) -> None:
-    statement = module._DONE.text
-    for condition in conditions:
-        assert condition in statement
-        statement = statement.replace(condition, "")
-    monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
+    for name in ("_DONE", "_DONE_WITH_RESULTS"):
+        prepared = getattr(module, name)
+        statement = prepared.text
+        for condition in conditions:
+            assert condition in statement
+            statement = statement.replace(condition, "")
+        monkeypatch.setattr(module, name, Prepared(statement, prepared.types))
 
 
 def outlive_a_lease(owner_db: Database, worker_db: Database, photos: int) -> list[str]:

@@ -375,12 +375,14 @@ FENCE, STATE = "AND u.fence = h.fence", "AND u.state = 'leased'"
 @pytest.fixture(params=[(FENCE,), (STATE,), (FENCE, STATE)])
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Let completions ask for less; return what they do not ask for."""
-    statement = module._DONE.text
     taken_out: tuple[str, ...] = request.param
-    for condition in taken_out:
-        assert statement.count(condition) == 1
-        statement = statement.replace(condition, "")
-    monkeypatch.setattr(module, "_DONE", Prepared(statement, module._DONE.types))
+    for name in ("_DONE", "_DONE_WITH_RESULTS"):
+        prepared = getattr(module, name)
+        statement = prepared.text
+        for condition in taken_out:
+            assert statement.count(condition) == 1
+            statement = statement.replace(condition, "")
+        monkeypatch.setattr(module, name, Prepared(statement, prepared.types))
     return taken_out
 
 

@@ -13,8 +13,8 @@ heartbeat    ``claim.heartbeat``,             a lease that has not expired goes 
              ``_HEARTBEAT``
 reap         ``reap.reap``, ``_EXPIRED``      an expired lease ends: the unit is ready with a crash more, or dead, with
                                               its answer ``failed: quarantined``
-complete     ``complete.complete``, ``_DONE`` where unit, fence and state hold, the unit is done, with a result; else
-                                              nothing is written. The answer may be lost, so that it is done again
+complete     ``complete.complete``,           where unit, fence and state hold, the unit is done, with a result; else
+             ``_FINISH``                      nothing is written. The answer may be lost, so that it is done again
 sleep, wake  SIGSTOP, SIGCONT                 between them the worker takes no step, and forgets nothing
 ===========  ===============================  ========================================================================
 
