@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from benchmarks.apart import ROOT
 
 # One of each kind. The others start whole services, several times over or beside other servers of models, and are tried
@@ -18,7 +16,6 @@ MACHINE = {"processor", "cores", "memory_gib", "kernel", "python", "packages"}
 VERDICTS = {"reached", "missed", "not measured", ""}
 
 
-@pytest.mark.timeout(200)
 def test_a_quick_run_reports_benchmarks_with_their_yardsticks(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(

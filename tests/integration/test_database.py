@@ -29,7 +29,9 @@ def test_a_lock_that_never_comes_free_is_an_answer_in_time(worker_db: Database, 
         holder.close()
 
 
-def test_a_look_is_no_transaction_and_leaves_the_connection_as_it_was(worker_db: Database) -> None:
+def test_a_look_is_no_transaction_and_leaves_the_connection_as_it_was(clean: None, worker_url: str) -> None:
+    # Of one connection, which both must take.
+    worker_db = Database(worker_url, role="poxvisio_worker", pool_size=1)
     which = sa.text("SELECT pg_backend_pid(), pg_current_xact_id()")
     with worker_db.looking() as session:
         one, other = session.execute(which).one(), session.execute(which).one()
@@ -37,7 +39,8 @@ def test_a_look_is_no_transaction_and_leaves_the_connection_as_it_was(worker_db:
     with worker_db.transaction() as session:
         begun, further = session.execute(which).one(), session.execute(which).one()
     assert begun == further
-    assert begun[0] == one[0], "another connection: nothing is shown"
+    assert begun[0] == one[0]
+    worker_db.close()
 
 
 def test_a_look_at_a_database_that_is_away_says_so() -> None:
