@@ -18,6 +18,18 @@ import aiohttp
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+#: What Chromium says of a script that ran, or was to run, in a page that gave way to another one.
+_GONE = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed",
+    "Cannot find default execution context",
+)
+
+
+class PageGone(Exception):
+    """The page gave way to another one before it could answer. Ask again."""
+
+
 class Tab:
     """One tab. Everything it complains about is in ``complaints``: script errors, refused files, policy violations."""
 
@@ -35,9 +47,15 @@ class Tab:
     def until(self, script: str, seconds: float = 60) -> None:
         """Return once the script gives something true."""
         end = time.monotonic() + seconds
-        while not self.evaluate(script):
+        while not self._is_true(script):
             assert time.monotonic() < end, f"{script} never came true: {self.evaluate('document.body.innerText')}"
             time.sleep(0.05)
+
+    def _is_true(self, script: str) -> bool:
+        try:
+            return bool(self.evaluate(script))
+        except PageGone:
+            return False
 
     def choose_files(self, selector: str, files: list[Path]) -> None:
         root = self.command("DOM.getDocument")["root"]["nodeId"]
@@ -50,6 +68,8 @@ class Tab:
         while True:
             told = json.loads((await self._socket.receive()).data)
             if told.get("id") == self._number:
+                if told.get("error", {}).get("message", "").startswith(_GONE):
+                    raise PageGone(method)
                 assert "error" not in told, told
                 return dict(told["result"])
             if told.get("method") == "Runtime.exceptionThrown":

@@ -17,7 +17,7 @@ import pytest
 
 from cli.programs import WEB
 from shared.database import Database
-from tests.conftest import Lent, make_tenant
+from tests.conftest import make_tenant
 from tests.integration.web.conftest import JPEG, Server, make_key, serve
 
 #: Of each of two tenants: streams, polls for events, polls for a job. There are places for 256 streams and 256 polls.
@@ -145,15 +145,18 @@ class Connections(NamedTuple):
     busy: float
 
 
-async def connections(url: str, seconds: float) -> Connections:
-    """Look at the server's connections for so long."""
-    asked = "SELECT count(*), count(*) FILTER (WHERE state <> 'idle') FROM pg_stat_activity WHERE application_name = %s"
+async def connections(server: Server, url: str, seconds: float) -> Connections:
+    """Look at the server's connections for so long; those that were there before it are of other tests' servers."""
+    asked = """
+        SELECT count(*), count(*) FILTER (WHERE state <> 'idle') FROM pg_stat_activity
+        WHERE application_name = %s AND backend_start > to_timestamp(%s)
+    """
     connection, found = psycopg2.connect(url), []
     connection.autocommit = True
     end = time.monotonic() + seconds
     with connection.cursor() as cursor:
         while time.monotonic() < end:
-            cursor.execute(asked, ("poxvisio_app",))
+            cursor.execute(asked, ("poxvisio_app", server.process.create_time()))
             found += cursor.fetchall()
             await asyncio.sleep(0.02)
     connection.close()
@@ -161,10 +164,8 @@ async def connections(url: str, seconds: float) -> Connections:
 
 
 def test_a_crowd_that_waits_does_not_slow_uploads_down_nor_hold_connections(
-    served: Server, owner_db: Database, app_pool: Lent, web_pool: Lent, owner_url: str
+    served: Server, owner_db: Database, owner_url: str
 ) -> None:
-    web_pool.end()
-    app_pool.end()  # the server's connections are counted, which look like those of other tests
     asyncio.run(_with_a_crowd(served, owner_db, owner_url))
 
 
@@ -187,7 +188,7 @@ async def _with_a_crowd(served: Server, owner_db: Database, owner_url: str) -> N
                 lambda: f"the crowd waits: {crowd.streams} streams, {crowd.polls} polls, {crowd.told}",
             )
             before, began = cpu(served.process), time.monotonic()
-            held = await connections(owner_url, 4)
+            held = await connections(served, owner_url, 4)
             idle = (cpu(served.process) - before) / (time.monotonic() - began)
             crowded = await send(http, served, honest, UPLOADS, "crowded 1")
             for again in range(1, TRIES):
@@ -199,7 +200,7 @@ async def _with_a_crowd(served: Server, owner_db: Database, owner_url: str) -> N
             await until(lambda: crowd.told["lines"] >= told + 4 * PLACES // 2, lambda: f"news comes: {crowd.told}")
     figures = f"alone {alone}, with a crowd {crowded}, idle {idle:.3f}, {held}, {crowd.told}"
     print(figures)
-    assert held.most <= 8, figures
+    assert 1 <= held.most <= 8, figures
     assert held.busy < 1, figures
     assert not dear(crowded, alone, idle), figures
     assert idle < MOST_IDLE, figures
