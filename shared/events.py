@@ -49,7 +49,7 @@ _KNOWN: Final = Prepared(
     {"jobs": "uuid[]", "kinds": "text[]", "rounds": "int[]"},
 )
 # All of them or, where one of them happened before, none. Whoever reads `event` under the lock of the counters sees all
-# that was recorded before; so does whoever reads `endpoint`, since those are made and changed under that lock too.
+# that was recorded before. An endpoint that is made meanwhile is owed what happens after it is there.
 _WRITE: Final = Prepared(
     f"""
     WITH x AS MATERIALIZED (

@@ -1,7 +1,7 @@
 """Hints through Valkey that jobs have their answers: whoever waits for one looks at once, and not when it is due.
 
 A hint says nothing that the database does not. One that is lost, or all of them where Valkey is away or the broker is
-none of its kind, costs the time until the next look. It goes out after the commit and may delay nothing: where Valkey
+none of its kind, costs the time until the next look. It goes out after the commit and may delay little: where Valkey
 does not answer at once, there are none for a while.
 """
 

@@ -47,12 +47,15 @@ def _upwards(mounted: Path, path: str) -> Iterator[Path]:
 
 def _of_version_2(group: Path) -> float:
     allowed, _, period = _read(group / "cpu.max").partition(" ")
-    return int(allowed) / int(period) if allowed.isdecimal() else math.inf  # "max 100000": not bounded
+    return _share(allowed, period)  # "max 100000": not bounded
 
 
 def _of_version_1(group: Path) -> float:
-    allowed, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
-    return int(allowed) / int(period) if allowed.isdecimal() else math.inf  # "-1": not bounded
+    return _share(_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))  # "-1": not bounded
+
+
+def _share(allowed: str, period: str) -> float:
+    return int(allowed) / int(period) if allowed.isdecimal() and period.isdecimal() else math.inf
 
 
 def _read(file: Path) -> str:

@@ -247,7 +247,7 @@ class Settings(BaseSettings):
         ge=0,
         le=64,
         validation_alias="POXVISIO_DECODERS",
-        description="Decoding children of a worker; 0: one per core",
+        description="Decoding children of a worker; 0: one per core that it has time for",
     )
     engine: Literal["auto", "openvino", "tensorflow", "torch"] = Field(
         default="auto",
@@ -263,7 +263,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         validation_alias="POXVISIO_ENGINE_THREADS",
-        description="Threads of the network; 0: one per core",
+        description="Threads of the network; 0: one per core that it has time for",
     )
     cache_dir: Path = Field(
         default=Path.home() / ".cache" / "poxvisio",

@@ -75,7 +75,7 @@ MEANT: Final = {
     "kid": "Which of the public keys signed",
     "kind": "What is to change",
     "labels": "What it can say",
-    "last_used_at": "When a request came with it last",
+    "last_used_at": "When a request came with it last, to about two minutes",
     "links": "Addresses of what belongs to it",
     "live": "Whether it answers photos now",
     "max_failure_rate": "Share of rejected and failed photos above which the job stops",

@@ -102,6 +102,8 @@ class Watch(Generic[Wish, Seen]):
             self._leave(tenant, crowd, me)
         if me.seen is not None and is_new:
             self._learn(time.monotonic() - me.began, is_exact=me.is_hinted)
+        if me.seen is None and not self.ended and not self._are_early:
+            self._look_last(tenant, me)
         return me.seen
 
     def hint(self, names: Collection[Hashable]) -> None:
@@ -122,6 +124,12 @@ class Watch(Generic[Wish, Seen]):
         client.is_hinted = crowd.is_hinted = True
         if crowd.looking:
             crowd.looking.called.set()
+
+    def _look_last(self, tenant: UUID, me: _Client[Wish, Seen]) -> None:
+        """Look once more for somebody who waited for less than the time to a look without a hint."""
+        me.seen = self.look(tenant, {me.wish}).get(me.wish)
+        with self._lock:
+            self._unhinted += me.seen is not None
 
     def pause(self, seconds: float) -> None:
         """Let some time pass, less where the end comes."""

@@ -1,9 +1,9 @@
 """The worker's main work: claimed photos in, answers out, with decoding, the network and the ledger overlapping.
 
 One photo's way: ``_claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
-``Network`` has two micro-batches under way, and ``Finisher`` stores working copies and completes units
-whose photos all have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo
-that breaks it is found; a photo that cannot be fetched now waits and is tried again.
+``Network`` has two micro-batches under way, and ``Finisher`` stores working copies and completes units whose photos all
+have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo that breaks it is
+found; a photo that cannot be fetched now waits and is tried again.
 """
 
 import threading

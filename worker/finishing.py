@@ -1,20 +1,15 @@
 """Finishing units in a thread of their own: their working copies are stored, then they are completed under their fence.
 
 The network goes on meanwhile. Whoever hands over waits once two are unfinished: memory stays bounded. Of a unit of few
-<<<<<<< Updated upstream
 photos that is all there is, since somebody waits for it, copies are stored ahead, while the network still looks at the
-photos; those of a photo that gets no answer after all are looked for when its job is closed
-(``worker/housekeeping.py``).
-=======
-photos that is all there is, which somebody waits for, copies are stored ahead, while the network still looks at the
-photos; those of a photo that gets no answer after all are looked for once its job is closed (``housekeeping.py``).
->>>>>>> Stashed changes
+photos; that of a photo the network then fails at is deleted again. One that outlives its lease is looked for once the
+job is closed (``housekeeping.py``).
 """
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 from uuid import UUID
@@ -83,11 +78,12 @@ class Finisher:
     def _finish(self, works: Sequence[Work]) -> None:
         """Store working copies, then complete the units that are still ours."""
         ours = [work for work in works if work.is_whole and self._keeper.holds(work.unit)]
+        self._drop_copies(ours, [work.stored_ahead.keys() - work.copies.keys() for work in ours])
         try:
             self._store_copies(ours)
         except StorageAway as error:
             log.warning("copies_not_stored", error=str(error))
-            self._drop_copies(ours)
+            self._drop_copies(ours, [work.copies.keys() for work in ours])
             ours = [work.without_copies() for work in ours]
         passing("worker.copied")
         self._complete(ours)
@@ -110,11 +106,12 @@ class Finisher:
         self._storage.put(key, copy)
         self._storage.settle([key])
 
-    def _drop_copies(self, works: Sequence[Work]) -> None:
+    def _drop_copies(self, works: Sequence[Work], photos: Sequence[Collection[UUID]]) -> None:
         """Forget copies that may be there or under way: their photos are looked at again, or stand without."""
-        wait([ahead for work in works for ahead in work.stored_ahead.values()])
+        chosen = [(work, photo) for work, of_work in zip(works, photos, strict=True) for photo in of_work]
+        wait([ahead for work, photo in chosen if (ahead := work.stored_ahead.get(photo))])
         with contextlib.suppress(StorageAway):
-            self._storage.delete(copy_key(work.unit.job_id, image_id) for work in works for image_id in work.copies)
+            self._storage.delete(copy_key(work.unit.job_id, photo) for work, photo in chosen)
 
     def _complete(self, works: Sequence[Work]) -> None:
         """Complete the units, again and again while the database is away and the leases hold."""

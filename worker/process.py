@@ -3,6 +3,7 @@
 Where the bundle is missing or altered the child lives on and says so; jobs wait, and it looks again.
 """
 
+import os
 import threading
 import time
 
@@ -61,6 +62,7 @@ class WorkerProcess:
         self._receiver: Receiver | None = None
         self._broker = Broker(settings)
         self._tokens = Tokens(settings)
+        self._parent = os.getppid()
         self._models: Models | None = None
         self._examiner: Examiner | None = None
         self._state = "starting"
@@ -85,8 +87,9 @@ class WorkerProcess:
         """Answer photos until nothing is ready and no token has come for a while."""
         while not self._stopping.is_set():
             self._drain()
-            # Another worker can do more with a token where there is no network here.
-            if self._classification is None or not self._tokens.take():
+            # Another worker can do more with a token where there is no network here, and a child whose parent is gone
+            # hears of nothing any more, not even that it should stop.
+            if self._classification is None or os.getppid() != self._parent or not self._tokens.take():
                 return
 
     def _drain(self) -> None:

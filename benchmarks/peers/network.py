@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shared.bundle import load_bundle
+from shared.processors import processors
 from worker.decoding.child import answer as decode
 from worker.decoding.outcomes import Limits
 from worker.inference.classifier import Classifier
@@ -29,7 +30,7 @@ class Network:
         cache = Path(os.environ["PEERS_CACHE"])
         cache.mkdir(parents=True, exist_ok=True)
         self._classifier = Classifier.load(bundle, engine="openvino", cache=cache)
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._threads = ThreadPoolExecutor(processors())
 
     def answer(self, photos: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what the network says of each photo, in order; a photo that cannot be read is rejected alone."""

@@ -3,7 +3,6 @@
 # mypy: disable-error-code="import-not-found"
 # Its packages are in an environment of its own.
 
-import os
 import signal
 import sys
 import threading
@@ -12,13 +11,14 @@ import ray
 from ray import serve
 
 from benchmarks.peers.ray_app import app
+from shared.processors import processors
 
 if __name__ == "__main__":
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     ray.init(
         include_dashboard=False,
-        num_cpus=max(2, len(os.sched_getaffinity(0))),
+        num_cpus=max(2, processors()),
         object_store_memory=256 << 20,
         log_to_driver=False,
     )

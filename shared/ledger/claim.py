@@ -201,7 +201,7 @@ def claim(
 
 
 def people_wait(session: Session) -> bool:
-    """Return whether there is anything to claim for people: to ask costs a third of a claim that finds nothing."""
+    """Return whether there is anything to claim for people: to ask costs less than a claim that finds nothing."""
     return bool(_PEOPLE_WAIT.run(session, {})[0].so)
 
 

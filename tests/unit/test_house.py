@@ -15,6 +15,8 @@ from shared.vocabulary import LANES
 from tests.conftest import LOADED_BY_READING, LONGEST
 
 ROOT = Path(__file__).resolve().parents[2]
+#: What people write, and merge.
+_TEXTS = {".py", ".md", ".toml", ".js", ".css", ".html"}
 PACKAGES = ("cli", "shared", "training", "web", "worker", "migrations")
 ENGINES = ("tensorflow", "keras", "torch", "openvino")
 SETTINGS = {
@@ -105,6 +107,18 @@ def test_the_distribution_has_every_package(package: str) -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in (ROOT / package).rglob("*.py")}
     assert found == {name for name in listed if name.split(".")[0] == package}
+
+
+def test_no_file_holds_the_marks_of_a_merge() -> None:
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    folders = (*PACKAGES, "tests", "benchmarks", "docs")
+    texts = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in _TEXTS]
+    marked = [
+        str(path.relative_to(ROOT))
+        for path in [*texts, *ROOT.glob("*.md"), *ROOT.glob("*.toml")]
+        if any(line.startswith(marks) for line in path.read_text(encoding="utf-8").splitlines())
+    ]
+    assert marked == []
 
 
 def test_every_module_says_what_it_owns() -> None:

@@ -31,6 +31,7 @@ def group(root: Path, files: dict[str, str]) -> None:
         ("0::/never/seen", {"cpu.max": "300000 100000"}, 3),
         ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, math.inf),
         ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"}, 2.5),
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "250000"}, math.inf),
         ("4:cpuset:/a", {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"}, math.inf),
         ("1:name=systemd:/init.scope\n0::/", {"cpu.max": "100000 100000"}, 1),
     ],

@@ -61,7 +61,7 @@ def first_planes(weights: Weights) -> ov.Model:
 def with_plane_of_ones(photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Photos [n, 224, 224, 3] with a fourth plane, full of ones.
 
-    Made of words of four bytes, an eighth of the time: each reads its pixel and a byte of the next one.
+    Made of words of four bytes, which is faster: each reads its pixel and a byte of the next one.
     """
     packed = np.ascontiguousarray(photos).reshape(-1)
     full = np.empty(packed.size // 3, dtype="<u4")

@@ -117,7 +117,7 @@ def exact_convolutions(model: ov.Model) -> int:
 def with_means_around(photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Photos [n, 224, 224, 3] in a border of 3 pixels of the means' nearest bytes: nought once centred."""
     side = SIDE + 2 * _BORDER
-    # By rows of bytes: pixel by pixel it takes twenty times as long.
+    # By rows of bytes: pixel by pixel takes many times as long.
     full = np.empty((len(photos), side, side * 3), dtype=np.uint8)
     full[...] = np.tile(np.rint(MEANS).astype(np.uint8), side)
     full[:, _BORDER:-_BORDER, 3 * _BORDER : -3 * _BORDER] = photos.reshape(len(photos), SIDE, SIDE * 3)
