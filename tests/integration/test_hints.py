@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,16 +15,6 @@ from shared.hints import Hearing, Hinting
 from shared.settings import Settings
 
 SOON = 20.0
-
-
-@pytest.fixture
-def valkey(services_dir: Path) -> Iterator[EmbeddedValkey]:
-    """Return a Valkey of the test's own, which it may hurt."""
-    server = EmbeddedValkey(services_dir / "valkey")
-    yield server
-    for pid in server.pids():
-        os.kill(pid, signal.SIGCONT)
-    server.stop()
 
 
 @pytest.fixture

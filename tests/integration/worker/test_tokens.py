@@ -4,9 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -17,16 +15,6 @@ from worker.tokens import Tokens
 
 LONG = 600.0
 SOON = 20.0
-
-
-@pytest.fixture
-def valkey(services_dir: Path) -> Iterator[EmbeddedValkey]:
-    """Return a Valkey of the test's own, which it may hurt."""
-    server = EmbeddedValkey(services_dir / "valkey")
-    yield server
-    for pid in server.pids():
-        os.kill(pid, signal.SIGCONT)
-    server.stop()
 
 
 @pytest.fixture
