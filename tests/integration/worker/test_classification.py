@@ -21,7 +21,7 @@ from shared.hints import Hearing
 from shared.ledger.sweep import sweep
 from shared.settings import Settings
 from shared.storage import Storage
-from shared.storage.keys import copy_key
+from shared.storage.keys import copies_of, copy_key
 from shared.views import JobView, ResultView
 from tests.integration.worker.conftest import Submit, Worker, photo
 from worker import finishing
@@ -140,6 +140,19 @@ def test_a_batch_that_fails_is_halved_until_the_photo_that_breaks_it_stands_alon
     failed = {result.ordinal: result.reasons for result in results if result.outcome == "failed"}
     assert failed == {6: ("network_failed",)}
     assert len(results) == 11
+
+
+def test_the_copy_stored_ahead_of_a_photo_that_the_network_fails_at_is_deleted_again(
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, storage: Storage, tenant: UUID
+) -> None:
+    job = submit_photos([photo(1), photo_of(255)])
+
+    make_worker(network=Brittle(network, lambda one: bool(one.min() > 250))).drain()
+
+    _, results = results_of(app_db, tenant, job)
+    answered, failed = results
+    assert (failed.outcome, failed.reasons) == ("failed", ("network_failed",))
+    assert [item.key for item in storage.list(copies_of(job))] == [copy_key(job, answered.image_id)]
 
 
 def photo_of(grey: int) -> bytes:

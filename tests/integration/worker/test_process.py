@@ -139,6 +139,21 @@ def test_a_child_that_has_worked_takes_the_next_token_itself(
         draining.result(20)
 
 
+def test_a_child_whose_parent_is_gone_takes_no_token(
+    child: WorkerProcess, own_bundle: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_weights(own_bundle)
+    monkeypatch.setattr(child, "_tokens", Tokens(settings, seconds=600.0))
+    child.start()
+    monkeypatch.setattr("worker.process.os.getppid", lambda: 1)
+    with ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(child.drain)
+        try:
+            draining.result(20)
+        finally:
+            child.stop()
+
+
 def test_an_altered_bundle_answers_nothing(
     child: WorkerProcess, own_bundle: Path, submit_photos: Submit, app_db: Database, owner_db: Database, tenant: UUID
 ) -> None:
