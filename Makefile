@@ -79,7 +79,7 @@ model-gates: .venv/.dev ## Evaluate a finished training run and hold it against 
 
 .PHONY: training
 training: .venv/.dev ## Train tiny networks from every kind of weights to the end, one on two devices, and build every engine
-	@$(BIN)/python -m pytest -q --long tests/integration/test_training_to_its_end.py tests/integration/engines/test_int8.py tests/integration/engines/test_engines.py
+	@$(BIN)/python -m pytest -q --long tests/integration/test_training_to_its_end.py tests/integration/engines/test_int8.py tests/integration/engines/test_engines.py tests/e2e/test_trained_here.py
 
 .PHONY: lock
 lock: .venv/.made ## Re-compile the hash-pinned locks from pyproject.toml

@@ -47,7 +47,7 @@ from worker.inference.weights import Weights, load_reference, load_weights
 FEWEST: Final = 200
 _RANGE_FOLDS, _FIT_FOLDS = (0,), (1, 2)
 _MOST_FOR_RANGES: Final = 300
-# The largest difference on other photos may be half as large again: the choice keeps within this part of the bound.
+# The largest difference on other photos may be twice as large: the choice keeps within this part of the bound.
 _MARGIN: Final = 1 / 2
 #: How many convolutions may stay exact: up to a block of the first stages, or all but the last stage.
 BEGINS: Final = (0, 1, 5, 8, 11, 15, 18, 21, 24, 43)

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 # A shell starts a command in the background deaf to SIGINT, and children inherit that; ours are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 COMMAND = [sys.executable, "-m", "cli.main"]
+Heard = dict[str, tuple[dict[str, str], bytes]]
 #: What the receiver of webhooks answers; a word that names nothing of ours.
 ANSWER = f"teapot-{secrets.token_hex(6)}"
 
@@ -61,9 +62,10 @@ class Running:
     said: Path
     #: Host and port of a receiver of webhooks that never takes anything.
     receiver: str
-    #: Host and port of one that takes everything, and what it took, by the kind and the job of each event.
+    #: Host and port of one that takes everything, and what it took, by the kind and the job of each event: headers
+    #: with names in lower case, and the body as it came.
     listener: str
-    heard: dict[str, Any]
+    heard: Heard
 
     @property
     def _variables(self) -> dict[str, str]:
@@ -131,14 +133,15 @@ def receiver() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def listener() -> Iterator[tuple[str, dict[str, Any]]]:
+def listener() -> Iterator[tuple[str, Heard]]:
     """Return host and port of a receiver that takes everything, and what it took, by kind and job of each event."""
-    heard: dict[str, Any] = {}
+    heard: Heard = {}
 
     class Listener(Teapot):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            heard[f"{body['type']} {body['data']['job']}"] = body
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told = json.loads(body)
+            heard[f"{told['type']} {told['data']['job']}"] = ({k.lower(): v for k, v in self.headers.items()}, body)
             self.send_response(204)
             self.end_headers()
 
@@ -147,7 +150,7 @@ def listener() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def running(services_root: Path, receiver: str, listener: tuple[str, dict[str, Any]]) -> Iterator[Running]:
+def running(services_root: Path, receiver: str, listener: tuple[str, Heard]) -> Iterator[Running]:
     """Return a whole service on this machine, which logs all it can and gives webhooks up soon.
 
     It computes in float32, so that its answers can be held against those of training.
