@@ -103,12 +103,17 @@ def synth(folder: Path, layout: str, confounder: str | None, as_json: bool, **op
     print_json(told) if as_json else click.echo(f"{len(drawn):,} SYNTHETIC photos drawn into {folder}")
 
 
-@data.command(epilog=example("poxvisio data check msld-v1/", "poxvisio data check msld-v1/ --manifest manifest.csv"))
+@data.command(epilog=example("poxvisio data check v1/", "poxvisio data check v1/ --manifest v1/manifest.parquet"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="How many folds to make.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the folds.")
 @click.option("--named", default="fold1", show_default=True, help="Which of the folds of MSLD v2.0 is the named split.")
-@click.option("--manifest", "file", type=click.Path(path_type=Path), help="Write the manifest to this file.")
+@click.option(
+    "--manifest",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Write the manifest to this file: Parquet where the name ends so, else CSV.",
+)
 @json_option("the summary")
 def check(folder: Path, *, folds: int, seed: int, named: str, file: Path | None, as_json: bool) -> None:
     """Say what a data set holds, and refuse one whose figures could not be trusted.

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import TrainingRefused
+from training.manifest_form import NAMES
 from training.runs import REST
 
 _Rate = Annotated[float, Field(gt=0, le=1)]
@@ -101,7 +102,8 @@ class Config(_Table):
     @property
     def manifest(self) -> Path:
         """Where the manifest lies: by default beside the photos."""
-        return self.data.manifest or self.data.folder / "manifest.csv"
+        beside = [self.data.folder / name for name in NAMES]
+        return self.data.manifest or next((path for path in beside if path.is_file()), beside[-1])
 
 
 def read_config(path: Path) -> Config:

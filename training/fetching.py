@@ -76,7 +76,7 @@ def fetch(
     with landing(folder) as place:
         try:
             _unpack(archive, place)
-            recognise(place)
+            _refuse_other_layout(name, recognise(place).name)
         except (ArchiveRefused, DataRefused, FileExistsError, NotADirectoryError) as error:
             archive.unlink()  # going on with it would end the same way
             _marker(partial).unlink(missing_ok=True)
@@ -210,6 +210,11 @@ def _unpack(archive: Path, place: Path) -> None:
         with target.open("xb") as file:
             for piece in read_entry(source, judged):
                 file.write(piece)
+
+
+def _refuse_other_layout(name: str, found: str) -> None:
+    if found != name:
+        raise DataRefused(f"it is laid out as {found}")
 
 
 def _marker(partial: Path) -> Path:

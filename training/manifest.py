@@ -1,13 +1,12 @@
 """Owns the manifest: one row for each original photo of a data set, with all that a split or a report must know of it.
 
-The file is CSV behind one line that holds its SHA-256, so that a manifest edited by hand is noticed when it is read.
+How it lies on a disk is `training/manifest_form.py`'s: with a checksum, so that one edited by hand is noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,16 +22,10 @@ from training import splits
 from training.landing import replace_file, telling_of_the_disk
 from training.layouts import FOLDER, UNKNOWN_TONE, Layout, Original, is_augmented, listed, recognise
 from training.likeness import groups, hashes, perceptual_hash
+from training.manifest_form import COLUMNS, TRAITS, digest_of, packed, unpacked
 
-VERSION: Final = 1
-# The columns of every manifest; `stage` (float) and `tone` (int) follow where they are known.
-COLUMNS: Final = (
-    "image", "sha256", "phash", "patient", "group", "label", "source", "synthetic", "fold", "named_split",
-)  # fmt: skip
 NAMED_SPLITS: Final = ("train", "val", "test", "")
 SYNTHETIC_MARK: Final = b"SYNTHETIC"
-_TRAITS: Final = ("stage", "tone")
-_HEAD: Final = re.compile(r"# poxvisio manifest (\d+) sha256=([0-9a-f]{64})")
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
 _MOST_PIXELS: Final = 40_000_000
 # What Pillow raises on damaged files, beside OSError.
@@ -95,7 +88,7 @@ def build(
     frame["group"] = groups(frame["patient"].tolist(), hashes(frame["phash"].tolist()))
     frame["fold"] = splits.assign(frame["label"], frame["group"], folds=folds, seed=seed)
     splits.check(frame)
-    return frame[[*COLUMNS, *(name for name in _TRAITS if name in frame)]]
+    return frame[[*COLUMNS, *(name for name in TRAITS if name in frame)]]
 
 
 def unreadable(folder: Path, originals: tuple[Original, ...]) -> list[str]:
@@ -113,7 +106,7 @@ def describe(frame: pd.DataFrame) -> Description:
     """The manifest in a few figures."""
     by_class = frame.groupby("label")
     return Description(
-        digest=_digest(_rows(frame)),
+        digest=digest_of(frame),
         images=len(frame),
         patients=frame["patient"].nunique(),
         groups=frame["group"].nunique(),
@@ -126,11 +119,13 @@ def describe(frame: pd.DataFrame) -> Description:
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write the manifest under a temporary name, then put it in its place. Raises `DataRefused` for an unsound one."""
+    """Write the manifest under a temporary name, then put it in its place: Parquet where the name ends so, else CSV.
+
+    Raises `DataRefused` for an unsound one.
+    """
     _verify(frame)
-    rows = _rows(frame)
     with telling_of_the_disk(path):
-        replace_file(path, f"# poxvisio manifest {VERSION} sha256={_digest(rows)}\n{rows}".encode())
+        replace_file(path, packed(frame, path))
 
 
 def read(path: Path, *, folder: Path | None = None) -> pd.DataFrame:
@@ -138,25 +133,7 @@ def read(path: Path, *, folder: Path | None = None) -> pd.DataFrame:
 
     With `folder` every photo's SHA-256 is held against the file too. Raises `DataRefused`.
     """
-    try:
-        head, _, rows = path.read_bytes().decode("utf-8").partition("\n")
-    except FileNotFoundError as error:
-        raise DataRefused(
-            f"there is no manifest {path}: `poxvisio data check FOLDER --manifest {path}` writes it"
-        ) from error
-    except OSError as error:
-        raise DataRefused(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataRefused(f"{path} is no manifest: it is no text") from error
-    match = _HEAD.fullmatch(head)
-    if match is None:
-        raise DataRefused(f"{path} is no manifest: its first line is not one; `poxvisio data check` writes one")
-    if int(match[1]) != VERSION:
-        raise DataRefused(f"{path} is a manifest of version {match[1]}, this program reads {VERSION}: build it anew")
-    if _digest(rows) != match[2]:
-        raise DataRefused(f"{path} has been changed since it was written: its checksum does not hold. Build it anew")
-    frame = pd.read_csv(io.StringIO(rows), dtype=str, keep_default_na=False)
-    frame = _typed(frame, path)
+    frame = unpacked(path)
     _verify(frame)
     if folder is not None:
         _compare(frame, folder)
@@ -233,22 +210,6 @@ def _verify(frame: pd.DataFrame) -> None:
     splits.check(frame)
 
 
-def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    absent = [name for name in COLUMNS if name not in frame]
-    if absent:
-        raise DataRefused(f"{path} lacks the columns {', '.join(absent)}")
-    try:
-        frame["synthetic"] = frame["synthetic"].map({"True": True, "False": False}).astype(bool)
-        frame["fold"] = frame["fold"].astype("int64")
-        if "stage" in frame:
-            frame["stage"] = frame["stage"].replace("", "nan").astype("float64")
-        if "tone" in frame:
-            frame["tone"] = frame["tone"].astype("int64")
-    except ValueError as error:
-        raise DataRefused(f"{path} holds something else than a number: {error}") from error
-    return frame
-
-
 def _compare(frame: pd.DataFrame, folder: Path) -> None:
     changed = []
     for image, digest in zip(frame["image"], frame["sha256"], strict=True):
@@ -260,15 +221,6 @@ def _compare(frame: pd.DataFrame, folder: Path) -> None:
             changed.append(image)
     if changed:
         raise DataRefused(f"{len(changed):,} photos are missing or others than the manifest says: {listed(changed)}")
-
-
-def _rows(frame: pd.DataFrame) -> str:
-    columns = [*COLUMNS, *(name for name in _TRAITS if name in frame)]
-    return str(frame[columns].to_csv(index=False, lineterminator="\n"))
-
-
-def _digest(rows: str) -> str:
-    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def _why(error: BaseException) -> str:

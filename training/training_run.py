@@ -28,6 +28,7 @@ from training.backbone import IMAGENET, Published, Start, find_start
 from training.config import Config
 from training.event_log import EventLog
 from training.landing import landing, replace_file, telling_of_the_disk
+from training.manifest_form import as_csv
 from training.member import STATE, MemberTraining, Watch
 from training.pictures import look_at_all
 from training.publish import rounded, widened
@@ -143,7 +144,7 @@ def _claim(out: Path, config: Config, source: Path, begun: Mapping[str, str], *,
         if not resume:
             raise TrainingRefused(f"{out} holds a run already: --resume goes on with it, another --out begins anew")
         same = (out / runs.CONFIG).read_bytes() == asked
-        if not same or sha256_of(out / runs.MANIFEST) != sha256_of(config.manifest):
+        if not same or (out / runs.MANIFEST).read_bytes() != as_csv(config.manifest):
             raise TrainingRefused(
                 f"{out} was begun with another configuration or manifest: begin anew in another --out"
             )
@@ -158,7 +159,7 @@ def _claim(out: Path, config: Config, source: Path, begun: Mapping[str, str], *,
             )
         return False
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / runs.MANIFEST, config.manifest.read_bytes())
+    replace_file(out / runs.MANIFEST, as_csv(config.manifest))
     runs.save_json(out / runs.BEGUN, begun)
     replace_file(out / runs.CONFIG, asked)
     return False

@@ -4,6 +4,7 @@
 there to the free port that the fake listens on.
 """
 
+import base64
 import errno
 import hashlib
 import io
@@ -34,6 +35,7 @@ class Kaggle(ThreadingHTTPServer):
     status = 200
     cut = 0
     ranges: list[str]
+    asked_by: set[str | None]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -44,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked_by.add(self.headers["Authorization"])
         if self.server.status != 200:
             self._send(self.server.status, b"{}", {"Retry-After": "77"})
         elif self.path.endswith("/GetDatasetMetadata"):
@@ -72,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
     first(tmp_path / "source")
     server = Kaggle(("127.0.0.1", 0), Handler)
-    server.ranges = []
+    server.ranges, server.asked_by = [], set()
     server.archive = packed(tmp_path / "source")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -142,6 +145,33 @@ def test_a_refusal_says_what_to_do(kaggle: Kaggle, tmp_path: Path, status: int, 
     with pytest.raises(Unavailable, match=told):
         fetch(tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("given", ["token", "user and key", "file"])
+def test_credentials_are_found_where_kaggle_s_own_programs_find_them(
+    kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if given != "token":
+        monkeypatch.delenv("KAGGLE_API_TOKEN")
+    if given == "user and key":
+        monkeypatch.setenv("KAGGLE_USERNAME", "curie")
+        monkeypatch.setenv("KAGGLE_KEY", "radium")
+    if given == "file":
+        (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+        (tmp_path / "home" / ".kaggle" / "kaggle.json").write_text('{"username": "curie", "key": "radium"}')
+        (tmp_path / "home" / ".kaggle" / "kaggle.json").chmod(0o600)
+    fetch(tmp_path / "data")
+    basic = f"Basic {base64.b64encode(b'curie:radium').decode()}"
+    assert kaggle.asked_by == {"Bearer a-token-of-the-tests" if given == "token" else basic}
+
+
+def test_an_archive_of_the_other_data_set_is_refused(kaggle: Kaggle, tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match=r"msld-v2 is damaged or has changed: it is laid out as msld-v1\. Fetch"):
+        fetching.fetch("msld-v2", tmp_path / "data", show=lambda _: nullcontext(lambda _: None))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize("change", ["slip", "bomb", "file as folder", "truncated", "renamed"])

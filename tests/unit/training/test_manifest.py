@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from shared.errors import DataRefused
 from tests.unit.training.folders import V1_CLASSES, V2_CLASSES, first, picture, put, second
-from training import manifest
+from training import manifest, manifest_form
+from training.casting import Plan
+from training.synthesis import synthesise
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def v1(tmp_path: Path) -> Path:
 def test_every_original_of_v1_is_there_once_and_no_augmented_copy(v1: Path) -> None:
     frame = manifest.build(v1, folds=3)
     assert len(frame) == 24
-    assert list(frame.columns) == list(manifest.COLUMNS)
+    assert list(frame.columns) == list(manifest_form.COLUMNS)
     assert set(frame["label"]) == set(V1_CLASSES)
     assert not frame["image"].str.contains("Augmented").any()
     assert frame["image"].str.startswith("Original Images/Original Images/Monkey Pox/M").sum() == 12
@@ -51,10 +55,11 @@ def test_every_photo_of_v2_is_there_once_whatever_folds_hold_it(tmp_path: Path) 
     assert (frame["source"] == "msld-v2").all()
 
 
-def test_two_builds_are_equal_and_what_is_written_is_read_back(v1: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
+def test_two_builds_are_equal_and_what_is_written_is_read_back(v1: Path, tmp_path: Path, name: str) -> None:
     frame = manifest.build(v1, folds=3)
     assert frame.equals(manifest.build(v1, folds=3))
-    file = tmp_path / "manifest.csv"
+    file = tmp_path / name
     manifest.write(frame, file)
     assert manifest.read(file, folder=v1).equals(frame)
     assert not list(tmp_path.glob(".*.part"))
@@ -75,6 +80,36 @@ def test_a_manifest_changed_by_hand_is_refused(v1: Path, tmp_path: Path) -> None
         manifest.read(file)
     with pytest.raises(DataRefused, match="there is no manifest"):
         manifest.read(tmp_path / "absent.csv")
+
+
+def test_a_manifest_in_parquet_is_one_table_for_pandas_and_has_the_digest_of_the_same_rows_in_csv(
+    tmp_path: Path,
+) -> None:
+    synthesise(Plan(layout="msld-v1", patients=3, copies=0, sides=(48,)), tmp_path / "drawn")
+    frame = manifest.build(tmp_path / "drawn", folds=3)
+    files = [tmp_path / name for name in manifest_form.NAMES]
+    for file in files:
+        manifest.write(frame, file)
+    assert pd.read_parquet(files[0]).equals(frame)
+    assert {"stage", "tone"} <= set(frame), "numbers are the same in both"
+    assert manifest_form.as_csv(files[0]) == manifest_form.as_csv(files[1]) == files[1].read_bytes()
+    assert manifest.describe(manifest.read(files[0])) == manifest.describe(frame)
+
+
+def test_a_manifest_in_parquet_that_was_changed_or_is_another_table_is_refused(v1: Path, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.parquet"
+    manifest.write(manifest.build(v1, folds=3), file)
+    table = parquet.read_table(file)
+    other = table.set_column(table.schema.get_field_index("label"), "label", [["Others"] * len(table)])
+    parquet.write_table(other.replace_schema_metadata(table.schema.metadata), file)
+    with pytest.raises(DataRefused, match="changed since it was written"):
+        manifest.read(file)
+    parquet.write_table(table.replace_schema_metadata({}), file)
+    with pytest.raises(DataRefused, match="is no manifest"):
+        manifest.read(file)
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(DataRefused, match="cannot be read as Parquet"):
+        manifest.read(file)
 
 
 def test_a_photo_changed_since_is_named(v1: Path, tmp_path: Path) -> None:
