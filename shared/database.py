@@ -7,6 +7,7 @@ all (row-level security, forced).
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 from uuid import UUID
 
 import psycopg2.extensions
@@ -19,6 +20,7 @@ from uuid_utils import compat
 
 from shared.errors import DatabaseAway
 from shared.settings import Settings
+from shared.turns import Connection
 
 # What the server holds this client to. A client that vanishes or freezes inside a transaction must not keep its locks
 # for the server's two hours, and whoever waits for a lock hears of it in time to answer.
@@ -33,6 +35,9 @@ _SESSION = (
 )
 # A standby after a failover, a full disk that made the server read-only, a transaction that idled too long.
 _AWAY_STATES = frozenset({"25006", "25P03", "53100"})
+
+_OPENED: Final = "opened"
+_LOOKING: Final = "looking"
 
 
 def new_id() -> UUID:
@@ -57,6 +62,7 @@ class Database:
                 "connect_timeout": 3,
                 "options": " ".join(f"-c {name}={value}" for name, value in (("role", role), *_SESSION)),
                 "application_name": role,
+                "connection_factory": Connection,
                 # A database host that vanished must not hold a caller for the kernel's 15 minutes.
                 "keepalives_idle": 10,
                 "keepalives_interval": 3,
@@ -64,7 +70,6 @@ class Database:
                 "tcp_user_timeout": 15_000,
             },
         )
-        self._alone = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self._engine, "checkout", _refuse_closed)
 
     @classmethod
@@ -74,23 +79,28 @@ class Database:
         return cls(url, role=settings.database_role or role, pool_size=settings.database_pool)
 
     @contextmanager
-    def transaction(self, tenant: UUID | None = None) -> Iterator[Session]:
+    def transaction(self, tenant: UUID | None = None, *, of_one_moment: bool = False) -> Iterator[Session]:
         """Open a transaction for one tenant, or for none; it commits when the block is left without an error.
+
+        All its statements see the database ``of_one_moment`` where that is asked for (REPEATABLE READ).
 
         Raises ``DatabaseAway`` where PostgreSQL is out of reach or no connection is free. A COMMIT whose answer was
         lost raises it too: the caller settles what happened by reading its fence, key or result.
         """
-        session = Session(self._engine, expire_on_commit=False, autoflush=False, info={"tenant": tenant})
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ" if of_one_moment else "BEGIN"
+        session = _Session(self._engine, expire_on_commit=False, autoflush=False, info={_OPENED: begin + _for(tenant)})
         with _away_is_said(), session, session.begin():
             yield session
 
     @contextmanager
-    def looking(self) -> Iterator[Session]:
-        """Open a session for one statement that reads, for no tenant: a turn of the connection instead of three.
+    def looking(self, tenant: UUID | None = None) -> Iterator[Session]:
+        """Open a session for statements that are a transaction each, for one tenant or for none: a turn instead of two.
 
-        Raises ``DatabaseAway`` as ``transaction`` does.
+        For one statement that reads, or for several that need not see the same. Raises ``DatabaseAway`` as
+        ``transaction`` does.
         """
-        with _away_is_said(), Session(self._alone, autoflush=False) as session:
+        session = _Session(self._engine, autoflush=False, info={_LOOKING: _for(tenant).lstrip(";")})
+        with _away_is_said(), session:
             yield session
 
     def check(self) -> None:
@@ -103,11 +113,21 @@ class Database:
         self._engine.dispose()
 
 
-@event.listens_for(Session, "after_begin")
-def _set_tenant(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
-    tenant = session.info.get("tenant")
-    if tenant is not None:
-        connection.exec_driver_sql("SELECT set_config('app.tenant', %s, true)", (str(tenant),))
+def _for(tenant: UUID | None) -> str:
+    """Return what sets the tenant for the transaction that is being opened."""
+    return ";" if tenant is None else f"; SELECT set_config('app.tenant', '{UUID(str(tenant))}', true);"
+
+
+class _Session(Session):
+    """A session whose ``info`` says what opens its transaction, or goes before each of its statements."""
+
+
+@event.listens_for(_Session, "after_begin")
+def _open(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, Connection)  # noqa: S101  # the engine makes no other
+    info = session.info
+    raw.open_with(info.get(_OPENED) or info[_LOOKING], always=_LOOKING in info)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ They pass SQLAlchemy's own way of running a statement by, for its cost; what goe
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -14,7 +15,6 @@ from typing import Any, Final
 
 import psycopg2
 import sqlalchemy as sa
-from psycopg2.extras import NamedTupleCursor
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -42,15 +42,19 @@ class Prepared:
         statement has gone stale.
         """
         connection = session.connection()
-        known = connection.info.setdefault(_KNOWN, set())
+        known: dict[str, Any] = connection.info.setdefault(_KNOWN, {})
         raw: Any = connection.connection.dbapi_connection
         try:
-            with raw.cursor(cursor_factory=NamedTupleCursor) as cursor:
+            with raw.cursor() as cursor:
                 if self._name not in known:
                     cursor.execute(self._prepare)
-                    known.add(self._name)
+                    known[self._name] = None
                 cursor.execute(self._execute, [values[name] for name in self.types])
-                return list(cursor) if cursor.description else []
+                if not cursor.description:
+                    return []
+                # Its columns are those that it had when it was prepared.
+                row = known[self._name] = known[self._name] or _row_of(cursor.description)
+                return list(map(row, cursor.fetchall()))
         except psycopg2.Error as error:
             raised: Any = error
             raise self._said(connection, error, lost=connection.dialect.is_disconnect(raised, raw, None)) from error
@@ -79,6 +83,13 @@ class Prepared:
     @cached_property
     def _execute(self) -> str:
         return f"EXECUTE {self._name}{_listed('%s' for _ in self.types)}"
+
+
+def _row_of(columns: Sequence[Any]) -> Callable[[Iterable[Any]], Any]:
+    """Return what makes a named tuple of a row."""
+    shape: Any = namedtuple("Row", [column.name for column in columns], rename=True)  # type: ignore[misc]  # by the database
+    made: Callable[[Iterable[Any]], Any] = shape._make
+    return made
 
 
 def _listed(words: Iterable[str]) -> str:

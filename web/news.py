@@ -111,7 +111,7 @@ class Answers:
     def look(self, tenant: UUID, wanted: Collection[AnswerOf]) -> Mapping[AnswerOf, Answered]:
         """Return what there is to tell of those of the tenant's jobs that are answered, or whose asker is refused."""
         is_due = self._is_due(tenant)
-        with self._database.transaction(tenant) as session:
+        with self._database.looking(tenant) as session:
             found = history.answers_of_one(session, {each.job for each in wanted})
             proofs = {each.proof for each in wanted}
             holding = accounts.holding(session, proofs) if is_due else proofs

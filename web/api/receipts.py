@@ -64,9 +64,8 @@ def receipt(job: str) -> Response:
     query = read_query(ReceiptQuery)
     job_id = ids.parse("job", job)
     keyring = services().keyring
-    with services().database.transaction(caller().tenant_id) as session:
-        # Job and photos as of one moment: a retry in between would put its outcomes below the round before.
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    # Job and photos as of one moment: a retry in between would put its outcomes below the round before.
+    with services().database.transaction(caller().tenant_id, of_one_moment=True) as session:
         view = history.job(session, job_id)
         stage = query.stage or ("closed" if view.is_closed else "accepted")
         if view.state == "receiving":
