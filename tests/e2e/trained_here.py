@@ -17,14 +17,15 @@ from safetensors.numpy import load_file
 
 from shared.bundle import WEIGHTS, load_bundle
 from training import manifest, shipping, training_run
+from training.calibration import fit_temperature
 from training.casting import Plan
 from training.config import read_config
 from training.pictures import look_at_all
 from training.publish import rounded, widened
-from training.runs import BUNDLE, save_arrays
+from training.runs import BUNDLE, TEST, load_run, save_arrays
 from training.synthesis import synthesise
 from training.trunk import trunk_of
-from worker.inference.answers import probabilities_of, temperature_of
+from worker.inference.answers import probabilities_of
 from worker.inference.classifier import Classifier
 from worker.inference.tensorflow_engine import load_by_name
 
@@ -80,7 +81,9 @@ def main(folder: Path) -> None:
     tf.config.run_functions_eagerly(True)
     training_run.train(read_config(source), folder / "run", source=source, resume=False)
     bundle = load_bundle(folder / "run" / BUNDLE)
-    temperature = temperature_of(bundle, "f32")
+    run = load_run(folder / "run")
+    judged = run.shipped.rows(TEST)
+    temperature = fit_temperature(run.shipped.logits[judged], run.kinds[judged])
     names = manifest.build(held_out, folds=3)["image"].tolist()
     pixels, _ = look_at_all(held_out, names)
     learnt = keeping.network.predict(pixels, batch_size=len(pixels), verbose=0)

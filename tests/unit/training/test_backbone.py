@@ -15,8 +15,10 @@ from tests.unit.training.published_weights import host, publish
 from training.backbone import NONE, Published, Start, find_start, load_start
 from training.config import Network, Recipe
 from training.member import MemberTraining
+from training.publish import rounded, widened
 from training.splits import Split
-from training.trunk import build
+from training.trunk import build, trunk_of
+from worker.inference.tensorflow_engine import load_by_name
 from worker.inference.weights import load_reference, load_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras against numpy 2
@@ -89,6 +91,29 @@ def test_the_network_that_training_begins_with_computes_what_its_bundle_serves()
     reference = load_reference(bundle)
     found = np.asarray(network(reference.photos[:2], training=False))
     assert found == pytest.approx(reference.logits[:2], abs=1e-3)
+
+
+def test_what_is_stored_of_a_network_computes_what_it_did_though_batchnorm_is_folded_away() -> None:
+    """A network that begins with ImageNet has BatchNorm of its own; what begins with a bundle has none left to fold."""
+    import keras
+
+    network = build(2, find_start(Network(id="tiny", weights=f"bundle:{DEMO}")), 7, dropout=0.3, precision="float32")
+    draws = np.random.default_rng(5)
+    norms = [layer for layer in trunk_of(network).layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        gamma, beta, mean, variance = layer.get_weights()
+        layer.set_weights(
+            [gamma * draws.uniform(0.9, 1.1, gamma.shape), beta + draws.normal(0, 0.1, beta.shape),
+             mean + draws.normal(0, 0.2, mean.shape), variance * draws.uniform(0.8, 1.25, variance.shape)]
+        )  # fmt: skip
+    photos = load_reference(load_bundle(DEMO)).photos[:4, ::2, ::2]
+    exact = np.asarray(network(photos, training=False))
+    assert np.abs(exact).max() < 100
+    stored = widened(rounded(network))
+    load_by_name(trunk_of(network), stored)
+    assert all(not np.any(layer.moving_mean.numpy()) and np.all(layer.gamma.numpy() == 1) for layer in norms)
+    found = np.asarray(network(photos, training=False))
+    assert np.abs(found - exact).max() < 0.02 * np.ptp(exact)
 
 
 def test_a_training_that_meets_no_number_is_refused_and_not_passed_off_as_trained(tmp_path: Path) -> None:
