@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from training.intervals import Resampling, shown
+from training.intervals import Measure, Resampling, no_measure, shown
 from training.metrics import auroc, mean, share
 from training.served import Served
 from worker.inference.preprocess import Quality, measure_quality, network_input
@@ -81,7 +81,15 @@ def disturb(
             "auroc": sample.measure(auroc(p[:, 0], positive)),
             "accuracy": sample.measure(share(p.argmax(axis=1) == kinds)),
             "classified": sample.measure(share(np.array([a.outcome == "classified" for a in answers]))),
-            "flipped": sample.measure(share(p.argmax(axis=1) != plain.argmax(axis=1))),
-            "shift": sample.measure(mean(np.abs(p - plain).max(axis=1))),
+            **_moved(p, plain, None if change is None else sample),
             "largest_shift": shown(float(np.abs(p - plain).max())),
         }
+
+
+def _moved(p: NDArray[np.float64], plain: NDArray[np.float64], sample: Resampling | None) -> dict[str, Measure]:
+    if sample is None:
+        return dict.fromkeys(("flipped", "shift"), no_measure(len(p), "nothing was changed"))
+    return {
+        "flipped": sample.measure(share(p.argmax(axis=1) != plain.argmax(axis=1))),
+        "shift": sample.measure(mean(np.abs(p - plain).max(axis=1))),
+    }

@@ -1,4 +1,9 @@
-"""Owns the interval beside every figure: resampling of whole patients, two thousand times, all at once."""
+"""Owns the interval beside every figure: resampling of whole patients, two thousand times, all at once.
+
+Where all patients are alike every resample is too, and shows no spread though another patient might. A share then has
+the exact interval of as many patients (Clopper and Pearson 1934), predictive values what follows from theirs, and any
+other figure the mark `constant`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metrics import Numbers, Statistic
+from training.metrics import Numbers, Predictive, Share, Statistic
 
 RESAMPLES = 2000
 ENOUGH = 20
 _AT_ONCE = 4_000_000  # numbers in one block of weights: 32 MB
 _DIGITS = 4
+_TAIL = 0.025
+_NOUGHT = 1e-9
 Measure = dict[str, Any]
 
 
@@ -75,12 +82,31 @@ class Resampling:
         if about < ENOUGH:
             return no_measure(about)
         value = self.point(statistic)
-        found = self.values(statistic)
-        found = found[np.isfinite(found)]
+        found = _finite(self.values(statistic))
         if not np.isfinite(value) or len(found) < len(self.counts) // 2:
-            return no_measure(about, "not defined on these photos (a class is missing)")
-        low, high = np.percentile(found, [2.5, 97.5])
-        return {"value": shown(value), "low": shown(low), "high": shown(high), "n": about}
+            return no_measure(about, "not defined on these photos (a class is missing, or never called)")
+        low, high, constant = self._interval(statistic, value, found)
+        told = {"value": shown(value), "low": shown(low), "high": shown(high), "n": about}
+        return {**told, "constant": True} if constant else told
+
+    def _interval(self, statistic: Statistic, value: float, found: Numbers) -> tuple[float, float, bool]:
+        """Low and high end, and whether they say nothing since all resamples are equal."""
+        low, high = np.percentile(found, [100 * _TAIL, 100 * (1 - _TAIL)])
+        if np.ptp(found) > _NOUGHT:
+            return float(low), float(high), False
+        if isinstance(statistic, Share) and min(value, 1.0 - value) < _NOUGHT:
+            unseen = 1.0 - _TAIL ** (1.0 / len(np.unique(self.patients[statistic.among])))
+            return max(value - unseen, 0.0), min(value + unseen, 1.0), False
+        if isinstance(statistic, Predictive):
+            parts = (statistic.sensitivity, statistic.specificity)
+            ends = np.array([self._interval(part, self.point(part), _finite(self.values(part)))[:2] for part in parts])
+            low, high = statistic.at(ends[0], ends[1])
+            return float(low), float(high), bool(high - low < _NOUGHT)
+        return float(low), float(high), True
+
+
+def _finite(found: Numbers) -> Numbers:
+    return np.asarray(found[np.isfinite(found)])
 
 
 def shown(value: float) -> float:

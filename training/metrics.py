@@ -23,11 +23,40 @@ def _over(above: Numbers, below: Numbers) -> Numbers:
         return np.asarray(np.where(below > 0, above / below, np.nan), dtype=np.float64)
 
 
-def share(flags: Flags, among: Flags | None = None) -> Statistic:
+class Share:
+    """How many of the photos in `among` (all by default) carry the flag. A statistic that knows whom it is about."""
+
+    def __init__(self, flags: Flags, among: Flags | None = None) -> None:
+        self.among = np.ones(len(flags), dtype=bool) if among is None else among
+        self._hit, self._base = (flags & self.among).astype(np.float64), self.among.astype(np.float64)
+
+    def __call__(self, weights: Numbers) -> Numbers:
+        """The share [resamples] under weights [resamples, photos]."""
+        return _over(weights @ self._hit, weights @ self._base)
+
+
+class Predictive:
+    """A predictive value at a prevalence, from sensitivity and specificity (Bayes); it rises with both."""
+
+    def __init__(self, sensitivity: Share, specificity: Share, prevalence: float, *, of_positives: bool) -> None:
+        self.sensitivity, self.specificity = sensitivity, specificity
+        self._prevalence, self._of_positives = prevalence, of_positives
+
+    def __call__(self, weights: Numbers) -> Numbers:
+        """The predictive value [resamples] under weights [resamples, photos]."""
+        return self.at(self.sensitivity(weights), self.specificity(weights))
+
+    def at(self, sensitivity: Numbers, specificity: Numbers) -> Numbers:
+        """The predictive value at these sensitivities and specificities [n]."""
+        ill, well = self._prevalence, 1.0 - self._prevalence
+        if self._of_positives:
+            return _over(sensitivity * ill, sensitivity * ill + (1.0 - specificity) * well)
+        return _over(specificity * well, specificity * well + (1.0 - sensitivity) * ill)
+
+
+def share(flags: Flags, among: Flags | None = None) -> Share:
     """How many of the photos in `among` (all by default) carry the flag."""
-    kept = np.ones(len(flags), dtype=bool) if among is None else among
-    hit, base = (flags & kept).astype(np.float64), kept.astype(np.float64)
-    return lambda weights: _over(weights @ hit, weights @ base)
+    return Share(flags, among)
 
 
 def mean(values: Numbers, among: Flags | None = None) -> Statistic:
@@ -42,21 +71,13 @@ class Counts:
     def __init__(self, called: Flags, positive: Flags) -> None:
         cells = (called & positive, called & ~positive, ~called & ~positive, ~called & positive)
         self._cells = np.stack(cells, axis=1).astype(np.float64)
+        #: TP / (TP + FN), and TN / (TN + FP).
+        self.sensitivity, self.specificity = Share(called, positive), Share(~called, ~positive)
 
     def cells(self, weights: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
         """True positives, false positives, true negatives, false negatives."""
         found = weights @ self._cells
         return found[:, 0], found[:, 1], found[:, 2], found[:, 3]
-
-    def sensitivity(self, weights: Numbers) -> Numbers:
-        """TP / (TP + FN)."""
-        tp, _, _, fn = self.cells(weights)
-        return _over(tp, tp + fn)
-
-    def specificity(self, weights: Numbers) -> Numbers:
-        """TN / (TN + FP)."""
-        _, fp, tn, _ = self.cells(weights)
-        return _over(tn, tn + fp)
 
     def balanced_accuracy(self, weights: Numbers) -> Numbers:
         """The mean of sensitivity and specificity."""
@@ -73,25 +94,13 @@ class Counts:
         below = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         return np.asarray(np.where(below > 0, (tp * tn - fp * fn) / np.where(below > 0, below, 1.0), 0.0))
 
-    def ppv(self, prevalence: float) -> Statistic:
-        """The predictive value of a positive answer where this share of photos is positive (Bayes)."""
+    def ppv(self, prevalence: float) -> Predictive:
+        """The predictive value of a positive answer where this share of photos is positive."""
+        return Predictive(self.sensitivity, self.specificity, prevalence, of_positives=True)
 
-        def value(weights: Numbers) -> Numbers:
-            sens, spec = self.sensitivity(weights), self.specificity(weights)
-            hit = sens * prevalence
-            return _over(hit, hit + (1.0 - spec) * (1.0 - prevalence))
-
-        return value
-
-    def npv(self, prevalence: float) -> Statistic:
-        """The predictive value of a negative answer where this share of photos is positive (Bayes)."""
-
-        def value(weights: Numbers) -> Numbers:
-            sens, spec = self.sensitivity(weights), self.specificity(weights)
-            hit = spec * (1.0 - prevalence)
-            return _over(hit, hit + (1.0 - sens) * prevalence)
-
-        return value
+    def npv(self, prevalence: float) -> Predictive:
+        """The predictive value of a negative answer where this share of photos is positive."""
+        return Predictive(self.sensitivity, self.specificity, prevalence, of_positives=False)
 
 
 def ranked(scores: Numbers, positive: Flags) -> Callable[[Numbers], tuple[Numbers, Numbers]]:

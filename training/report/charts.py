@@ -183,7 +183,8 @@ def forest(title: str, rows: Sequence[tuple[str, Row]], *, low: float = 0.0, syn
             continue
         a, b, c = (left + (max(row[key], low) - low) * scale for key in ("low", "value", "high"))
         parts += [_line(a, y, c, y, "whisker"), f'<circle class="dot" cx="{b:.1f}" cy="{y:.1f}" r="4"/>']
-        parts.append(_text(right + 10, y + 4, f"{row['value']:.2f} ({row['low']:.2f}-{row['high']:.2f})"))
+        ends = "" if "constant" in row else f" ({row['low']:.2f}-{row['high']:.2f})"
+        parts.append(_text(right + 10, y + 4, f"{row['value']:.2f}{ends}"))
     return _wrapped(WIDTH, height, title, parts, synthetic=synthetic)
 
 

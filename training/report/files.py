@@ -178,6 +178,8 @@ def measure(found: Mapping[str, Any]) -> str:
     """A figure with its interval, or why there is none."""
     if found["value"] is None:
         return str(found["reason"])
+    if "constant" in found:
+        return f"{found['value']:.3f} (in every resample)"
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 

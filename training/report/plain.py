@@ -27,4 +27,4 @@ def sentences(metrics: Mapping[str, Measure], classified: Measure, label: str, *
 
 def _of_hundred(found: Mapping[str, Any]) -> str:
     value, low, high = (f"{100 * float(found[key]):.0f}" for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return value if "constant" in found else f"{value} ({low} to {high})"

@@ -56,7 +56,9 @@ LIMITS: Final = (
     "Calibration and prediction sets hold for photos drawn like those of the data, and for no others.",
     "The gate turns away much that shows no skin, not all; its table says how much.",
     "The evidence map shows where the network's last features speak for the answer. It is no outline of a lesion and no reason.",
-    "Intervals resample patients; they do not cover the choice of data, of labels or of recipe.",
+    "Intervals resample patients; they do not cover the choice of data, of labels or of recipe. Where all patients are alike, as "
+    "where none is missed, a share has the exact interval of so many patients instead; another figure is marked as the same in every "
+    "resample, which makes it no surer.",
 )
 NO_TONES: Final = "The data carry no skin tones: whether the network is worse on dark skin is not known."
 # Topics in our own words, each with the section that answers it or what is missing; the official forms are longer.

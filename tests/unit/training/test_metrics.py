@@ -65,6 +65,25 @@ def test_an_interval_resamples_patients_not_photos() -> None:
     assert by_patient["high"] - by_patient["low"] > 1.8 * (by_photo["high"] - by_photo["low"])
 
 
+def test_where_no_patient_is_missed_the_interval_is_the_exact_one_of_as_many_patients() -> None:
+    """Resampling people who are all alike shows no spread, and 'all of 20, between 100 % and 100 %' would be a lie."""
+    patients = np.repeat(np.arange(20), 2)
+    all_right = Resampling.of(patients).measure(share(np.ones(40, bool)))
+    # Clopper and Pearson 1934: of 20, with none wrong.
+    assert (all_right["value"], all_right["low"], all_right["high"]) == (1.0, pytest.approx(0.8316, abs=1e-4), 1.0)
+    none = Resampling.of(patients).measure(share(np.zeros(40, bool), np.arange(40) < 20), photos=20)
+    assert (none["value"], none["low"], none["high"]) == (0.0, 0.0, pytest.approx(0.3085, abs=1e-4)), "of ten patients"
+    positive = np.arange(40) < 20
+    called = positive | (np.arange(40) > 35)
+    found = Resampling.of(patients).measure(Counts(called, positive).npv(0.05))
+    assert (found["value"], found["high"]) == (1.0, 1.0)
+    sensitivity, specificity = 0.6915, Resampling.of(patients).measure(share(~called, ~positive))["low"]
+    assert found["low"] == pytest.approx(0.95 * specificity / (0.95 * specificity + 0.05 * (1 - sensitivity)), abs=1e-3)
+    area = Resampling.of(patients).measure(auroc(positive.astype(float), positive))
+    assert area["constant"]
+    assert "constant" not in Resampling.of(patients).measure(share(called))
+
+
 def test_below_twenty_photos_nothing_is_said() -> None:
     found = Resampling.of(np.arange(19)).measure(share(np.ones(19, bool)))
     assert found["value"] is None
