@@ -77,6 +77,32 @@ _WRITE: Final = Prepared(
     },
 )
 
+#: Parts of a statement that does something and tells of it too. Its ``news`` are rows ``(tenant_id, place, id, kind,
+#: job_id, round, body)``, of which ``told`` are written, numbered in the order of ``place``; not what happened before.
+#: The caller holds the jobs' rows, so nobody else records the same meanwhile. ``OWED`` is null where nobody listens,
+#: else the events for ``owe``. All sees the database as it was when the statement began: to an endpoint that is made
+#: meanwhile nothing is owed.
+TELLING: Final = f"""
+    fresh AS MATERIALIZED (
+      SELECT n.*, row_number() OVER w AS nth, count(*) OVER (PARTITION BY n.tenant_id) AS n FROM news n
+      WHERE NOT EXISTS (
+        SELECT FROM event e
+        WHERE e.job_id = n.job_id AND e.kind = n.kind AND e.round = n.round AND e.kind IN ({_ONCE_LISTED}))
+      WINDOW w AS (PARTITION BY n.tenant_id ORDER BY n.place)),
+    numbered AS (
+      INSERT INTO event_counter (tenant_id, last)
+      SELECT tenant_id, count(*) FROM fresh GROUP BY tenant_id ORDER BY tenant_id
+      ON CONFLICT (tenant_id) DO UPDATE SET last = event_counter.last + excluded.last
+      RETURNING tenant_id, last),
+    told AS (
+      INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
+      SELECT f.tenant_id, c.last - f.n + f.nth, f.id, f.kind, f.job_id, f.round, f.body
+      FROM fresh f JOIN numbered c ON c.tenant_id = f.tenant_id
+      RETURNING tenant_id, seq, id, kind, job_id, round, body, created_at)"""  # noqa: S608  # as above
+OWED: Final = """
+    CASE WHEN EXISTS (SELECT FROM endpoint WHERE tenant_id IN (SELECT tenant_id FROM news))
+      THEN (SELECT jsonb_agg(to_jsonb(told) ORDER BY tenant_id, seq) FROM told) END"""
+
 
 class EventsGone(Gone):
     """Events behind the number asked for were deleted; ``oldest`` is the number of the first that is there."""
@@ -126,6 +152,25 @@ def record(session: Session, rows: Sequence[NewEvent]) -> list[Recorded]:
     if recorded and is_heard:
         webhooks.owe(session, recorded)
     return recorded
+
+
+def owe(session: Session, owed: Sequence[Mapping[str, Any]] | None) -> None:
+    """Write the deliveries of what a statement told (``TELLING``), in its transaction; None where nobody listens."""
+    if owed:
+        webhooks.owe(session, [_recorded(event) for event in owed])
+
+
+def _recorded(event: Mapping[str, Any]) -> Recorded:
+    return Recorded(
+        tenant_id=UUID(event["tenant_id"]),
+        seq=event["seq"],
+        id=UUID(event["id"]),
+        kind=event["kind"],
+        job_id=UUID(event["job_id"]),
+        round=event["round"],
+        body=event["body"],
+        created_at=datetime.fromisoformat(event["created_at"]),
+    )
 
 
 def _numbered(rows: Sequence[NewEvent], firsts: Mapping[UUID, tuple[int, datetime]]) -> list[Recorded]:

@@ -105,10 +105,42 @@ _OF_IMAGES: Final = {
 }
 _JOB = Prepared(_INSERT_JOB, _OF_JOB)
 _IMAGES = Prepared(_INSERT_IMAGES, _OF_IMAGES)
-# Foreign keys are looked at when all of a statement is done.
-_JOB_WITH_IMAGES = Prepared(
-    f"WITH made AS ({_INSERT_JOB}), filled AS ({_INSERT_IMAGES}) SELECT created_at FROM made",  # noqa: S608  # constants
-    _OF_JOB | _OF_IMAGES,
+# Everything at once. Foreign keys are looked at when all of a statement is done. The flow is locked before the counter
+# of events, whose part waits for the units' rows. Tags are given as what they are behind the first that is free
+# (`fairness.py`); the last unit's is the flow's to the bit.
+_ALL = Prepared(
+    f"""
+    WITH made AS ({_INSERT_JOB}),
+    filled AS ({_INSERT_IMAGES}),
+    v AS MATERIALIZED (SELECT lookup_virtual_time() AS now_vft),
+    moved AS (
+      INSERT INTO flow (tenant_id, lane, last_vft) SELECT :tenant, :lane, greatest(0, now_vft) + :width FROM v
+      ON CONFLICT (tenant_id, lane)
+        DO UPDATE SET last_vft = greatest(flow.last_vft, (SELECT now_vft FROM v)) + :width
+      RETURNING last_vft),
+    queued AS (
+      INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft)
+      SELECT x.id, :tenant, :id, 'images', :lane, x.first, x.n, 'ready', moved.last_vft - (:width - x.behind)
+      FROM moved, unnest(:units, :firsts, :photos, :behind) AS x(id, first, n, behind)
+      RETURNING id),
+    news AS (
+      SELECT :tenant AS tenant_id, 1 AS place, :event AS id, 'job.accepted' AS kind, :id AS job_id, 0 AS round,
+        :body AS body
+      FROM (SELECT count(*) FROM queued) x),
+    {events.TELLING}
+    SELECT made.created_at, moved.last_vft, {events.OWED} AS owed FROM made, moved
+    """,  # noqa: S608  # made of constants
+    _OF_JOB
+    | _OF_IMAGES
+    | {
+        "width": "float8",
+        "units": "uuid[]",
+        "firsts": "int[]",
+        "photos": "smallint[]",
+        "behind": "float8[]",
+        "event": "uuid",
+        "body": "jsonb",
+    },
 )
 
 # The lock keeps two submissions of one tenant from taking the same tags. V may be a moment older than the lock: a job
@@ -144,24 +176,28 @@ def submit(session: Session, job: NewJob) -> Submitted:
     1. the job's row, with all its photos still to be answered;
     2. one row an image, naming an earlier photo of the job with the same bytes as ``duplicate_of``;
     3. units of up to 32 images, ready, under the fair tags of the tenant and lane;
-    4. the event ``job.accepted``, last, because it locks the tenant's event counter.
+    4. the event ``job.accepted``, last, because it locks the tenant's event counter, with its deliveries.
     """
     if not job.images:
         raise ValueError("a job has at least one photo")
     total = len(job.images)
-    [row] = _JOB_WITH_IMAGES.run(session, _job_values(job, "queued", total) | _image_values(job))
-    view = _view(job, "queued", total, row.created_at)
-    last_tag = queue(
+    pieces = fairness.slices(total, lane=job.lane, last_vft=0, now_vft=0, tenant_weight=job.weight)
+    [row] = _ALL.run(
         session,
-        job.tenant_id,
-        job.id,
-        job.lane,
-        lambda last_vft, now_vft: fairness.slices(
-            total, lane=job.lane, last_vft=last_vft, now_vft=now_vft, tenant_weight=job.weight
-        ),
+        _job_values(job, "queued", total)
+        | _image_values(job)
+        | {
+            "width": pieces[-1].vft,
+            "units": array(new_id().hex for _ in pieces),
+            "firsts": number_array(piece.first for piece in pieces),
+            "photos": number_array(piece.n for piece in pieces),
+            "behind": number_array(piece.vft for piece in pieces),
+            "event": new_id(),
+            "body": json.dumps(_accepted_body(job, total)),
+        },
     )
-    accepted(session, job, total)
-    return Submitted(view, last_tag)
+    events.owe(session, row.owed)
+    return Submitted(_view(job, "queued", total, row.created_at), row.last_vft)
 
 
 def add_job(session: Session, job: NewJob, *, state: str, total: int) -> JobView:
@@ -212,9 +248,11 @@ def _view(job: NewJob, state: str, total: int, created_at: datetime) -> JobView:
 
 def accepted(session: Session, job: NewJob, total: int) -> None:
     """Record the event ``job.accepted``; call it last."""
-    events.record(
-        session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, {"total": total, "priority": job.lane})]
-    )
+    events.record(session, [events.NewEvent(job.tenant_id, "job.accepted", job.id, 0, _accepted_body(job, total))])
+
+
+def _accepted_body(job: NewJob, total: int) -> dict[str, Any]:
+    return {"total": total, "priority": job.lane}
 
 
 def insert_images(session: Session, job: NewJob) -> None:
