@@ -92,6 +92,7 @@ TOGETHER = (
         "tests/integration/engines/test_int8.py",
         "tests/unit/training/test_backbone.py",
         "tests/unit/training/test_augmentation.py",
+        "tests/unit/training/test_member.py",
     ),
     (
         "tests/integration/web/test_event_stream.py",

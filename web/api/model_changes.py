@@ -157,7 +157,7 @@ def _may_change(session: Session, kind: str, model: str) -> str | None:
     else:
         digest = row.digest
         if kind != "rollback" and row.state == "refused":
-            raise Problem(MODEL_REFUSED, f"{model} did not pass its check: {row.problem}.")
+            raise Problem(MODEL_REFUSED, f"{model} did not pass its check: {(row.problem or '').rstrip('.')}.")
     if kind in _WITH_SHARE and digest is None:
         raise Problem(MODEL_REFUSED, f"{model} is the bundle that the service was started with: publish it first.")
     if kind != "rollback" and digest == now.live:
