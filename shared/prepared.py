@@ -34,8 +34,12 @@ class Prepared:
     text: str
     types: Mapping[str, str]
 
-    def run(self, session: Session, values: Mapping[str, Any]) -> list[Any]:
+    def run(
+        self, session: Session, values: Mapping[str, Any], *, first: "tuple[Prepared, Mapping[str, Any]] | None" = None
+    ) -> list[Any]:
         """Run it in the session's transaction and return its rows, named tuples.
+
+        ``first`` is another statement and its values, which goes along and is done before; nobody asks for its rows.
 
         Arrays of other things than text, booleans and whole numbers go in as PostgreSQL's text of an array (``array``),
         which its parser reads as one word. Raises SQLAlchemy's errors, and ``DatabaseAway`` where the connection's
@@ -46,10 +50,11 @@ class Prepared:
         raw: Any = connection.connection.dbapi_connection
         try:
             with raw.cursor() as cursor:
-                if self._name not in known:
-                    cursor.execute(self._prepare)
-                    known[self._name] = None
-                cursor.execute(self._execute, [values[name] for name in self.types])
+                text, given = self.ready(cursor, known, values)
+                if first:
+                    before, given_before = first[0].ready(cursor, known, first[1])
+                    text, given = f"{before}; {text}", given_before + given
+                cursor.execute(text, given)
                 if not cursor.description:
                     return []
                 # Its columns are those that it had when it was prepared.
@@ -58,6 +63,13 @@ class Prepared:
         except psycopg2.Error as error:
             raised: Any = error
             raise self._said(connection, error, lost=connection.dialect.is_disconnect(raised, raw, None)) from error
+
+    def ready(self, cursor: Any, known: dict[str, Any], values: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Prepare it where that was not done, and return what runs it."""
+        if self._name not in known:
+            cursor.execute(self._prepare)
+            known[self._name] = None
+        return self._execute, [values[name] for name in self.types]
 
     def _said(self, connection: sa.Connection, error: psycopg2.Error, *, lost: bool) -> Exception:
         """Return the error as SQLAlchemy would raise it; a connection that is of no use any more is given up."""

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared import events
+from shared.database import new_id
 from shared.prepared import Prepared, array
 from shared.vocabulary import LANES
 
@@ -64,9 +65,10 @@ _ANY = "SELECT EXISTS (SELECT FROM unit WHERE state = 'ready' AND {which}) AS so
 
 # A sub-select with LIMIT joined to an UPDATE may run twice; a materialized one may not. A unit's photos come with it,
 # packed: a row a photo would cost more than all the rest. The limit is spelled out, for a plan that does not know it
-# is made for a tenth of the table.
+# is made for a tenth of the table. Where nothing is claimed there is one row all the same, which says what was first.
 _CLAIM = """
-    WITH c AS MATERIALIZED (
+    WITH head AS MATERIALIZED ({head}),
+    c AS MATERIALIZED (
       SELECT id, n, vft FROM unit WHERE state = 'ready' AND {which} AND crashes {suspicion}
       ORDER BY vft, id LIMIT {units} FOR UPDATE SKIP LOCKED),
     fitting AS (
@@ -76,14 +78,15 @@ _CLAIM = """
         leased_by = :worker, lease_until = now() + make_interval(secs => :lease)
       FROM fitting WHERE u.id = fitting.id
       RETURNING u.id, u.tenant_id, u.job_id, u.lane, u.fence, u.first, u.n, u.attempt, u.crashes, u.vft)
-    SELECT t.*, (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, j.model,
+    SELECT t.*, (SELECT is_suspect FROM head) AS is_behind_suspect,
+      (j.state = 'queued' OR (j.state = 'receiving' AND j.started_at IS NULL)) AS is_first, j.model,
       (SELECT version FROM model_serving) AS serving, p.*
-    FROM taken t JOIN job j ON j.id = t.job_id CROSS JOIN LATERAL (
+    FROM (SELECT) always LEFT JOIN taken t ON true LEFT JOIN job j ON j.id = t.job_id LEFT JOIN LATERAL (
       SELECT string_agg(uuid_send(i.id) || int4send(i.ordinal) || int8send(i.bytes) || i.sha256, '') AS images,
         string_agg(i.storage_key, E'\\n') AS storage_keys
       FROM (
         SELECT * FROM image WHERE job_id = t.job_id AND ordinal BETWEEN t.first AND t.first + t.n - 1 ORDER BY ordinal
-      ) i) p
+      ) i) p ON true
     ORDER BY t.vft, t.id
 """
 _PHOTO: Final = Struct("!16siq32s")  # as the statement above packs one
@@ -93,7 +96,7 @@ _ASKED: Final = {"photos": "int", "worker": "text", "lease": "float8"}
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """The statements of one kind of look: healthy units where no suspect is first, what is first, and either kind."""
+    """The statements of one kind of look: healthy units where no suspect is first, and either kind."""
 
     which: str
     types: dict[str, str]
@@ -101,12 +104,7 @@ class _Look:
     @cache  # noqa: B019  # there are two looks, and workers ask for few numbers of units
     def usual(self, units: int) -> Prepared:
         """Return the claim of healthy units that finds none where a suspect is first."""
-        return self._claim(units, f"= 0 AND NOT coalesce(({_HEAD.format(which=self.which)}), false)")
-
-    @cache  # noqa: B019
-    def head(self) -> Prepared:
-        """Return the question whether the first unit is a suspect."""
-        return Prepared(_HEAD.format(which=self.which), self.types)
+        return self._claim(units, "= 0 AND NOT coalesce((SELECT is_suspect FROM head), false)")
 
     @cache  # noqa: B019
     def healthy(self, units: int) -> Prepared:
@@ -119,7 +117,8 @@ class _Look:
         return self._claim(1, "> 0")
 
     def _claim(self, units: int, suspicion: str) -> Prepared:
-        text = _CLAIM.format(which=self.which, units=units, suspicion=suspicion)
+        head = _HEAD.format(which=self.which)
+        text = _CLAIM.format(head=head, which=self.which, units=units, suspicion=suspicion)
         return Prepared(text, _ASKED | self.types)
 
 
@@ -132,18 +131,23 @@ _OF_PEOPLE = _Look(f"kind = 'images' AND lane = 'interactive' AND n <= {MOST_OF_
 _PEOPLE_WAIT = Prepared(_ANY.format(which=_OF_PEOPLE.which), {})
 
 # A job that still takes photos in begins to run beneath that: once, and its state is told when the last one has come.
+_UNBEGUN: Final = "id = ANY (:jobs) AND (state = 'queued' OR (state = 'receiving' AND started_at IS NULL))"
+_LOCK = Prepared(f"SELECT id FROM job WHERE {_UNBEGUN} ORDER BY id FOR NO KEY UPDATE", {"jobs": "uuid[]"})  # noqa: S608
 _START = Prepared(
-    """
-    WITH j AS MATERIALIZED (
-      SELECT id FROM job WHERE id = ANY (:jobs)
-        AND (state = 'queued' OR (state = 'receiving' AND started_at IS NULL)) ORDER BY id
-      FOR NO KEY UPDATE)
-    UPDATE job SET started_at = coalesce(started_at, now()),
-      state = CASE WHEN state = 'queued' THEN 'running' ELSE state END
-    FROM j WHERE job.id = j.id
-    RETURNING job.id, job.tenant_id, job.round, job.total
-    """,
-    {"jobs": "uuid[]"},
+    f"""
+    WITH begun AS (
+      UPDATE job SET started_at = coalesce(started_at, now()),
+        state = CASE WHEN state = 'queued' THEN 'running' ELSE state END
+      WHERE {_UNBEGUN}
+      RETURNING id, tenant_id, round, total),
+    news AS (
+      SELECT tenant_id, row_number() OVER w AS place, (:starts)[row_number() OVER w] AS id, 'job.started' AS kind,
+        id AS job_id, round, jsonb_build_object('total', total) AS body
+      FROM begun WINDOW w AS (ORDER BY id)),
+    {events.TELLING}
+    SELECT {events.OWED} AS owed
+    """,  # noqa: S608  # made of constants
+    {"jobs": "uuid[]", "starts": "uuid[]"},
 )
 
 # Units are locked in the order of their ids, as everywhere: two orders would be a deadlock.
@@ -207,14 +211,16 @@ def people_wait(session: Session) -> bool:
 
 def _take(session: Session, look: _Look, units: int, asked: dict[str, Any], *, busy: bool) -> Sequence[Any]:
     """Take healthy units, or one suspect where a suspect is first; the other kind where the first is in other hands."""
-    healthy = look.usual(units).run(session, asked)
-    if healthy or busy:
+    healthy, first = _claimed(look.usual(units).run(session, asked))
+    if healthy or busy or first is None:
         return healthy
-    first = look.head().run(session, asked)
-    if not first:
-        return []
-    suspect = look.suspect().run(session, asked)
-    return suspect or (look.healthy(units).run(session, asked) if first[0].is_suspect else [])
+    suspect, _ = _claimed(look.suspect().run(session, asked))
+    return suspect or (_claimed(look.healthy(units).run(session, asked))[0] if first else [])
+
+
+def _claimed(rows: Sequence[Any]) -> tuple[Sequence[Any], bool | None]:
+    """Return the rows of claimed units, and whether a suspect was first; None where nothing was."""
+    return [row for row in rows if row.id is not None], rows[0].is_behind_suspect
 
 
 def heartbeat(session: Session, leases: Sequence[Lease], lease_seconds: float) -> set[UUID]:
@@ -241,8 +247,9 @@ def _images(row: Any) -> tuple[ClaimedImage, ...]:
 def _start_jobs(session: Session, jobs: set[UUID]) -> None:
     if not jobs:
         return
-    started = _START.run(session, {"jobs": array(sorted(job.hex for job in jobs))})
-    events.record(
-        session,
-        [events.NewEvent(row.tenant_id, "job.started", row.id, row.round, {"total": row.total}) for row in started],
-    )
+    named = {"jobs": array(sorted(job.hex for job in jobs))}
+    starts = array(new_id().hex for _ in jobs)
+    # One alone has no order, and its update locks it.
+    first = (_LOCK, named) if len(jobs) > 1 else None
+    [row] = _START.run(session, {**named, "starts": starts}, first=first)
+    events.owe(session, row.owed)

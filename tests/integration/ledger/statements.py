@@ -13,13 +13,13 @@ from shared.prepared import Prepared
 
 @contextmanager
 def statements(session: Session) -> Iterator[list[str]]:
-    """Yield a list to which the statements are added as they are sent."""
+    """Yield a list to which the statements are added as they are sent; what goes along with one is not counted."""
     sent: list[str] = []
     run = Prepared.run
 
-    def prepared(self: Prepared, session: Session, values: dict[str, Any]) -> list[Any]:
+    def prepared(self: Prepared, session: Session, values: dict[str, Any], **more: Any) -> list[Any]:
         sent.append(self.text)
-        return run(self, session, values)
+        return run(self, session, values, **more)
 
     def note(*given: Any) -> None:
         sent.append(given[2])

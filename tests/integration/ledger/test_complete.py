@@ -36,6 +36,7 @@ from tests.integration.ledger.factories import (
     wait_for_waiters,
 )
 from tests.integration.ledger.said import ANSWER, said
+from tests.integration.ledger.statements import statements
 
 FENCE = "AND u.fence = h.fence"
 STATE = "AND u.state = 'leased'"
@@ -395,3 +396,19 @@ def test_a_small_job_tells_its_end_alone(
     while units := take(worker_db, 1):
         finish(worker_db, units)
     assert kinds(owner_db, job.id) == ["job.accepted", "job.started", "job.completed"]
+
+
+def test_few_photos_are_completed_with_one_statement_and_counted_and_told_of_with_another(
+    owner_db: Database, app_db: Database, worker_db: Database, tenant: UUID
+) -> None:
+    for _ in range(2):
+        submit_job(app_db, tenant, 1)
+    units = take(worker_db)
+    with worker_db.transaction() as session, statements(session) as sent:
+        done = complete(session, leases(units), answers(units))
+    assert len(sent) == 2
+    assert set(done.closed) == {unit.job_id for unit in units}
+    told = rows(owner_db, "SELECT seq, job_id, body FROM event WHERE kind = 'job.completed' ORDER BY seq")
+    assert [event.job_id for event in told] == sorted(unit.job_id for unit in units)
+    assert told[0].body == {"total": 1, "counts": {**dict.fromkeys(OUTCOMES, 0), "classified": 1}}
+    check_invariants(owner_db)
