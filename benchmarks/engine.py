@@ -18,7 +18,7 @@ from shared.bundle import load_bundle
 from shared.errors import PoxVisioError
 from shared.processors import processors
 from worker.inference.openvino_engine import OpenVinoEngine, bf16_here, int8_here
-from worker.inference.openvino_int8 import ranges_of
+from worker.inference.openvino_int8 import rounding_of
 from worker.inference.tensorflow_engine import TensorFlowEngine, load_by_name
 from worker.inference.weights import MEANS, load_reference, load_weights
 
@@ -43,10 +43,10 @@ class Contender:
         self._batch = np.concatenate([seen, seen[:, :, ::-1]] * batch)[:batch]
         weights = load_weights(bundle)
         if engine == "openvino":
-            ranges = ranges_of(bundle) if precision == "int8" else None
+            rounding = rounding_of(bundle) if precision == "int8" else None
             with tempfile.TemporaryDirectory() as cache:
                 ours = OpenVinoEngine(
-                    weights, seen=seen, precision=precision, threads=threads, cache=Path(cache), ranges=ranges
+                    weights, seen=seen, precision=precision, threads=threads, cache=Path(cache), rounding=rounding
                 )
             self._infer: Infer = ours.infer
         elif engine == "tensorflow":
@@ -139,7 +139,7 @@ def why_no_int8() -> str:
     if not int8_here():
         return "this processor has no instructions for int8"
     try:
-        ranges_of(load_bundle(QUANTISED))
+        rounding_of(load_bundle(QUANTISED))
     except PoxVisioError as error:  # its words name folders of this machine
         return f"build/int8 holds no bundle for int8 ({type(error).__name__}): `poxvisio models quantise` makes one"
     return ""

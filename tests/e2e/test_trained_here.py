@@ -26,7 +26,8 @@ from tests.e2e.trained_here import HELD_OUT, ID, PHOTOS, SAID
 from training.casting import photos as photos_of
 from training.pictures import look_at_all
 from training.publish import write_card
-from training.quantise import convolutions_of, from_convolution, quantise
+from training.quantise import quantise
+from training.rounding import convolutions_of, from_convolution
 from training.runs import BUNDLE
 from training.synthesis import synthesise
 from worker.inference.answers import probabilities_of, temperature_of

@@ -16,7 +16,7 @@ from worker.inference.answers import Answer, Calibration, answers_from
 from worker.inference.compiled import compiled_folder
 from worker.inference.devices import gpu_seen_by
 from worker.inference.engine import Engine
-from worker.inference.openvino_int8 import ranges_of
+from worker.inference.openvino_int8 import rounding_of
 from worker.inference.parity import check_parity
 from worker.inference.preprocess import SIDE, Quality
 from worker.inference.weights import load_reference, load_weights
@@ -96,7 +96,7 @@ def _built(bundle: Bundle, library: str, precision: str, threads: int, folder: P
     if library == "torch":
         return torch_engine.TorchEngine(weights, precision=precision, threads=threads)
     seen = load_reference(bundle).photos
-    ranges = ranges_of(bundle) if precision == "int8" else None
+    rounding = rounding_of(bundle) if precision == "int8" else None
     return openvino_engine.OpenVinoEngine(
-        weights, seen=seen, precision=precision, threads=threads, cache=folder, ranges=ranges
+        weights, seen=seen, precision=precision, threads=threads, cache=folder, rounding=rounding
     )

@@ -17,7 +17,7 @@ from shared.errors import EngineRefused
 from shared.processors import processors
 from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
-from worker.inference.openvino_int8 import Ranges, resnet50_int8, with_means_around
+from worker.inference.openvino_int8 import Rounding, resnet50_int8, with_means_around
 from worker.inference.weights import Weights
 
 # Photos at once: the first block's output is 3 MB a photo, and larger batches gain nothing on a CPU. Each further size
@@ -48,8 +48,8 @@ class OpenVinoEngine:
     busily for one another wherever a decoding child takes a core from one of them.
 
     seen: photos [n, 224, 224, 3] like those that will come, the bundle's reference; bf16 centres its first planes on
-    them. ranges: where int8 rounds, and from where to where. Raises EngineRefused for a precision that OpenVINO does
-    not have here, and for int8 without ranges.
+    them. rounding: where and how int8 rounds. Raises EngineRefused for a precision that OpenVINO does not have here,
+    and for int8 without it.
     """
 
     name = "openvino"
@@ -64,7 +64,7 @@ class OpenVinoEngine:
         precision: str,
         threads: int,
         cache: Path,
-        ranges: Ranges | None = None,
+        rounding: Rounding | None = None,
     ) -> None:
         if precision not in _PRECISIONS:
             raise EngineRefused(f"OpenVINO computes in {' or '.join(_PRECISIONS)} here, not in {precision}.")
@@ -87,9 +87,9 @@ class OpenVinoEngine:
         if precision == "f32":
             model = resnet50(weights)
         elif precision == "int8":
-            if ranges is None:
+            if rounding is None:
                 raise EngineRefused("int8 needs the ranges of a quantised bundle.")
-            model = resnet50_int8(weights, ranges)
+            model = resnet50_int8(weights, rounding)
         else:
             planes = compiled(first_planes(weights), "f32")([seen])[0]
             model = resnet50_for_bf16(weights, usual_of(planes))

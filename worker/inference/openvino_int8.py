@@ -1,6 +1,7 @@
 """Owns ResNet50 in int8: the float32 graph with rounding where a bundle says so, and with the ranges that it stores.
 
-A bundle stores numbers alone, no graph: which inputs of which operations are rounded, and from where to where. Kernels
+A bundle stores numbers alone, no graph: which inputs of which operations are rounded, from where to where, and by what
+channels are divided before (`scaling`), so that small ones are rounded as finely as large ones. Kernels
 are rounded by their own largest value, a channel each. The first convolution is rounded always, and harms least: it
 reads the photo's own bytes, and its kernels are rounded so that the errors of neighbours cancel. So what computes is
 always this program's network, and the ranges are as sealed as the rest of ``calibration.json``. Operations are counted
@@ -11,6 +12,7 @@ the parity check.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -23,10 +25,21 @@ from shared.errors import BundleAltered, EngineRefused
 from worker.inference.openvino_graph import resnet50
 from worker.inference.parity import AGREEMENT, BOUNDS
 from worker.inference.preprocess import SIDE
+from worker.inference.scaling import Scales, scaled
 from worker.inference.weights import MEANS, Weights
 
 # Low and high end by place: "op12/0" is the first input of the twelfth operation.
 Ranges = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Where int8 rounds, from where to where, and by what channels are divided before."""
+
+    ranges: Ranges
+    scales: Scales = field(default_factory=dict)
+
+
 LEVELS: Final = 256
 # Symmetric around nought: -127 to 127.
 _KERNEL_LEVELS: Final = 255
@@ -35,8 +48,8 @@ _LARGEST_BYTE: Final = 255
 _BORDER: Final = 3
 
 
-def ranges_of(bundle: Bundle) -> Ranges:
-    """The ranges that a bundle was quantised with. Raises EngineRefused where it was not, or without a proof."""
+def rounding_of(bundle: Bundle) -> Rounding:
+    """What a bundle was quantised with. Raises EngineRefused where it was not, or without a proof."""
     record = bundle.calibration.get("int8")
     if not isinstance(record, Mapping):
         raise EngineRefused(
@@ -51,7 +64,10 @@ def ranges_of(bundle: Bundle) -> Ranges:
     ranges = record.get("ranges")
     if not isinstance(ranges, Mapping) or not all(_is_range(ends) for ends in ranges.values()):
         raise BundleAltered(f"{bundle.file(CALIBRATION)} holds no ranges for int8: quantise the bundle again.")
-    return ranges
+    scales = record.get("scales", {})
+    if not isinstance(scales, Mapping) or not all(_are_scales(numbers) for numbers in scales.values()):
+        raise BundleAltered(f"{bundle.file(CALIBRATION)} holds no scales for int8: quantise the bundle again.")
+    return Rounding(ranges, scales)
 
 
 def is_close(proof: Mapping[str, Any], margin: float = 1.0) -> bool:
@@ -60,9 +76,9 @@ def is_close(proof: Mapping[str, Any], margin: float = 1.0) -> bool:
     return bool(agreed >= AGREEMENT and apart <= margin * BOUNDS["int8"])
 
 
-def counted_resnet50(weights: Weights) -> ov.Model:
-    """The float32 graph with its operations named by their count."""
-    model = resnet50(weights)
+def counted_resnet50(weights: Weights, scales: Scales | None = None) -> ov.Model:
+    """The float32 graph, its channels scaled where asked, with its operations named by their count."""
+    model = resnet50(scaled(weights, scales or {}))
     for number, operation in enumerate(model.get_ordered_ops()):
         operation.set_friendly_name(f"op{number}")
     return model
@@ -80,13 +96,13 @@ def heads_of(model: ov.Model) -> list[str]:
     return sorted(behind - {ordered[last].get_friendly_name()})
 
 
-def resnet50_int8(weights: Weights, ranges: Ranges) -> ov.Model:
+def resnet50_int8(weights: Weights, rounding: Rounding) -> ov.Model:
     """uint8 [n, 230, 230, 3] from `with_means_around` -> the network's outputs; EngineRefused for an unknown place."""
-    model = counted_resnet50(weights)
+    model = counted_resnet50(weights, rounding.scales)
     by_name = {operation.get_friendly_name(): operation for operation in model.get_ordered_ops()}
     first, *others = _convolutions_of(model)
     made: dict[tuple[str, int, float, float], Any] = {}
-    for place, (low, high) in sorted(ranges.items()):
+    for place, (low, high) in sorted(rounding.ranges.items()):
         name, _, port = place.partition("/")
         if name not in by_name or int(port) >= len(by_name[name].inputs()):
             raise EngineRefused(f"the network has no {place}: the bundle was quantised for another graph.")
@@ -187,4 +203,10 @@ def _is_range(ends: object) -> bool:
         and len(ends) == 2  # noqa: PLR2004  # two ends
         and all(isinstance(end, float | int) and np.isfinite(end) for end in ends)
         and ends[0] < ends[1]
+    )
+
+
+def _are_scales(numbers: object) -> bool:
+    return isinstance(numbers, Sequence) and all(
+        isinstance(number, float | int) and np.isfinite(number) and number > 0 for number in numbers
     )

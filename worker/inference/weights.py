@@ -38,6 +38,13 @@ def blocks() -> Iterator[Block]:
             yield Block(f"conv{stage}_block{number}", stride if number == 1 else 1, number == 1)
 
 
+def layers() -> Iterator[str]:
+    """The convolutions in order: the first, then each block's, its shortcut's first where it has one."""
+    yield "conv1"
+    for block in blocks():
+        yield from (f"{block.name}_{part}" for part in ((0, 1, 2, 3) if block.projects else (1, 2, 3)))
+
+
 def load_weights(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
     """The bundle's weights by Keras name ("conv1_conv/kernel", height x width x in x out), widened to float32."""
     return {name: stored.astype(np.float32) for name, stored in _tensors(bundle, WEIGHTS).items()}

@@ -14,7 +14,7 @@ from shared.bundle import CALIBRATION, CARD, WEIGHTS, Bundle, load_bundle
 from shared.errors import BundleAltered, EngineRefused, ParityFailed
 from tests.integration.engines.conftest import MODELS
 from training.publish import write_card
-from training.quantise import BEGINS, convolutions_of, find_ranges, from_convolution
+from training.rounding import BEGINS, convolutions_of, find_ranges, from_convolution
 from worker.inference import classifier, openvino_engine
 from worker.inference.answers import fitted_for, temperature_of
 from worker.inference.classifier import Classifier
@@ -38,13 +38,14 @@ def counted(bundle: Bundle) -> ov.Model:
 def quantised(counted: ov.Model, tmp_path_factory: pytest.TempPathFactory) -> Quantised:
     """Return a function that makes a bundle with a record, eleven convolutions exact unless given ranges."""
 
-    def run(ranges: Any = None, **proof: float) -> Bundle:
+    def run(ranges: Any = None, scales: Any = None, **proof: float) -> Bundle:
         folder = tmp_path_factory.mktemp("int8") / "bundle"
         shutil.copytree(MODELS, folder, ignore=shutil.ignore_patterns("photos", WEIGHTS))
         (folder / WEIGHTS).symlink_to(MODELS / WEIGHTS)
         stored = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
         used = from_convolution(convolutions_of(counted), FOUND, 11) if ranges is None else ranges
         record = {"ranges": used, "calibration": FITTED, "record": PROOF | proof}
+        record |= {} if scales is None else {"scales": scales}
         stored |= {"id": "int8", "precisions": [*stored["precisions"], "int8"], "int8": record}
         (folder / CALIBRATION).write_text(json.dumps(stored), encoding="utf-8")
         write_card(folder, json.loads((folder / CARD).read_text(encoding="utf-8")) | {"id": "int8"})
@@ -119,6 +120,25 @@ def test_ranges_that_cannot_be_or_spoil_the_answers_are_refused(
         Classifier.load(quantised(ranges), engine="openvino", precision="int8", cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("scales", "error"),
+    [
+        ([1.0], BundleAltered),
+        ({"conv1": 1.0}, BundleAltered),
+        ({"conv1": [0.0] * 64}, BundleAltered),
+        ({"conv1": [float("inf")] * 64}, BundleAltered),
+        ({"conv1": [1.0]}, EngineRefused),
+        # The ranges were found with other scales than these.
+        ({"conv2": [0.01] * 256}, ParityFailed),
+    ],
+)
+def test_scales_that_cannot_be_or_are_not_those_of_the_ranges_are_refused(
+    quantised: Quantised, tmp_path: Path, scales: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        Classifier.load(quantised(scales=scales), engine="openvino", precision="int8", cache=tmp_path / "cache")
+
+
 def test_operations_are_counted_alike_each_time_and_the_heads_stay_exact(bundle: Bundle, counted: ov.Model) -> None:
     first, second = counted, counted_resnet50(load_weights(bundle))
     kinds = [
@@ -138,6 +158,6 @@ def test_nncf_finds_ranges_for_the_same_places_whatever_the_photos(
     if not request.config.getoption("--long"):
         pytest.skip("the long form, --long, has NNCF look at photos: ten seconds of a processor")
     pytest.importorskip("nncf")
-    found = find_ranges(load_weights(bundle), load_reference(bundle).photos[:2])
+    found = find_ranges(load_weights(bundle), load_reference(bundle).photos[:2], {})
     assert set(found) == set(FOUND)
     assert all(low < high for low, high in found.values())

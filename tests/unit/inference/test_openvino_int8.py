@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import load_bundle
 from worker.inference.openvino_graph import first_planes
-from worker.inference.openvino_int8 import cancelling, exact_convolutions, resnet50_int8, with_means_around
+from worker.inference.openvino_int8 import Rounding, cancelling, exact_convolutions, resnet50_int8, with_means_around
 from worker.inference.weights import MEANS, Weights, load_reference, load_weights
 
 BUNDLE = load_bundle(Path(__file__).parents[3] / "models" / "demo")
@@ -22,7 +22,7 @@ def computed(model: ov.Model, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def first_planes_int8(weights: Weights) -> ov.Model:
     """The int8 network up to its first pooling."""
-    model = resnet50_int8(weights, {})
+    model = resnet50_int8(weights, Rounding({}))
     pooled = next(one for one in model.get_ordered_ops() if one.get_type_name() == "MaxPool")
     return ov.Model([pooled.output(0)], model.get_parameters(), "first")
 
@@ -65,4 +65,4 @@ def test_a_photo_lies_in_a_border_of_the_means_and_is_untouched() -> None:
 
 
 def test_without_ranges_the_first_convolution_alone_is_rounded() -> None:
-    assert exact_convolutions(resnet50_int8(load_weights(BUNDLE), {})) == CONVOLUTIONS - 1
+    assert exact_convolutions(resnet50_int8(load_weights(BUNDLE), Rounding({}))) == CONVOLUTIONS - 1

@@ -21,9 +21,9 @@ from training.quantise import (
     _record,
     _refuse_other_kind,
     _write,
-    find_ranges,
     quantise,
 )
+from training.rounding import find_ranges
 from worker.inference.answers import fitted_for
 from worker.inference.openvino_int8 import is_close
 from worker.inference.parity import AGREEMENT
@@ -97,7 +97,7 @@ def test_too_few_photos_prove_nothing_and_nothing_is_written(tmp_path: Path) -> 
 def test_without_nncf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(DataRefused, match=r"requirements/int8\.txt"):
-        find_ranges({}, np.zeros((1, 224, 224, 3), np.uint8))
+        find_ranges({}, np.zeros((1, 224, 224, 3), np.uint8), {})
 
 
 @pytest.mark.parametrize(
