@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
+from training.report.plain import said
+
 Row = Mapping[str, Any]
 WIDTH, HEIGHT = 440, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 26, 46
@@ -183,8 +185,8 @@ def forest(title: str, rows: Sequence[tuple[str, Row]], *, low: float = 0.0, syn
             continue
         a, b, c = (left + (max(row[key], low) - low) * scale for key in ("low", "value", "high"))
         parts += [_line(a, y, c, y, "whisker"), f'<circle class="dot" cx="{b:.1f}" cy="{y:.1f}" r="4"/>']
-        ends = "" if "constant" in row else f" ({row['low']:.2f}-{row['high']:.2f})"
-        parts.append(_text(right + 10, y + 4, f"{row['value']:.2f}{ends}"))
+        value, least, most = said(row, 2)
+        parts.append(_text(right + 10, y + 4, value if "constant" in row else f"{value} ({least}-{most})"))
     return _wrapped(WIDTH, height, title, parts, synthetic=synthetic)
 
 

@@ -22,6 +22,7 @@ from training.landing import refuse_foreign, replace_all, telling_of_the_disk
 from training.report import charts, words
 from training.report.document import Evaluation
 from training.report.performance import METRICS
+from training.report.plain import said
 from training.runs import REPORT, as_json
 
 HERE: Final = Path(__file__).parent
@@ -158,7 +159,8 @@ def _surroundings(*, escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    surroundings.filters |= {"measure": measure, "named": named, "last_part": last_part, "p_value": p_value}
+    own = {"measure": measure, "named": named, "last_part": last_part, "p_value": p_value, "said": said}
+    surroundings.filters |= own
     return surroundings
 
 
@@ -178,9 +180,8 @@ def measure(found: Mapping[str, Any]) -> str:
     """A figure with its interval, or why there is none."""
     if found["value"] is None:
         return str(found["reason"])
-    if "constant" in found:
-        return f"{found['value']:.3f} (in every resample)"
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    value, low, high = said(found, 3)
+    return f"{value} (in every resample)" if "constant" in found else f"{value} ({low} to {high})"
 
 
 def last_part(image: str) -> str:

@@ -1,8 +1,10 @@
 """The first figures in words: so many of a hundred, the right way round, and nothing where nothing was measured."""
 
+import pytest
+
 from training.intervals import Measure, no_measure
 from training.report.charts import _ticks
-from training.report.plain import sentences
+from training.report.plain import said, sentences
 
 
 def figure(value: float, low: float, high: float) -> Measure:
@@ -37,3 +39,28 @@ def test_axes_have_round_numbers() -> None:
     assert _ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert _ticks(-0.1, 0.5) == [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert _ticks(0.0, 0.1) == [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "digits", "told"),
+    [
+        (0.8512, 0.7, 0.9987, 2, ("0.85", "0.70", "1.00")),
+        # Nothing seems certain by rounding: neither a figure nor the end of its interval that is the nearer one.
+        (0.9988, 0.9961, 0.9999, 2, ("0.999", "0.996", "1.000")),
+        (0.9998, 0.9995, 1.0, 3, ("0.9998", "0.9995", "1.0000")),
+        (0.0004, 0.0, 0.0021, 3, ("0.0004", "0.0000", "0.0021")),
+        (0.9961, 0.9955, 0.9964, 2, ("0.996", "0.996", "0.996")),
+        # What is certain among the photos stays as it is.
+        (1.0, 0.8316, 1.0, 2, ("1.00", "0.83", "1.00")),
+        (0.0, 0.0, 0.03, 3, ("0.000", "0.000", "0.030")),
+    ],
+)
+def test_figures_have_digits_enough_to_be_true(
+    value: float, low: float, high: float, digits: int, told: tuple[str, str, str]
+) -> None:
+    assert said({"value": value, "low": low, "high": high}, digits) == told
+
+
+def test_of_a_hundred_nearly_all_is_not_all() -> None:
+    found = {"value": 0.9979, "low": 0.991, "high": 1.0}
+    assert said(found, 0, whole=100) == ("99.8", "99.1", "100.0")
