@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
     except (PoxVisioError, ImportError) as error:
         print(json.dumps({"refused": str(error)}), file=said, flush=True)
         return 0
-    print(json.dumps({"load_seconds": round(time.monotonic() - began, 2)}), file=said, flush=True)
+    ready = {"load_seconds": round(time.monotonic() - began, 2), "gpu": loaded.measured.get("device")}
+    print(json.dumps(ready), file=said, flush=True)
     for line in sys.stdin:
         size, photos = map(int, line.split())
         print(json.dumps(measured(loaded, size, photos)), file=said, flush=True)

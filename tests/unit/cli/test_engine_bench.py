@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cli import engine_bench
-from cli.engine_bench import SIZES, Candidate, Measured, choose, measure, steps, table
+from cli.engine_bench import SIZES, Candidate, Measured, candidates, choose, measure, steps, table
 from shared.errors import Unavailable
+from worker.inference.devices import gpu_seen_by
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 FAST, SLOW = Candidate("openvino", "bf16"), Candidate("tensorflow", "f32")
@@ -32,6 +33,31 @@ def test_the_cheapest_engine_is_chosen_with_the_smallest_batch_that_is_near_its_
     assert {len(row) for row in rows} == {len(rows[0])}
 
 
+def test_where_an_engine_has_a_gpu_photos_per_second_decide() -> None:
+    """Its processor only waits, and would seem to cost next to nothing, or, where it waits busily, too much."""
+    on_processor = Measured(FAST, load_seconds=1.0, turns={1: [(0.02, 0.04)], 8: [(0.02, 0.04)]})
+    on_gpu = Measured(
+        Candidate("torch", "f16"), load_seconds=9.0, gpu="one", turns={1: [(0.01, 0.09)], 8: [(0.001, 0.09)]}
+    )
+    chosen = choose([on_processor, on_gpu])
+    assert (chosen["engine"], chosen["precision"], chosen["batch"]) == ("torch", "f16", 8)
+    assert "torch f16 answers 1000.0 photos a second, 20.00 times what openvino bf16 does" in chosen["why"]
+    on_gpu.gpu = None
+    assert choose([on_processor, on_gpu])["engine"] == "openvino"
+
+
+def test_every_precision_that_an_engine_has_is_tried_and_float16_on_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = {(one.engine, one.precision) for one in candidates()}
+    assert {("tensorflow", "bf16"), ("torch", "bf16"), ("openvino", "int8")} < tried
+    assert (Candidate("torch", "f16") in candidates()) == gpu_seen_by("torch")
+    candidates.cache_clear()
+    monkeypatch.setattr(engine_bench, "gpu_seen_by", lambda library: library == "torch")
+    assert {(one.engine, one.precision) for one in candidates()} == tried | {("torch", "f16")}
+    candidates.cache_clear()
+
+
 def test_no_engine_at_all_is_said_with_the_reasons() -> None:
     with pytest.raises(Unavailable, match="torch f32: not installed"):
         choose([Measured(Candidate("torch", "f32"), refused="not installed")])
@@ -40,7 +66,8 @@ def test_no_engine_at_all_is_said_with_the_reasons() -> None:
 def test_a_real_engine_is_measured_in_a_process_of_its_own_beside_one_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine_bench, "CANDIDATES", (Candidate("openvino", "f32"), Candidate("openvino", "f16")))
+    pair = (Candidate("openvino", "f32"), Candidate("openvino", "f16"))
+    monkeypatch.setattr(engine_bench, "candidates", lambda: pair)
     monkeypatch.setattr(engine_bench, "SIZES", (1, 2))
     done: list[int] = []
     able, refused = measure(DEMO, tmp_path, threads=1, photos=2, turns=1, advance=done.append)
