@@ -15,6 +15,7 @@ from training.synthetic import NEGATIVE, POSITIVE, Patient, patient
 COPIES: Final = 14
 _PLAN, _PLANTED, _SHUFFLE, _CAMERA = 11, 13, 14, 15
 _MOST_IMAGES: Final = 5
+_ELSEWHERE: Final = 10_000  # more than a class has patients
 _WATERMARKED: Final = 0.9  # of the first class; the others have the rest
 
 
@@ -159,6 +160,7 @@ def side_of(plan: Plan, each: Drawn) -> int:
 def patient_shown(plan: Plan, each: Drawn) -> Patient:
     """Whom a photo shows, with all traits."""
     kind = _KINDS[plan.layout][each.true_label]
-    # A patient filed under a wrong class is nobody of the right class.
-    number = each.number if each.true_label == each.label else each.number + 10_000
+    # A patient filed under a wrong class is nobody of the right class, nor whom another class holds wrongly.
+    wrong_in = 0 if each.true_label == each.label else 1 + list(_KINDS[plan.layout]).index(each.label)
+    number = each.number + _ELSEWHERE * wrong_in
     return patient(plan.seed, kind.kind, number, tone=each.tone, look=kind.look)

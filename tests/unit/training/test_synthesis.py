@@ -10,7 +10,7 @@ from PIL import Image
 
 from shared.errors import DataRefused
 from training import manifest, splits
-from training.casting import Plan, photos
+from training.casting import Plan, patient_shown, photos
 from training.synthesis import synthesise
 
 SMALL = Plan(patients=5, sides=(64,), copies=2)
@@ -91,6 +91,17 @@ def test_planted_faults_are_there_and_are_listed(tmp_path: Path) -> None:
     for row in rows:
         if row["duplicate_of"]:
             assert by_stem[row["image"]] == by_stem[row["duplicate_of"]]
+
+
+def test_nobody_is_shown_under_two_labels_whoever_is_filed_wrongly() -> None:
+    """Else one face would bear two labels, which `data check` refuses, and rightly."""
+    plan = Plan(layout="msld-v2", patients=40, mislabel=0.6)
+    shown: dict[tuple[int, int], set[str]] = {}
+    for each in photos(plan):
+        person = patient_shown(plan, each)
+        shown.setdefault((person.kind, person.number), set()).add(each.label)
+    assert len(shown) == 6 * 40
+    assert {len(labels) for labels in shown.values()} == {1}
 
 
 def test_an_occupied_folder_is_left_as_it_is(tmp_path: Path) -> None:
