@@ -9,6 +9,7 @@ found; a photo that cannot be fetched now waits and is tried again.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -17,13 +18,14 @@ from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.hints import Hinting
-from shared.ledger.claim import MANY, MOST_OF_PEOPLE, Lease, claim, people_wait
+from shared.ledger.claim import MOST_OF_PEOPLE, Lease, claim
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
 from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
+from worker.company import Company
 from worker.finishing import Finisher
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
@@ -36,8 +38,6 @@ from worker.work import Work
 log = logger(__name__)
 
 _FIRST_GUESS = 20.0
-_LOOK_SECONDS = 0.1
-_WAITING_PEOPLE = 8
 _SMALL_UNITS = 8
 _LOADING_SECONDS = 0.2
 _MOST_PARKED = 64
@@ -53,8 +53,22 @@ def _is_of_people(work: Work) -> bool:
     return work.unit.lane == "interactive" and work.unit.n <= MOST_OF_PEOPLE
 
 
+class Beside(Protocol):
+    """Who answers people's photos while this drain holds others."""
+
+    def attend(self) -> None:
+        """Begin."""
+
+    def rest(self) -> None:
+        """End; returns when what was begun is answered."""
+
+
 class Classification:
-    """Claims, decodes, classifies and completes until nothing is ready. One at a time in a process."""
+    """Claims, decodes, classifies and completes until nothing is ready. For one thread at a time.
+
+    Beside it another may drain in the same ``company``. One with ``people_only`` takes photos that somebody waits for,
+    each alone through the network; ``beside`` is told when people would wait for anything else here.
+    """
 
     def __init__(
         self,
@@ -65,6 +79,10 @@ class Classification:
         models: Choice,
         photos: PhotoReader,
         holder: str,
+        company: Company | None = None,
+        people_only: bool = False,
+        beside: Beside | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
         # Asked for each photo, and read from a dozen files.
@@ -73,18 +91,20 @@ class Classification:
         self._models = models
         self._photos = photos
         self._holder = holder
+        self._company = company or Company()
+        self._people_only, self._beside = people_only, beside
         self._keeper = LeaseKeeper(database, settings.lease_floor)
         self._finisher = Finisher(database, storage, self._keeper, Hinting(settings))
         self._network = Network()
-        self._shadow = Shadow(database, models)
+        self._shadow = shadow or Shadow(database, models)
         self._ended = 0.0
         self._open: dict[UUID, Work] = {}
         # Of these the network is being loaded.
         self._parked: list[Work] = []
         self._stopping = threading.Event()
-        self._looked_at = 0.0
         self._claimed = 0
         self._seconds_each = 1 / _FIRST_GUESS
+        self._company.join(self)
 
     def stop(self) -> None:
         """Ask for a stop after the present micro-batch; what is unfinished then goes back to the ledger."""
@@ -97,6 +117,10 @@ class Classification:
         self._finisher.close()
         self._keeper.close()
         self._photos.close()
+
+    def warm_up(self) -> None:
+        """Start what people's photos would wait for."""
+        self._photos.warm_up()
 
     def drain(self) -> int:
         """Work until nothing is ready (or a stop is asked for) and return how many photos were answered.
@@ -117,13 +141,15 @@ class Classification:
             raise
         else:
             self._let_go(give_back)
+        finally:
+            if self._beside is not None:
+                self._beside.rest()
         return self._finisher.answered - before
 
     def _work_through(self) -> bool:
         """Claim and work until no more is to be had beside what is claimed; return whether there was anything."""
         before = self._claimed
         for batch in self._batches(self._photos.read(self._claims())):
-            self._serve_waiting_people()
             self._work_off(batch)
             if self._stopping.is_set():
                 break
@@ -133,12 +159,22 @@ class Classification:
 
     def _look_in_shadow(self) -> bool:
         """Use a tenth of a second in which nothing waits; return whether there was a photo to look at."""
-        return self._shadow.look(self._batch_size)
+        return not self._people_only and self._shadow.look(self._batch_size)
 
     @property
     def answered(self) -> int:
         """How many photos this process has answered."""
         return self._finisher.answered
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it holds a unit."""
+        return not self._keeper.is_empty
+
+    @property
+    def holds_suspect(self) -> bool:
+        """Whether a photo that was under a dying worker is on its way here."""
+        return any(work.unit.crashes for work in list(self._open.values()))
 
     @property
     def images_per_second(self) -> float:
@@ -147,6 +183,8 @@ class Classification:
 
     @property
     def _batch_size(self) -> int:
+        if self._people_only:
+            return 1
         return batch_size(self.images_per_second, threads=self._threads, most=self._settings.micro_batch)
 
     def _claims(self) -> Iterator[Request]:
@@ -178,48 +216,33 @@ class Classification:
             (ready if work.classifier else self._parked).append(work)
         return ready
 
-    def _claim(self, wanted: int, photos: int = MANY, *, people_only: bool = False) -> list[Work]:
+    def _claim(self, wanted: int, photos: int) -> list[Work]:
         """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process.
 
         Returns those that can be worked on now.
         """
-        if any(work.unit.crashes for work in self._open.values()) or len(self._parked) >= _MOST_PARKED:
-            return []
-        claimed_at = time.monotonic()
-        with self._database.transaction() as session:
-            units = claim(
-                session,
-                self._holder,
-                units=wanted,
-                photos=photos,
-                lease_seconds=self._keeper.seconds,
-                people_only=people_only,
-                busy=not self._keeper.is_empty,
-            )
-        passing("worker.claimed")
-        self._claimed += len(units)
-        if not units:
-            # Whatever is asked for next has come since.
-            self._looked_at = claimed_at
-        self._keeper.add(units, claimed_at)
-        works = [Work(unit) for unit in units]
-        self._open.update((work.unit.id, work) for work in works)
+        with self._company.claiming:
+            if self._company.holds_suspect or len(self._parked) >= _MOST_PARKED:
+                return []
+            claimed_at = time.monotonic()
+            with self._database.transaction() as session:
+                units = claim(
+                    session,
+                    self._holder,
+                    units=wanted,
+                    photos=photos,
+                    lease_seconds=self._keeper.seconds,
+                    people_only=self._people_only,
+                    busy=self._people_only or self._company.is_busy,
+                )
+            passing("worker.claimed")
+            self._claimed += len(units)
+            self._keeper.add(units, claimed_at)
+            works = [Work(unit) for unit in units]
+            self._open.update((work.unit.id, work) for work in works)
+        if self._beside is not None and not all(map(_is_of_people, works)):
+            self._beside.attend()
         return self._ready_of(works)
-
-    def _serve_waiting_people(self) -> None:
-        """Answer interactive photos between two micro-batches, before what is claimed already.
-
-        Where people's photos are all there is, each has its turn, and none has to be let through.
-        """
-        if time.monotonic() - self._looked_at < _LOOK_SECONDS or all(map(_is_of_people, self._open.values())):
-            return
-        with self._database.looking() as session:
-            wait = people_wait(session)
-        if wait and (works := self._claim(_WAITING_PEOPLE, people_only=True)):
-            for batch in self._batches(self._photos.read(_requests(works), urgent=True)):
-                self._work_off(batch)
-            self._settle_all()
-        self._looked_at = time.monotonic()
 
     def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
@@ -284,7 +307,8 @@ class Classification:
         self._network.drop()
         self._finisher.settle()
         leases = self._keeper.drop_all()
-        self._shadow.drop()
+        if not self._people_only:
+            self._shadow.drop()
         self._open.clear()
         self._parked.clear()
         if not leases:

@@ -8,10 +8,11 @@ through them again and again. It is handed from one thread to the next only when
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from queue import PriorityQueue, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from shared.errors import ObjectMissing, ObjectTooLarge, StorageAway
+from shared.priority import stand_back
 from worker.decoding.decoder import Decoder, DecoderAway
 from worker.decoding.outcomes import UNREADABLE, Outcome, Unreadable
 
@@ -34,7 +35,6 @@ class Reading:
     """One call for photos: where its outcomes go, and whether anyone still wants them."""
 
     answers: SimpleQueue[tuple[Request, Outcome | BaseException]] = field(default_factory=SimpleQueue)
-    is_urgent: bool = False
     is_over: bool = False
 
 
@@ -42,26 +42,29 @@ class Reading:
 Lay = Callable[[memoryview], int]
 
 
-@dataclass(order=True, slots=True)
-class Job:
-    """A photo for the decoding children: urgent ones first, the others in turn, the end last of all."""
-
-    rank: int
-    turn: int
-    what: tuple[Reading, Request, Lay] | None = field(compare=False)
+# A photo for whichever child is free first; None is the end of one of them.
+Job = tuple[Reading, Request, Lay] | None
 
 
 class Feeder:
-    """Feeds one child until the end comes out of the queue; ``run`` is for a thread of its own."""
+    """Feeds one child until the end comes out of the queue; ``run`` is for a thread of its own.
 
-    def __init__(self, decoder: Decoder, waiting: PriorityQueue[Job]) -> None:
+    With ``first`` it and its child come before all that stands back, and the child is started at once.
+    """
+
+    def __init__(self, decoder: Decoder, waiting: SimpleQueue[Job], *, first: bool = False) -> None:
         self._decoder = decoder
         self._waiting = waiting
+        self._is_first = first
 
     def run(self) -> None:
         """Have photo after photo decoded, and tell each one's reading what became of it."""
         try:
-            while (job := self._waiting.get().what) is not None:
+            if self._is_first:
+                self._decoder.warm_up()
+            else:
+                stand_back()
+            while (job := self._waiting.get()) is not None:
                 reading, request, lay = job
                 del job
                 if reading.is_over:

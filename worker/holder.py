@@ -1,10 +1,10 @@
 """The name under which a process holds leases, and releasing what dead processes of this host still hold.
 
-A name is HOST/PID/START, so that any process of the host can tell whether its holder lives. A dead worker's photos
-then wait for nobody: whoever sees the death, a new child or the supervisor, releases its leases at once. Nothing in a
-name comes from a clock that can be set: on Linux START is the ticks since the boot (proc(5)), and HOST names the boot
-and the space of process ids too, since machines and containers may share a name and not their processes. What was held
-before a reboot runs out by its lease.
+A name is HOST/PID/START, with the name of a part of the process behind HOST where it has a part, so that any process of
+the host can tell whether its holder lives. A dead worker's photos then wait for nobody: whoever sees the death, a new
+child or the supervisor, releases its leases at once. Nothing in a name comes from a clock that can be set: on Linux
+START is the ticks since the boot (proc(5)), and HOST names the boot and the space of process ids too, since machines
+and containers may share a name and not their processes. What was held before a reboot runs out by its lease.
 """
 
 import os
@@ -33,9 +33,9 @@ def host_name() -> str:
     return f"{host}-{_BOOT.read_text(encoding='ascii')[:8]}-{_PIDS.stat().st_ino}"
 
 
-def holder_name() -> str:
-    """Return the name of this process."""
-    return f"{host_name()}/{os.getpid()}/{_started(os.getpid())}"
+def holder_name(part: str = "") -> str:
+    """Return the name of this process, or of a part of it whose leases are released apart from the others."""
+    return "/".join(filter(None, (host_name(), part, str(os.getpid()), _started(os.getpid()))))
 
 
 def is_alive(holder: str) -> bool:

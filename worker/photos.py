@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count as counting
-from queue import PriorityQueue
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +25,6 @@ __all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Reject
 
 _FETCHERS = 8
 _BYTES_AHEAD = 128 << 20
-_END = 2
 _FIRST_BATCH = 2
 
 
@@ -34,19 +32,22 @@ class PhotoReader:
     """Reads photos through long-lived decoding children; one for a process, threads may share it.
 
     ``seconds`` is the time a child may take over one file. ``batch``, which the caller may change at any time, is how
-    many photos it takes at once: reading runs two of these ahead. Children are started when first needed.
+    many photos it takes at once: reading runs two of these ahead. Children are started when first needed, and stand
+    back behind all that is more urgent. ``for_people`` makes a reader of one child that does not.
     """
 
-    def __init__(self, settings: Settings, storage: Storage, *, seconds: float = 10.0) -> None:
+    def __init__(
+        self, settings: Settings, storage: Storage, *, seconds: float = 10.0, for_people: bool = False
+    ) -> None:
         self._storage = storage
         self._seconds = seconds
         self._limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.copy_side)
-        children = settings.decoders or processors()
+        children = 1 if for_people else settings.decoders or processors()
         self._children = children
         self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
-        self._waiting: PriorityQueue[Job] = PriorityQueue()
-        self._turns = counting()
+        self._is_for_people = for_people
+        self._waiting: SimpleQueue[Job] = SimpleQueue()
         self._decoders = [Decoder(self._limits, seconds=seconds) for _ in range(children)]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -62,14 +63,18 @@ class PhotoReader:
         """What holds the children: ``seccomp``, or ``limits only: `` and why; empty before the first has started."""
         return next((decoder.confinement for decoder in self._decoders if decoder.confinement), "")
 
-    def read(self, requests: Iterable[Request], *, urgent: bool = False) -> Iterator[tuple[Request, Outcome]]:
-        """Yield every request with its outcome, whichever is done first; urgent ones are decoded before all others.
+    def warm_up(self) -> None:
+        """Start a child for people's photos before the first one comes."""
+        self._begin()
+
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+        """Yield every request with its outcome, whichever is done first.
 
         ``requests`` is drawn from as there is room, in the caller's thread. A caller that stops early should close
         the iterator; what is still under way is then dropped.
         """
         self._begin()
-        reading = Reading(is_urgent=urgent)
+        reading = Reading()
         coming = iter(requests)
         following = next(coming, None)
         count = size = 0
@@ -94,7 +99,7 @@ class PhotoReader:
             self._is_closed = True
         self._fetchers.shutdown(cancel_futures=True)
         for _ in self._threads:
-            self._waiting.put(Job(_END, next(self._turns), None))
+            self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -113,7 +118,7 @@ class PhotoReader:
             while len(self._threads) < len(self._decoders):
                 # These live as long as the reader: a child ends with the thread that started it.
                 decoder = self._decoders[len(self._threads)]
-                feeder = Feeder(decoder, self._waiting)
+                feeder = Feeder(decoder, self._waiting, first=self._is_for_people)
                 thread = threading.Thread(target=feeder.run, name="decode", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -132,7 +137,7 @@ class PhotoReader:
             self._fetchers.submit(self._fetch, reading, request)
 
     def _wait_for_a_child(self, reading: Reading, request: Request, lay: Lay) -> None:
-        self._waiting.put(Job(int(not reading.is_urgent), next(self._turns), (reading, request, lay)))
+        self._waiting.put((reading, request, lay))
 
     def _fetch(self, reading: Reading, request: Request) -> None:
         if reading.is_over:

@@ -6,6 +6,7 @@ Where the bundle is missing or altered the child lives on and says so; jobs wait
 import os
 import threading
 import time
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,15 +18,19 @@ from shared.errors import BundleError, DatabaseAway, StorageAway
 from shared.logs import logger
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
+from shared.vocabulary import LANES
 from worker.classification import Classification
+from worker.company import Company
 from worker.examiner import Examiner
 from worker.holder import holder_name, release_dead
 from worker.inference.classifier import Classifier
 from worker.models import Models
 from worker.node_cache import Room
 from worker.pace import Pace
+from worker.people import People
 from worker.photos import PhotoReader
 from worker.receiver import Receiver
+from worker.shadow import Shadow
 from worker.tokens import Tokens
 
 log = logger(__name__)
@@ -34,6 +39,7 @@ _REPORT_SECONDS = 2.0
 # A worker that takes many small jobs changes its state many times a second.
 _PAUSE_SECONDS = 0.25
 _RELOAD_SECONDS = 5.0
+_PEOPLE_SECONDS = 0.25
 
 _REPORT = sa.text("""
     INSERT INTO worker_node (name, state, bundle_id, bundle_digest, engine, images_per_second, problem)
@@ -59,6 +65,7 @@ class WorkerProcess:
         self._database = Database.open(settings, "poxvisio_worker")
         self._holder = holder_name()
         self._classification: Classification | None = None
+        self._people: People | None = None
         self._receiver: Receiver | None = None
         self._broker = Broker(settings)
         self._tokens = Tokens(settings)
@@ -113,6 +120,8 @@ class WorkerProcess:
             self._receiver.stop()
         if self._classification is not None:
             self._classification.stop()
+        if self._people is not None:
+            self._people.stop()
 
     def close(self) -> None:
         """Give everything back."""
@@ -121,6 +130,8 @@ class WorkerProcess:
             self._reporter.join()  # or it would write the row again that goes below
         if self._receiver is not None:
             self._receiver.close()
+        if self._people is not None:
+            self._people.close()
         if self._classification is not None:
             self._classification.close()
         if self._models is not None:
@@ -167,16 +178,28 @@ class WorkerProcess:
             self._state, self._problem = "setup failed", f"the engine does not start: {type(error).__name__}"
             log.exception("setup_failed")
             return
-        self._classification = Classification(
-            settings=settings,
-            database=self._database,
-            storage=storage,
-            models=models,
-            photos=PhotoReader(settings, storage),
-            holder=self._holder,
-        )
+        self._begin(storage, models)
         self._models = models
         self._state, self._problem = "ready", None
+
+    def _begin(self, storage: Storage, models: Models) -> None:
+        settings, database, company = self._settings, self._database, Company()
+        shadow = Shadow(database, models)
+        make = partial(
+            Classification,
+            settings=settings,
+            database=database,
+            storage=storage,
+            models=models,
+            company=company,
+            shadow=shadow,
+        )
+        aside = make(
+            photos=PhotoReader(settings, storage, for_people=True), holder=holder_name("people"), people_only=True
+        )
+        self._people = People(database, aside, Tokens(settings, lanes=LANES[:1], seconds=_PEOPLE_SECONDS))
+        self._people.start()
+        self._classification = make(photos=PhotoReader(settings, storage), holder=self._holder, beside=self._people)
 
     def _network_of(self, bundle: Bundle) -> Classifier:
         settings = self._settings
@@ -243,7 +266,8 @@ class WorkerProcess:
         found = session.execute(_LOOK).one()
         if self._classification is not None:
             is_full = self._state == "busy" and found.more
-            self._pace.look(time.monotonic(), self._classification.answered, is_full=is_full)
+            answered = self._classification.answered + (self._people.answered if self._people is not None else 0)
+            self._pace.look(time.monotonic(), answered, is_full=is_full)
         if self._models is not None:
             self._models.heed(found.serving)
         if found.unchecked and self._examiner is not None:

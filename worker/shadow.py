@@ -4,6 +4,7 @@ What it says goes into a table of its own and nowhere else. Photos wait for it i
 oldest go unseen where there is no idle time; a worker that is killed loses them, and no answer with them.
 """
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -49,11 +50,12 @@ class _Waiting:
 
 
 class Shadow:
-    """Photos of one worker that wait for the shadow; its user is one thread alone."""
+    """Photos of one worker that wait for the shadow. Every drain offers, one of them looks."""
 
     def __init__(self, database: Database, models: Chooses) -> None:
         self._database, self._models = database, models
         self._waiting: deque[_Waiting] = deque(maxlen=_MOST)
+        self._lock = threading.Lock()
 
     def offer(  # noqa: PLR0917 - the order is the one in which they come about
         self,
@@ -66,17 +68,20 @@ class Shadow:
     ) -> None:
         """Let the shadow look at this photo later, if it is one of its share; costs a hash where there is a shadow."""
         by = self._models.shadow_of(unit, image_id, bundle)
-        if by is not None:
+        if by is None:
+            return
+        with self._lock:
             self._waiting.append(_Waiting(unit, image_id, pixels, quality, answer, bundle, by))
 
     def look(self, photos: int) -> bool:
         """Look at up to so many photos of one model and write what it says; False where none waits."""
-        if not self._waiting:
-            return False
-        by = self._waiting[0].by
-        batch: list[_Waiting] = []
-        while self._waiting and len(batch) < photos and self._waiting[0].by is by:
-            batch.append(self._waiting.popleft())
+        with self._lock:
+            if not self._waiting:
+                return False
+            by = self._waiting[0].by
+            batch: list[_Waiting] = []
+            while self._waiting and len(batch) < photos and self._waiting[0].by is by:
+                batch.append(self._waiting.popleft())
         try:
             answers = by.classify(np.stack([one.pixels for one in batch]), [one.quality for one in batch])
         except Exception as error:  # noqa: BLE001  # engines raise what they like; these photos have their answers

@@ -8,7 +8,7 @@ nothing is lost with one. Where the broker is no Valkey or Redis, or does not an
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import redis
@@ -19,7 +19,6 @@ from shared.settings import Settings
 from shared.valkey import open_valkey
 from shared.vocabulary import LANES
 
-_QUEUES: Final = [KEY_PREFIX + lane for lane in LANES]
 _SECONDS: Final = 3.0
 # Who waits hears nothing else, not even that it should stop.
 _AT_ONCE_SECONDS: Final = 0.5
@@ -30,24 +29,35 @@ log = logger(__name__)
 
 
 class Tokens:
-    """The tokens of all lanes, the most urgent first. Not for two threads, but for ``stop``."""
+    """The tokens of some lanes, the most urgent first. Not for two threads, but for ``stop``."""
 
     def __init__(
-        self, settings: Settings, *, seconds: float = _SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        *,
+        lanes: Sequence[str] = LANES,
+        seconds: float = _SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._queues = [KEY_PREFIX + lane for lane in lanes]
         self._valkey = open_valkey(settings.broker_url.get_secret_value(), _AT_ONCE_SECONDS + _PATIENCE_SECONDS)
         self._seconds, self._clock = seconds, clock
         self._rests_until = float("-inf")
         self._stopping = threading.Event()
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether a token would be heard of here: there is a Valkey, and it answers."""
+        return self._valkey is not None and self._clock() >= self._rests_until
+
     def take(self) -> bool:
         """Return whether a token came within some seconds; at once where there can be none, or ``stop`` was called."""
-        if self._valkey is None or self._clock() < self._rests_until:
+        if self._valkey is None or not self.is_listening:
             return False
         end = self._clock() + self._seconds
         try:
             while not self._stopping.is_set() and (left := end - self._clock()) > 0:
-                if self._valkey.brpop(_QUEUES, timeout=min(left, _AT_ONCE_SECONDS)):
+                if self._valkey.brpop(self._queues, timeout=min(left, _AT_ONCE_SECONDS)):
                     return True
         except (redis.RedisError, OSError) as error:
             log.warning("tokens_unheard", error=type(error).__name__)

@@ -78,6 +78,11 @@ class Decoder:
         """The child's process, if there is one."""
         return self._child.pid if self._child else None
 
+    def warm_up(self) -> None:
+        """Start the child now; where that fails, the first photo says so."""
+        with suppress(DecoderAway):
+            self._start()
+
     def decode(self, data: bytes) -> Decoded | Rejected | Unreadable:
         """What becomes of the file ``data``, as ``decode_laid`` has it."""
         if len(data) > self._limits.max_bytes:

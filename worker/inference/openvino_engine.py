@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -14,6 +15,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from shared.errors import EngineRefused
+from shared.priority import stand_back
 from shared.processors import processors
 from worker.inference.engine import OUTPUTS, Outputs
 from worker.inference.openvino_graph import first_planes, resnet50, resnet50_for_bf16, usual_of, with_plane_of_ones
@@ -45,7 +47,8 @@ class OpenVinoEngine:
     """A compiled ResNet50 on the CPU; bit-identical whatever the batch, the place in it and the threads.
 
     A photo alone has all threads. A batch is cut into parts that have one thread each: threads that share a layer wait
-    busily for one another wherever a decoding child takes a core from one of them.
+    busily for one another wherever a decoding child takes a core from one of them. These stand back behind the threads
+    of a photo alone, which somebody may wait for.
 
     seen: photos [n, 224, 224, 3] like those that will come, the bundle's reference; bf16 centres its first planes on
     them. rounding: where and how int8 rounds. Raises EngineRefused for a precision that OpenVINO does not have here,
@@ -96,7 +99,10 @@ class OpenVinoEngine:
         count = threads or processors()
         # What is not rounded to int8 is computed in bfloat16 where the processor has it, which is as close.
         rest = ("bf16" if bf16_here() else "f32") if precision == "int8" else precision
-        streams = compiled(model, rest, count)
+        # First: threads that OpenVINO shares among all it computes are started by it, and must not stand back.
+        self._alone = compiled(model, rest).create_infer_request() if count > 1 else None
+        with ThreadPoolExecutor(1, initializer=stand_back) as aside:
+            streams = aside.submit(compiled, model, rest, count).result()
         self._streams = count
         # Requests at rest: whoever has a part to compute takes one, so that calls may overlap and no thread waits.
         # There is a second one a thread: what is begun there waits inside OpenVINO, which begins it the moment that any
@@ -104,7 +110,6 @@ class OpenVinoEngine:
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(2 * count):
             self._idle.put(streams.create_infer_request())
-        self._alone = compiled(model, rest).create_infer_request() if count > 1 else None
         self._lock = threading.Lock()
 
     def infer(self, batch: NDArray[np.uint8]) -> Outputs:

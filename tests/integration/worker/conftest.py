@@ -1,6 +1,7 @@
 """A worker's parts over the test services: storage in a folder, the demo bundle behind OpenVINO, jobs to answer."""
 
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +66,14 @@ def photo(seed: int, side: int = 256) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until it is so; fail if that does not come to pass."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass in time"
+        time.sleep(0.02)
 
 
 Submit = Callable[..., UUID]

@@ -23,7 +23,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.keys import copies_of, copy_key
 from shared.views import JobView, ResultView
-from tests.integration.worker.conftest import Submit, Worker, photo
+from tests.integration.worker.conftest import Submit, Worker, photo, until
 from worker import finishing
 from worker.backoff import backoff_seconds
 from worker.inference.answers import Answer
@@ -36,13 +36,6 @@ def results_of(database: Database, tenant: UUID, job: UUID) -> tuple[JobView, li
     with database.transaction(tenant) as session:
         view = history.job(session, job)
         return view, list(history.stream_results(session, view))
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -390,22 +383,6 @@ class Watching:
             self._then()
         time.sleep(self._seconds * len(pixels))
         return self._network.classify(pixels, quality)
-
-
-def test_a_waiting_persons_photo_passes_the_bulk_that_is_claimed_already(
-    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, tenant: UUID
-) -> None:
-    submit_photos([photo(seed % 8) for seed in range(96)])
-    urgent: list[UUID] = []
-    watching = Watching(network, lambda: urgent.append(submit_photos([photo_of(255)], "interactive")), 0.03)
-
-    make_worker(network=watching).drain()
-
-    white = [number for number, batch in enumerate(watching.batches) if batch.min() > 250]
-    assert white, "the photo never reached the network alone"
-    assert white[0] <= 5
-    assert len(watching.batches) > 20
-    assert results_of(app_db, tenant, urgent[0])[0].state == "completed"
 
 
 def test_a_job_of_many_in_the_interactive_lane_passes_nobody(

@@ -23,8 +23,8 @@ from shared.registry.serving import Serving
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.webhooks import Recorded
-from tests.integration.worker.conftest import BUNDLE, Remembering, Submit, photo
-from tests.integration.worker.test_classification import results_of, until
+from tests.integration.worker.conftest import BUNDLE, Remembering, Submit, photo, until
+from tests.integration.worker.test_classification import results_of
 from training.publish import write_card
 from worker.classification import Classification
 from worker.examiner import Examiner

@@ -18,8 +18,8 @@ from shared.registry.changes import make
 from shared.registry.serving import Serving
 from shared.settings import Settings
 from shared.storage import Storage
-from tests.integration.worker.conftest import Submit, photo
-from tests.integration.worker.test_classification import results_of, until
+from tests.integration.worker.conftest import Submit, photo, until
+from tests.integration.worker.test_classification import results_of
 from tests.integration.worker.test_models import (
     DEFAULT,
     DEMO,

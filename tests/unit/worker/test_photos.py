@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from shared.errors import StorageAway
+from shared.priority import STANDING_BACK
 from shared.settings import Settings
 from shared.storage.file import FileStorage
 from tests.unit.worker import photo_files as files
@@ -111,6 +112,18 @@ def test_every_request_comes_back_once_with_its_outcome(storage: _Watched, reade
 def test_nothing_to_read_is_no_trouble_and_starts_no_child(reader: PhotoReader) -> None:
     assert list(reader.read([])) == []
     assert reader.pids == []
+
+
+def test_children_stand_back_but_for_the_one_of_people_which_waits_for_its_first_photo(
+    storage: _Watched, reader: PhotoReader
+) -> None:
+    list(reader.read(_put(storage, GOOD)))
+    with PhotoReader(_settings(), storage, seconds=60, for_people=True) as for_people:
+        for_people.warm_up()
+        _until(lambda: for_people.pids)
+        here = os.getpriority(os.PRIO_PROCESS, 0)
+        found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (*reader.pids, *for_people.pids)]
+    assert found == [min(19, here + STANDING_BACK)] * (len(found) - 1) + [here]
 
 
 def test_children_live_on_from_one_reading_to_the_next(storage: _Watched, reader: PhotoReader) -> None:

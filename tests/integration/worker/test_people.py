@@ -1,0 +1,242 @@
+"""People's photos beside bulk: two drains of one process, over real PostgreSQL, files, tokens and decoding children."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from shared import history
+from shared.broker import Broker
+from shared.database import Database
+from shared.settings import Settings
+from shared.storage import Storage
+from shared.vocabulary import LANES
+from tests.integration.worker.conftest import Submit, photo, until
+from worker.classification import Classification
+from worker.company import Company
+from worker.inference.answers import Answer
+from worker.inference.classifier import Classifier
+from worker.inference.preprocess import Quality
+from worker.models import OneModel
+from worker.people import People
+from worker.photos import PhotoReader
+from worker.tokens import Tokens
+
+LONG = 600.0
+SOON = 30.0
+
+
+class Held:
+    """A network that lets nothing through until it may ``go``; ``reached`` says that something has come."""
+
+    def __init__(self, network: Classifier) -> None:
+        self.bundle, self._network = network.bundle, network
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        self.reached.set()
+        assert self.go.wait(SOON)
+        return self._network.classify(pixels, quality)
+
+
+class Broken:
+    """A storage whose library has a fault."""
+
+    is_near = True
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def read_into(self, key: str, room: memoryview) -> int:
+        raise RuntimeError("a fault of the library")
+
+
+Make = Callable[..., Classification]
+
+
+@pytest.fixture
+def company() -> Company:
+    return Company()
+
+
+@pytest.fixture
+def make(
+    settings: Settings, worker_db: Database, storage: Storage, network: Classifier, company: Company
+) -> Iterator[Make]:
+    made: list[Classification] = []
+
+    def run(seen_by: Any = network, *, store: Any = storage, people_only: bool = False, **more: Any) -> Classification:
+        own = settings.model_copy(update={"decoders": 1})
+        drain = Classification(
+            settings=own,
+            database=worker_db,
+            storage=store,
+            models=OneModel(seen_by),
+            photos=PhotoReader(own, store, for_people=people_only),
+            holder="host/people/1/1" if people_only else "host/1/1",
+            company=company,
+            people_only=people_only,
+            **more,
+        )
+        made.append(drain)
+        return drain
+
+    yield run
+    for drain in made:
+        drain.close()
+
+
+def state_of(database: Database, tenant: UUID, job: UUID) -> str:
+    with database.transaction(tenant) as session:
+        return history.job(session, job).state
+
+
+def drained_aside(drain: Classification) -> threading.Thread:
+    thread = threading.Thread(target=drain.drain)
+    thread.start()
+    return thread
+
+
+def test_a_persons_photo_is_answered_while_the_network_holds_bulk(
+    make: Make, network: Classifier, settings: Settings, worker_db: Database, app_db: Database, tenant: UUID,
+    submit_photos: Submit,
+) -> None:  # fmt: skip
+    held = Held(network)
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    with closing(People(worker_db, make(people_only=True), tokens)) as people:
+        people.start()
+        bulk = submit_photos([photo(seed) for seed in range(8)])
+        drain = drained_aside(make(held, beside=people))
+        assert held.reached.wait(SOON)
+        person = submit_photos([photo(9)], "interactive")
+        until(lambda: state_of(app_db, tenant, person) == "completed")
+        assert state_of(app_db, tenant, bulk) == "running"
+        held.go.set()
+        drain.join(SOON)
+    assert state_of(app_db, tenant, bulk) == "completed"
+
+
+def test_a_token_ends_the_wait_of_who_listens_for_people(
+    make: Make, settings: Settings, worker_db: Database, app_db: Database, tenant: UUID, submit_photos: Submit
+) -> None:
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=LONG)
+    with closing(Broker(settings)) as broker, closing(People(worker_db, make(people_only=True), tokens)) as people:
+        people.start()
+        people.attend()
+        person = submit_photos([photo(1)], "interactive")
+        assert broker.wake(["interactive"])
+        until(lambda: state_of(app_db, tenant, person) == "completed")
+
+
+def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
+    make: Make, settings: Settings, worker_db: Database, submit_photos: Submit
+) -> None:
+    told: list[str] = []
+
+    class Noting:
+        def attend(self) -> None:
+            told.append("attend")
+
+        def rest(self) -> None:
+            told.append("rest")
+
+    drain = make(beside=Noting())
+    submit_photos([photo(1)], "interactive")
+    drain.drain()
+    assert told == ["rest"]
+    submit_photos([photo(seed) for seed in range(5)], "interactive")
+    drain.drain()
+    assert told == ["rest", "attend", "rest"]
+
+
+def test_a_suspect_waits_until_nobody_of_the_process_holds_anything(
+    make: Make, network: Classifier, owner_db: Database, app_db: Database, tenant: UUID, submit_photos: Submit
+) -> None:
+    held = Held(network)
+    person = submit_photos([photo(1)], "interactive")
+    aside = drained_aside(make(held, people_only=True))
+    assert held.reached.wait(SOON)
+    suspect = submit_photos([photo(2)])
+    make_suspect(owner_db, suspect)
+    main = make()
+
+    assert main.drain() == 0
+    held.go.set()
+    aside.join(SOON)
+    assert main.drain() == 1
+
+    assert {state_of(app_db, tenant, job) for job in (person, suspect)} == {"completed"}
+
+
+@pytest.mark.parametrize("lane", ["interactive", "normal"])
+def test_beside_a_suspect_no_person_is_put_at_risk_and_who_serves_people_takes_none(
+    make: Make,
+    network: Classifier,
+    owner_db: Database,
+    app_db: Database,
+    tenant: UUID,
+    submit_photos: Submit,
+    lane: str,
+) -> None:
+    aside, held = make(people_only=True), Held(network)
+    suspect = submit_photos([photo(2)], lane)
+    make_suspect(owner_db, suspect)
+    assert aside.drain() == 0
+    main = drained_aside(make(held))
+    assert held.reached.wait(SOON)
+    person = submit_photos([photo(1)], "interactive")
+    assert aside.drain() == 0
+    held.go.set()
+    main.join(SOON)
+    assert {state_of(app_db, tenant, job) for job in (person, suspect)} == {"completed"}
+
+
+def test_a_fault_beside_makes_no_suspects_of_bulk(
+    make: Make, network: Classifier, owner_db: Database, storage: Storage, submit_photos: Submit
+) -> None:
+    held = Held(network)
+    bulk = submit_photos([photo(seed) for seed in range(5)])
+    main = drained_aside(make(held))
+    assert held.reached.wait(SOON)
+    person = submit_photos([photo(1)], "interactive")
+    with pytest.raises(RuntimeError):
+        make(people_only=True, store=Broken(storage)).drain()
+    with owner_db.transaction() as session:
+        found = {row.job_id: row.crashes for row in session.execute(sa.text("SELECT job_id, crashes FROM unit"))}
+    assert found == {bulk: 0, person: 1}
+    held.go.set()
+    main.join(SOON)
+
+
+def test_the_main_drain_ends_after_what_was_begun_beside_it(
+    make: Make, network: Classifier, settings: Settings, worker_db: Database, submit_photos: Submit
+) -> None:
+    slow = Held(network)
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    with closing(People(worker_db, make(slow, people_only=True), tokens)) as people:
+        people.start()
+        people.attend()
+        submit_photos([photo(1)], "interactive")
+        assert slow.reached.wait(SOON)
+        resting = threading.Thread(target=people.rest)
+        resting.start()
+        resting.join(0.3)
+        assert resting.is_alive()
+        slow.go.set()
+        resting.join(SOON)
+        assert not resting.is_alive()
+        assert people.answered == 1
+
+
+def make_suspect(owner_db: Database, job: UUID) -> None:
+    with owner_db.transaction() as session:
+        session.execute(sa.text("UPDATE unit SET crashes = 1 WHERE job_id = :job"), {"job": job})

@@ -1,0 +1,134 @@
+"""Answering people's photos while thousands of others are under way: a drain of its own beside the main one.
+
+Whoever waits for a photo would wait for the micro-batches that are in the network already, and for processors that bulk
+keeps busy. So this drain has a thread, a decoding child and a place in the network of its own, and the kernel prefers
+them (``shared/priority.py``). It listens while the main drain holds more than people's photos; otherwise that one
+answers them itself.
+"""
+
+import threading
+from typing import Final, Protocol
+
+from shared.database import Database
+from shared.errors import DatabaseAway
+from shared.ledger.claim import people_wait
+from shared.logs import logger
+
+log = logger(__name__)
+
+_LOOK_SECONDS: Final = 0.1
+_AGAIN_SECONDS: Final = 1.0
+
+
+class Drain(Protocol):
+    """What answers people's photos until none is ready."""
+
+    @property
+    def answered(self) -> int:
+        """How many photos it has answered so far."""
+
+    def drain(self) -> int:
+        """Answer what is ready, and return how many photos that were."""
+
+    def warm_up(self) -> None:
+        """Start what takes long to start."""
+
+    def stop(self) -> None:
+        """Ask for an end after the present photo."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Listening(Protocol):
+    """Where news of people's photos come from."""
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it has any to tell now."""
+
+    def take(self) -> bool:
+        """Return whether there was a token; at once, or within a part of a second."""
+
+    def stop(self) -> None:
+        """Wait no longer."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class People:
+    """The thread; begins with ``start``. ``attend`` and ``rest`` are the main drain's, the others its owner's.
+
+    Tokens make it look at once. It also looks by itself, since they may be lost, and another broker has none to take.
+    """
+
+    def __init__(self, database: Database, drain: Drain, tokens: Listening) -> None:
+        self._database, self._drain, self._tokens = database, drain, tokens
+        self._attending = threading.Event()
+        self._closing = threading.Event()
+        self._serving = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="people", daemon=True)
+
+    @property
+    def answered(self) -> int:
+        """How many photos were answered here so far."""
+        return self._drain.answered
+
+    def start(self) -> None:
+        """Begin to wait for the main drain's word."""
+        self._thread.start()
+
+    def attend(self) -> None:
+        """Answer people's photos from now on."""
+        self._attending.set()
+
+    def rest(self) -> None:
+        """Leave them to the main drain again; returns when what was begun is answered."""
+        self._attending.clear()
+        with self._serving:
+            pass
+
+    def stop(self) -> None:
+        """Ask for an end; called from a signal handler, so it only sets flags."""
+        self._closing.set()
+        self._attending.set()
+        self._tokens.stop()
+        self._drain.stop()
+
+    def close(self) -> None:
+        """End the thread, and what it drains with."""
+        self.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._drain.close()
+        self._tokens.close()
+
+    def _run(self) -> None:
+        is_warm = False
+        while not self._closing.is_set():
+            self._attending.wait()
+            try:
+                if not is_warm:
+                    self._drain.warm_up()
+                    is_warm = True
+                self._serve()
+            except DatabaseAway as error:
+                log.warning("people_wait", error=str(error))
+                self._closing.wait(_AGAIN_SECONDS)
+            except Exception:  # the edge of a thread: one photo's fault must not be the last that is heard of people
+                log.exception("people_drain_failed")
+                self._closing.wait(_AGAIN_SECONDS)
+
+    def _serve(self) -> None:
+        """Wait a moment for a token; answer what waits."""
+        is_told = self._tokens.take()
+        if not is_told and not self._tokens.is_listening:
+            self._closing.wait(_LOOK_SECONDS)  # there was none to wait for
+        with self._serving:
+            if is_told or self._somebody_waits():
+                self._drain.drain()
+
+    def _somebody_waits(self) -> bool:
+        with self._database.looking() as session:
+            return people_wait(session)
