@@ -18,7 +18,7 @@ from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.hints import Hinting
-from shared.ledger.claim import MOST_OF_PEOPLE, Lease, claim
+from shared.ledger.claim import MOST_OF_PEOPLE, Lease, Whose, claim
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
@@ -55,6 +55,10 @@ def _is_of_people(work: Work) -> bool:
 
 class Beside(Protocol):
     """Who answers people's photos while this drain holds others."""
+
+    @property
+    def takes_people(self) -> bool:
+        """Whether it does so now."""
 
     def attend(self) -> None:
         """Begin."""
@@ -224,6 +228,7 @@ class Classification:
         with self._company.claiming:
             if self._company.holds_suspect or len(self._parked) >= _MOST_PARKED:
                 return []
+            whose: Whose = "people" if self._people_only else "others" if self._is_relieved else "anybody"
             claimed_at = time.monotonic()
             with self._database.transaction() as session:
                 units = claim(
@@ -232,7 +237,7 @@ class Classification:
                     units=wanted,
                     photos=photos,
                     lease_seconds=self._keeper.seconds,
-                    people_only=self._people_only,
+                    whose=whose,
                     busy=self._people_only or self._company.is_busy,
                 )
             passing("worker.claimed")
@@ -243,6 +248,10 @@ class Classification:
         if self._beside is not None and not all(map(_is_of_people, works)):
             self._beside.attend()
         return self._ready_of(works)
+
+    @property
+    def _is_relieved(self) -> bool:
+        return self._beside is not None and self._beside.takes_people
 
     def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""

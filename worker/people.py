@@ -67,8 +67,14 @@ class People:
         self._database, self._drain, self._tokens = database, drain, tokens
         self._attending = threading.Event()
         self._closing = threading.Event()
+        self._is_well = True
         self._serving = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="people", daemon=True)
+
+    @property
+    def takes_people(self) -> bool:
+        """Whether people's photos are answered here now; not after a fault, until one was answered again."""
+        return self._attending.is_set() and self._is_well
 
     @property
     def answered(self) -> int:
@@ -81,6 +87,7 @@ class People:
 
     def attend(self) -> None:
         """Answer people's photos from now on."""
+        self._drain.warm_up()
         self._attending.set()
 
     def rest(self) -> None:
@@ -105,18 +112,16 @@ class People:
         self._tokens.close()
 
     def _run(self) -> None:
-        is_warm = False
         while not self._closing.is_set():
             self._attending.wait()
             try:
-                if not is_warm:
-                    self._drain.warm_up()
-                    is_warm = True
                 self._serve()
+                self._is_well = True
             except DatabaseAway as error:
                 log.warning("people_wait", error=str(error))
                 self._closing.wait(_AGAIN_SECONDS)
-            except Exception:  # the edge of a thread: one photo's fault must not be the last that is heard of people
+            except Exception:  # the edge of a thread: a fault here must not be the last that is heard of people
+                self._is_well = False
                 log.exception("people_drain_failed")
                 self._closing.wait(_AGAIN_SECONDS)
 

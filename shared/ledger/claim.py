@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -126,7 +126,12 @@ _OF_LANES = _Look("kind = 'images' AND lane = ANY (:lanes)", {"lanes": "text[]"}
 # Spelled out, so that an index of its own answers it, however much else is ready. A person waits for a few photos;
 # a job of thousands in the interactive lane has its weight, and no more.
 MOST_OF_PEOPLE: Final = 4
-_OF_PEOPLE = _Look(f"kind = 'images' AND lane = 'interactive' AND n <= {MOST_OF_PEOPLE}", {})
+_FOR_PEOPLE: Final = f"lane = 'interactive' AND n <= {MOST_OF_PEOPLE}"
+_OF_PEOPLE = _Look(f"kind = 'images' AND {_FOR_PEOPLE}", {})
+# Suspects are whoever's: people's drains take none.
+_OF_OTHERS = _Look(f"kind = 'images' AND lane = ANY (:lanes) AND NOT ({_FOR_PEOPLE} AND crashes = 0)", _OF_LANES.types)
+_LOOKS: Final = {"anybody": _OF_LANES, "people": _OF_PEOPLE, "others": _OF_OTHERS}
+Whose = Literal["anybody", "people", "others"]
 
 _PEOPLE_WAIT = Prepared(_ANY.format(which=_OF_PEOPLE.which), {})
 
@@ -169,7 +174,7 @@ def claim(
     photos: int = MANY,
     lease_seconds: float,
     lanes: Iterable[str] = LANES,
-    people_only: bool = False,
+    whose: Whose = "anybody",
     busy: bool = False,
 ) -> list[Claimed]:
     """Take up to ``units`` of the first ready units for ``worker``, in the order of their tags.
@@ -177,11 +182,11 @@ def claim(
     A unit is taken only while those before it have fewer than ``photos``, so that many small units make one claim.
     A suspect (a unit of one photo that was under a worker when it died) is claimed alone, so that it can take nobody
     with it; a worker that says it is ``busy`` with other units gets nothing as long as a suspect is first, and none.
-    ``people_only`` looks past everything but interactive units of a few photos, which somebody is waiting for. Jobs
-    whose first unit this is begin to run, with their event.
+    Of ``people`` are interactive units of a few photos, which somebody is waiting for; of ``others`` is what no drain
+    for people would take. Jobs whose first unit this is begin to run, with their event.
     """
     asked = {"worker": worker, "photos": photos, "lease": lease_seconds, "lanes": list(lanes)}
-    rows = _take(session, _OF_PEOPLE if people_only else _OF_LANES, units, asked, busy=busy)
+    rows = _take(session, _LOOKS[whose], units, asked, busy=busy)
     if not rows:
         return []
     _start_jobs(session, {row.job_id for row in rows if row.is_first})

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from shared.database import Database, new_id
-from shared.ledger.claim import Claimed, Lease, claim
+from shared.ledger.claim import Claimed, Lease, Whose, claim
 from shared.ledger.complete import Completion, Outcome, complete
 from shared.ledger.fairness import default_lane
 from shared.ledger.submit import NewImage, NewJob, submit
@@ -60,10 +60,11 @@ def take(
     worker: str = "host/worker",
     seconds: float = LEASE,
     lanes: Sequence[str] = LANES,
+    whose: Whose = "anybody",
 ) -> list[Claimed]:
     """Claim in a transaction of its own."""
     with worker_db.transaction() as session:
-        return claim(session, worker, units=units, lease_seconds=seconds, lanes=lanes)
+        return claim(session, worker, units=units, lease_seconds=seconds, lanes=lanes, whose=whose)
 
 
 def leases(units: Sequence[Claimed]) -> list[Lease]:

@@ -167,9 +167,19 @@ def test_people_wait_where_an_interactive_unit_of_few_photos_is_ready(
     submit_job(app_db, tenant, 4, "interactive")
     assert wait()
     with worker_db.transaction() as session:
-        taken = claim(session, "host/a", units=8, lease_seconds=LEASE, people_only=True, busy=True)
+        taken = claim(session, "host/a", units=8, lease_seconds=LEASE, whose="people", busy=True)
     assert [unit.n for unit in taken] == [4]
     assert not wait()
+
+
+def test_whoever_leaves_people_to_others_takes_of_them_suspects_alone(
+    app_db: Database, worker_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    person = submit_job(app_db, tenant, 1, "interactive")
+    many = submit_job(app_db, tenant, 40)
+    assert {unit.job_id for unit in take(worker_db, 8, whose="others")} == {many.id}
+    change(owner_db, "UPDATE unit SET crashes = 1 WHERE state = 'ready'")
+    assert [unit.job_id for unit in take(worker_db, 8, whose="others")] == [person.id]
 
 
 def test_lanes_filter_what_is_claimed(app_db: Database, worker_db: Database, tenant: UUID) -> None:

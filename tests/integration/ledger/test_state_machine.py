@@ -28,7 +28,7 @@ from shared.database import Database
 from shared.errors import Conflict
 from shared.ledger import complete as module
 from shared.ledger.cancel import cancel
-from shared.ledger.claim import Claimed, claim, heartbeat, people_wait
+from shared.ledger.claim import MOST_OF_PEOPLE, Claimed, Whose, claim, heartbeat, people_wait
 from shared.ledger.complete import Deferred, complete
 from shared.ledger.reap import give_back, reap, release
 from shared.ledger.submit import NewJob
@@ -53,6 +53,9 @@ masks = st.one_of(st.just(0), st.sampled_from([1, 2, 0b101]), st.integers(0, 2**
 #: Rows are few: quicker than TRUNCATE, and in one message to the server.
 EMPTYING = sa.text("; ".join(f'DELETE FROM "{table.name}"' for table in reversed(Base.metadata.sorted_tables)))
 verdicts = st.sampled_from(["classified", "abstained", "rejected", "failed"])
+
+
+WHOSE = ("anybody", "people", "others")
 
 
 class Ledger(RuleBasedStateMachine):
@@ -85,21 +88,31 @@ class Ledger(RuleBasedStateMachine):
     @initialize(tenant=st.integers(0, 1), photos=sizes, worker=workers)
     def open(self, tenant: int, photos: int, worker: str) -> None:
         self.submit(tenant, photos, None)
-        self.claim(worker, 1, people_only=False, busy=False)
+        self.claim(worker, 1, whose="anybody", busy=False)
 
     @rule(tenant=st.integers(0, 1), photos=sizes, lane=st.sampled_from([None, *LANES]))
     def submit(self, tenant: int, photos: int, lane: str | None) -> None:
         self.jobs.append(submit_job(self.app, self.tenants[tenant], photos, lane))
 
     @precondition(lambda self: self.jobs)
-    @rule(worker=workers, units=st.integers(1, 3), people_only=st.booleans(), busy=st.booleans())
-    def claim(self, worker: str, units: int, *, people_only: bool, busy: bool) -> None:
+    @rule(
+        worker=workers,
+        units=st.integers(1, 3),
+        whose=st.sampled_from(["anybody", "people", "others"]),
+        busy=st.booleans(),
+    )
+    def claim(self, worker: str, units: int, *, whose: Whose, busy: bool) -> None:
         with self.worker.transaction() as session:
             waited = people_wait(session)
-            taken = claim(session, worker, units=units, lease_seconds=LEASE, people_only=people_only, busy=busy)
+            taken = claim(session, worker, units=units, lease_seconds=LEASE, whose=whose, busy=busy)
         self._granted(worker, taken)
-        self._hold(not people_only or waited >= bool(taken), "people were served whom nobody saw wait")
-        self._hold(not people_only or busy or waited <= bool(taken), "people wait, and nothing is to be had for them")
+        for_people = [unit.lane == "interactive" and unit.n <= MOST_OF_PEOPLE for unit in taken]
+        if whose == "people":
+            self._hold(all(for_people) and waited >= bool(taken), "people were served whom nobody saw wait")
+            self._hold(busy or waited <= bool(taken), "people wait, and nothing is to be had for them")
+        elif whose == "others":
+            whole = zip(taken, for_people, strict=True)
+            self._hold(not any(so and not unit.crashes for unit, so in whole), "people's photos went to bulk's drain")
         suspects = [unit for unit in taken if unit.crashes]
         self._hold(not suspects or (len(taken) == 1 and not busy), "a suspect is not alone")
 
@@ -175,7 +188,7 @@ class Ledger(RuleBasedStateMachine):
         worker, _ = list(self.held.values())[which % len(self.held)]
         self.leases_run_out(worker)
         self.reap()
-        self.claim(WORKERS[WORKERS.index(worker) - 1], 3, people_only=False, busy=False)
+        self.claim(WORKERS[WORKERS.index(worker) - 1], 3, whose="anybody", busy=False)
 
     @precondition(lambda self: self.jobs)
     @rule(which=picks)

@@ -143,6 +143,8 @@ def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
     told: list[str] = []
 
     class Noting:
+        takes_people = False
+
         def attend(self) -> None:
             told.append("attend")
 
