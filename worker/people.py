@@ -7,6 +7,7 @@ answers them itself.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from shared.database import Database
@@ -61,13 +62,15 @@ class People:
     """The thread; begins with ``start``. ``attend`` and ``rest`` are the main drain's, the others its owner's.
 
     Tokens make it look at once. It also looks by itself, since they may be lost, and another broker has none to take.
+    One that was not about people, as of a larger job of their lane, is passed on to whoever listens once it rests.
     """
 
-    def __init__(self, database: Database, drain: Drain, tokens: Listening) -> None:
-        self._database, self._drain, self._tokens = database, drain, tokens
+    def __init__(self, database: Database, drain: Drain, tokens: Listening, pass_on: Callable[[], object]) -> None:
+        self._database, self._drain, self._tokens, self._pass_on = database, drain, tokens, pass_on
         self._attending = threading.Event()
         self._closing = threading.Event()
         self._is_well = True
+        self._took_in_vain = False
         self._serving = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="people", daemon=True)
 
@@ -94,7 +97,7 @@ class People:
         """Leave them to the main drain again; returns when what was begun is answered."""
         self._attending.clear()
         with self._serving:
-            pass
+            self._return_token()
 
     def stop(self) -> None:
         """Ask for an end; called from a signal handler, so it only sets flags."""
@@ -131,8 +134,16 @@ class People:
         if not is_told and not self._tokens.is_listening:
             self._closing.wait(_LOOK_SECONDS)  # there was none to wait for
         with self._serving:
-            if is_told or self._somebody_waits():
-                self._drain.drain()
+            if (is_told or self._somebody_waits()) and not self._drain.drain():
+                self._took_in_vain |= is_told
+            if not self._attending.is_set():
+                self._return_token()
+
+    def _return_token(self) -> None:
+        """Pass on a token that brought nothing; where this listens itself it would come back for ever."""
+        took, self._took_in_vain = self._took_in_vain, False
+        if took:
+            self._pass_on()
 
     def _somebody_waits(self) -> bool:
         with self._database.looking() as session:

@@ -197,7 +197,8 @@ class WorkerProcess:
         aside = make(
             photos=PhotoReader(settings, storage, for_people=True), holder=holder_name("people"), people_only=True
         )
-        self._people = People(database, aside, Tokens(settings, lanes=LANES[:1], seconds=_PEOPLE_SECONDS))
+        tokens = Tokens(settings, lanes=LANES[:1], seconds=_PEOPLE_SECONDS)
+        self._people = People(database, aside, tokens, lambda: self._broker.wake(LANES[:1]))
         self._people.start()
         self._classification = make(photos=PhotoReader(settings, storage), holder=self._holder, beside=self._people)
 

@@ -95,6 +95,10 @@ def make(
         drain.close()
 
 
+def nobody() -> None:
+    pass
+
+
 def state_of(database: Database, tenant: UUID, job: UUID) -> str:
     with database.transaction(tenant) as session:
         return history.job(session, job).state
@@ -112,7 +116,7 @@ def test_a_persons_photo_is_answered_while_the_network_holds_bulk(
 ) -> None:  # fmt: skip
     held = Held(network)
     tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
-    with closing(People(worker_db, make(people_only=True), tokens)) as people:
+    with closing(People(worker_db, make(people_only=True), tokens, nobody)) as people:
         people.start()
         bulk = submit_photos([photo(seed) for seed in range(8)])
         drain = drained_aside(make(held, beside=people))
@@ -129,12 +133,37 @@ def test_a_token_ends_the_wait_of_who_listens_for_people(
     make: Make, settings: Settings, worker_db: Database, app_db: Database, tenant: UUID, submit_photos: Submit
 ) -> None:
     tokens = Tokens(settings, lanes=LANES[:1], seconds=LONG)
-    with closing(Broker(settings)) as broker, closing(People(worker_db, make(people_only=True), tokens)) as people:
+    with (
+        closing(Broker(settings)) as broker,
+        closing(People(worker_db, make(people_only=True), tokens, nobody)) as people,
+    ):
         people.start()
         people.attend()
         person = submit_photos([photo(1)], "interactive")
         assert broker.wake(["interactive"])
         until(lambda: state_of(app_db, tenant, person) == "completed")
+
+
+def test_a_token_that_was_not_about_people_is_passed_on_once_the_other_drain_has_ended(
+    make: Make, settings: Settings, worker_db: Database, submit_photos: Submit
+) -> None:
+    passed_on: list[str] = []
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    drain = make(people_only=True)
+    with closing(Broker(settings)) as broker, closing(Tokens(settings, lanes=LANES[:1], seconds=0.01)) as left, closing(
+        People(worker_db, drain, tokens, lambda: passed_on.append("passed on"))
+    ) as people:  # fmt: skip
+        people.start()
+        people.attend()
+        submit_photos([photo(seed) for seed in range(5)], "interactive")
+        assert broker.wake(["interactive"])
+        until(lambda: people._took_in_vain)
+        assert not left.take()
+        assert passed_on == []
+        people.rest()
+        assert passed_on == ["passed on"]
+        people.rest()
+        assert passed_on == ["passed on"]
 
 
 def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
@@ -224,7 +253,7 @@ def test_the_main_drain_ends_after_what_was_begun_beside_it(
 ) -> None:
     slow = Held(network)
     tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
-    with closing(People(worker_db, make(slow, people_only=True), tokens)) as people:
+    with closing(People(worker_db, make(slow, people_only=True), tokens, nobody)) as people:
         people.start()
         people.attend()
         submit_photos([photo(1)], "interactive")
