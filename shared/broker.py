@@ -3,19 +3,28 @@
 A lost token costs at most one sweep, so nothing here may delay or fail a request: publishing happens after commit, is
 not retried, and times out after two seconds. A token that still waits says all that a second one would: whoever takes
 it looks at the ledger after that, and sees what was committed before. So none is sent beside it.
+
+Valkey and Redis, where kombu keeps a queue as a list, are asked what waits and given what is missing in one turn.
 """
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
+from uuid import uuid4
 
+import redis
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.json import dumps
+from redis.commands.core import Script
 
 from shared.errors import BrokerAway
 from shared.logs import logger
 from shared.settings import Settings
+from shared.valkey import open_valkey
 from shared.vocabulary import LANES
 
 _SECONDS = 2
@@ -24,6 +33,10 @@ DRAIN = "worker.tasks.drain"
 KEY_PREFIX = "poxvisio:celery:"
 # A token nobody took within this time is noise: the sweep sends another while there is work.
 TOKEN_SECONDS = 30
+_RENEWED_SECONDS: Final = 5.0
+_FILL: Final = """
+    for place = redis.call('LLEN', KEYS[1]) + 1, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[place]) end
+"""
 
 log = logger(__name__)
 
@@ -69,10 +82,51 @@ def _waiting(producer: Any, lane: str) -> int:
     return int(declared.message_count)
 
 
+def _send(app: Celery, producer: Any, lane: str) -> None:
+    app.send_task(
+        DRAIN,
+        queue=lane,
+        producer=producer,
+        retry=False,
+        ignore_result=True,
+        expires=TOKEN_SECONDS,
+        confirm_timeout=_SECONDS,
+    )
+
+
+class _Tokens:
+    """What Celery would send to each lane: it makes one every few seconds, for nobody, and the rest differ by ids."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = Celery("poxvisio-tokens", set_as_current=False)
+        self._app.conf.update(celery_settings(settings) | {"broker_url": "memory://", "broker_transport_options": {}})
+        self._lock = threading.Lock()
+        self._made: dict[str, tuple[float, str, tuple[str, str]]] = {}
+
+    def of(self, lane: str, number: int) -> list[str]:
+        """Return so many tokens, each as it lies on the lane's list."""
+        with self._lock:
+            made = self._made.get(lane)
+            if made is None or time.monotonic() >= made[0]:
+                made = self._made[lane] = self._new(lane)
+        _, text, (task, tag) = made
+        return [text.replace(task, str(uuid4())).replace(tag, str(uuid4())) for _ in range(number)]
+
+    def _new(self, lane: str) -> tuple[float, str, tuple[str, str]]:
+        with self._app.producer_or_acquire() as producer:
+            _send(self._app, producer, lane)
+            message: Any = producer.channel._get(lane)  # noqa: SLF001  # what a transport of kombu has for its kind
+        ids = message["headers"]["id"], message["properties"]["delivery_tag"]
+        return time.monotonic() + _RENEWED_SECONDS, str(dumps(message)), ids
+
+
 class Broker:
     """The sending end of the broker."""
 
     def __init__(self, settings: Settings) -> None:
+        self._valkey = open_valkey(settings.broker_url.get_secret_value(), _SECONDS)
+        self._fill = self._valkey.register_script(_FILL) if self._valkey else None
+        self._tokens = _Tokens(settings)
         self._app = Celery("poxvisio-sender", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
         # Apart from retry=False, which is about publishing: connecting would be tried again for six seconds.
@@ -98,26 +152,35 @@ class Broker:
         wanted = Counter(lanes)
         if not wanted:
             return True
+        if self._fill is not None:
+            try:
+                return self._wake_at_once(self._fill, wanted)
+            except redis.exceptions.NoPermissionError:
+                log.warning("scripts_refused", why="tokens are sent by Celery, which takes longer")
+                self._fill = None
+        return self._wake_by_celery(wanted)
+
+    def _wake_at_once(self, fill: Script, wanted: Counter[str]) -> bool:
         try:
-            with self._app.producer_or_acquire() as producer:
-                for lane, tokens in wanted.items():
-                    for _ in range(tokens - _waiting(producer, lane)):
-                        self._send(producer, lane)
-        except self._faults as error:
+            for lane, tokens in wanted.items():
+                fill(keys=[KEY_PREFIX + lane], args=self._tokens.of(lane, tokens))
+        except redis.exceptions.NoPermissionError:
+            raise
+        except (redis.RedisError, OSError) as error:
             log.warning("token_lost", error=type(error).__name__)
             return False
         return True
 
-    def _send(self, producer: Any, lane: str) -> None:
-        self._app.send_task(
-            DRAIN,
-            queue=lane,
-            producer=producer,
-            retry=False,
-            ignore_result=True,
-            expires=TOKEN_SECONDS,
-            confirm_timeout=_SECONDS,
-        )
+    def _wake_by_celery(self, wanted: Counter[str]) -> bool:
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for lane, tokens in wanted.items():
+                    for _ in range(tokens - _waiting(producer, lane)):
+                        _send(self._app, producer, lane)
+        except self._faults as error:
+            log.warning("token_lost", error=type(error).__name__)
+            return False
+        return True
 
     def check(self) -> None:
         """Raise ``BrokerAway`` unless the broker answers."""
@@ -129,4 +192,6 @@ class Broker:
 
     def close(self) -> None:
         """Close pooled connections."""
+        if self._valkey is not None:
+            self._valkey.close()
         self._app.close()

@@ -96,6 +96,30 @@ def test_a_token_names_the_task_expires_and_carries_nothing(broker: Broker, clie
     assert (args, kwargs) == ([], {})
 
 
+def shape(value: Any) -> Any:
+    """Return a message without what differs from one to the next."""
+    if isinstance(value, dict):
+        return {
+            name: shape(inner) for name, inner in value.items() if name not in {"expires", "id", "reply_to", "root_id"}
+        }
+    return value
+
+
+def test_a_token_is_what_celery_itself_would_send_and_no_two_have_the_same_ids(broker: Broker, client: Any) -> None:
+    assert broker.wake(["bulk", "bulk"])
+    ours = messages(client, "bulk")
+    client.delete(PREFIX + "bulk")
+    client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
+    assert broker.wake(["bulk", "bulk"])
+    theirs = messages(client, "bulk")
+    ids = {message["headers"]["id"] for message in ours + theirs}
+    tags = {message["properties"].pop("delivery_tag") for message in ours + theirs}
+    assert {message["properties"].pop("correlation_id") for message in ours + theirs} == ids
+    assert len(ids) == len(tags) == 4
+    for one in ours + theirs:
+        assert shape(one) == shape(theirs[0])
+
+
 def test_every_key_on_the_shared_broker_has_the_prefix(broker: Broker, client: Any) -> None:
     assert broker.wake(LANES)
     keys = [key.decode() for key in client.scan_iter()]
