@@ -58,7 +58,7 @@ def _statement(message: bytes) -> str:
     return ""
 
 
-_NAMED: Final = re.compile(r"\s*(?P<way>PREPARE|EXECUTE)\s+(?P<name>\w+)", re.IGNORECASE)
+_NAMED: Final = re.compile(r"(?:^|;)\s*(?P<way>PREPARE|EXECUTE)\s+(?P<name>\w+)", re.IGNORECASE)
 
 
 @dataclass
@@ -84,13 +84,11 @@ class _Link:
     prepared: dict[str, str] = field(default_factory=dict)
 
     def meant(self, statement: str) -> str:
-        """Return what a statement runs: that of an EXECUTE went over the line with its PREPARE, long ago maybe."""
-        found = _NAMED.match(statement)
-        if found is None:
-            return statement
-        if found["way"].upper() == "PREPARE":
-            self.prepared[found["name"]] = statement
-        return self.prepared.get(found["name"], statement)
+        """Return a statement with what it runs: that of an EXECUTE went over the line with its PREPARE, long ago maybe."""
+        for found in _NAMED.finditer(statement):
+            if found["way"].upper() == "PREPARE":
+                self.prepared[found["name"]] = statement
+        return "".join([statement, *(self.prepared.get(found["name"], "") for found in _NAMED.finditer(statement))])
 
     def reset(self) -> None:
         for writer in (self.client, self.server):
