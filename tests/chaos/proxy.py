@@ -84,7 +84,7 @@ class _Link:
     prepared: dict[str, str] = field(default_factory=dict)
 
     def meant(self, statement: str) -> str:
-        """Return a statement with what it runs: that of an EXECUTE went over the line with its PREPARE, long ago maybe."""
+        """Return a statement with what it runs: that of an EXECUTE went over with its PREPARE, long ago maybe."""
         for found in _NAMED.finditer(statement):
             if found["way"].upper() == "PREPARE":
                 self.prepared[found["name"]] = statement
