@@ -90,6 +90,7 @@ TOGETHER = (
         "tests/integration/engines/test_engines.py",
         "tests/integration/engines/test_classifier.py",
         "tests/integration/engines/test_int8.py",
+        "tests/integration/engines/test_trust.py",
         "tests/unit/training/test_backbone.py",
         "tests/unit/training/test_augmentation.py",
         "tests/unit/training/test_member.py",
