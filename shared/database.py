@@ -38,6 +38,7 @@ _AWAY_STATES = frozenset({"25006", "25P03", "53100"})
 
 _OPENED: Final = "opened"
 _LOOKING: Final = "looking"
+_LOOSE: Final = "; SET LOCAL synchronous_commit = off"
 
 
 def new_id() -> UUID:
@@ -79,16 +80,25 @@ class Database:
         return cls(url, role=settings.database_role or role, pool_size=settings.database_pool)
 
     @contextmanager
-    def transaction(self, tenant: UUID | None = None, *, of_one_moment: bool = False) -> Iterator[Session]:
+    def transaction(
+        self, tenant: UUID | None = None, *, of_one_moment: bool = False, lasting: bool = True
+    ) -> Iterator[Session]:
         """Open a transaction for one tenant, or for none; it commits when the block is left without an error.
 
-        All its statements see the database ``of_one_moment`` where that is asked for (REPEATABLE READ).
+        All its statements see the database ``of_one_moment`` where that is asked for (REPEATABLE READ). What is not
+        ``lasting`` may be lost if the database dies within a second: its COMMIT does not wait for the disk. That is for
+        what is written anew within seconds, and for nothing that anybody was told.
 
         Raises ``DatabaseAway`` where PostgreSQL is out of reach or no connection is free. A COMMIT whose answer was
         lost raises it too: the caller settles what happened by reading its fence, key or result.
         """
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ" if of_one_moment else "BEGIN"
-        session = _Session(self._engine, expire_on_commit=False, autoflush=False, info={_OPENED: begin + _for(tenant)})
+        session = _Session(
+            self._engine,
+            expire_on_commit=False,
+            autoflush=False,
+            info={_OPENED: begin + _LOOSE * (not lasting) + _for(tenant)},
+        )
         with _away_is_said(), session, session.begin():
             yield session
 

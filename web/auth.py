@@ -84,7 +84,7 @@ def _authenticated() -> Caller:
     now = time.monotonic()
     is_due = known is None or now - known.noted_at > _NOTE_SECONDS
     try:
-        with here.database.transaction() if is_due else here.database.looking() as session:
+        with here.database.transaction(lasting=False) if is_due else here.database.looking() as session:
             found = accounts.authenticate(session, token, touch=is_due)
     except KeyUnknown:
         here.known_keys.forget(token)

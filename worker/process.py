@@ -244,7 +244,7 @@ class WorkerProcess:
         network = self._models.live if self._models is not None else None
         engine = f"{network.engine.name} {network.engine.precision}" if network else None
         try:
-            with self._database.transaction() as session:
+            with self._database.transaction(lasting=False) as session:
                 if measure:
                     self._look(session)
                 session.execute(

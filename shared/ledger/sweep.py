@@ -106,7 +106,7 @@ def sweep(database: Database, *, after_outage: bool = False) -> Sweep | None:
         failing = list(session.execute(_FAILING).scalars())
     expired = sum(_end(database, job, cancel.expire) for job in overdue)
     stopped = sum(_end(database, job, cancel.stop) for job in failing)
-    with database.transaction() as session:
+    with database.transaction(lasting=False) as session:
         backlog.count(session)
     _tell(database)
     return Sweep(reaped, promoted, expired, ready, workers, stopped)

@@ -123,3 +123,13 @@ def test_a_transaction_of_one_moment_sees_nothing_that_came_since(clean: None, w
         assert session.scalar(count) == before
     with worker_db.transaction() as session:
         assert session.scalar(count) == before + 1
+
+
+def test_a_commit_waits_for_the_disk_unless_what_it_writes_is_written_anew_anyway(worker_db: Database) -> None:
+    how = sa.text("SHOW synchronous_commit")
+    with worker_db.transaction() as session:
+        lasting = session.scalar(how)
+    with worker_db.transaction(lasting=False) as session:
+        assert session.scalar(how) == "off"
+    with worker_db.transaction() as session:
+        assert session.scalar(how) == lasting != "off"
