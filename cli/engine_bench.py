@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from shared.errors import Unavailable
 from shared.processors import processors
+from worker.inference.compiled import processor_name
 from worker.inference.devices import gpu_seen_by
 
 SIZES: Final = (1, 2, 4, 8, 16)
@@ -153,9 +154,8 @@ def choose(found: Sequence[Measured]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Return what the figures hold for."""
-    names = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     return {
-        "processor": next(names, platform.processor() or platform.machine()),
+        "processor": processor_name(),
         "cores": processors(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -210,10 +210,3 @@ def _answer(one: Candidate, program: subprocess.Popen[str]) -> Mapping[str, Any]
     if not line:
         return {"refused": f"{one.engine} does not start here"}
     return dict(json.loads(line))
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

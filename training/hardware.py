@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Final
 
+from shared.processors import processors
+from worker.inference.compiled import processor_name
 from worker.inference.keras_backend import POLICIES
 from worker.inference.tensorflow_engine import halves_here
 
@@ -55,6 +58,23 @@ def gpus() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices("GPU")]
 
 
+def gpu_names() -> list[str]:
+    """The GPUs that TensorFlow sees, as their makers call them."""
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices("GPU")
+    return [str(tf.config.experimental.get_device_details(one).get("device_name", one.name)) for one in found]
+
+
 def machine() -> str:
-    """Processor, system and Python, for the report."""
-    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    """Processor, GPUs, system and Python, for the report."""
+    here = [f"{processor_name()} ({processors()} cores, {platform.machine()})", *gpu_names()]
+    return ", ".join([*here, platform.system(), f"Python {platform.python_version()}"])
+
+
+def versions() -> dict[str, str]:
+    """What computed: libraries by their names. TensorFlow is packed under several."""
+    import tensorflow as tf
+
+    named = {name: version(name) for name in ("keras", "numpy", "pillow", "openvino", "scikit-learn")}
+    return {"tensorflow": str(tf.__version__), **named}

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +253,7 @@ def _publish(config: Config, material: _Material, out: Path, members: list[tuple
         "folds": len(members) // len(seeds), "seeds": seeds,
         "members": [{"fold": fold, "seed": seed} for fold, seed in members],
         "shipped": {"fold": 0, "seed": seeds[0]}, "start": start, "recipe": recipe, "commit": _commit(),
-        "versions": {name: version(name) for name in ("keras", "numpy", "pillow", "openvino", "scikit-learn")},
-        "hardware": hardware.machine(), "precision": material.precision, "gate": gate,
+        "versions": hardware.versions(), "hardware": hardware.machine(), "precision": material.precision, "gate": gate,
     })  # fmt: skip
     tell(f"finished: {out / runs.BUNDLE}; `poxvisio evaluate {out}` writes the report")
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from standardwebhooks.webhooks import Webhook
 
 from shared.bundle import CALIBRATION, CARD, WEIGHTS, Bundle, load_bundle
+from shared.processors import processors
 from tests.e2e.conftest import ROOT, Running, environment, until
 from tests.e2e.trained_here import HELD_OUT, ID, PHOTOS, SAID
 from training.casting import photos as photos_of
@@ -28,10 +29,11 @@ from training.pictures import look_at_all
 from training.publish import write_card
 from training.quantise import quantise
 from training.rounding import convolutions_of, from_convolution
-from training.runs import BUNDLE
+from training.runs import BUNDLE, FACTS
 from training.synthesis import synthesise
 from worker.inference.answers import probabilities_of, temperature_of
 from worker.inference.classifier import Classifier
+from worker.inference.compiled import processor_name
 from worker.inference.openvino_engine import bf16_here, int8_here
 from worker.inference.openvino_int8 import counted_resnet50
 from worker.inference.parity import BOUNDS
@@ -47,6 +49,7 @@ from pathlib import Path
 import numpy as np
 from shared.bundle import load_bundle
 from worker.inference.classifier import Classifier
+from worker.inference.compiled import processor_name
 out = Path(sys.argv[2])
 engine = Classifier.load(load_bundle(Path(sys.argv[1])), engine="torch", precision="f32", cache=out).engine
 np.save(out / "logits.npy", engine.infer(np.load(out / "pixels.npy")).logits)
@@ -62,6 +65,7 @@ class Trained:
 
     def __init__(self, folder: Path) -> None:
         self.bundle: Bundle = load_bundle(folder / "run" / BUNDLE)
+        self.facts: dict[str, Any] = json.loads((folder / "run" / FACTS).read_text(encoding="utf-8"))
         with np.load(folder / SAID) as found:
             names = [str(name) for name in found["photos"]]
             self.learnt, self.said, self.by_tensorflow = (found[by] for by in ("learnt", "stored", "tensorflow"))
@@ -118,6 +122,13 @@ def test_photos_tell_the_networks_apart(trained: Trained) -> None:
     assert trained.said.max(axis=0).min() > 0.6
     assert len(trained.photos) == len(photos_of(HELD_OUT)) > 6
     assert np.unique(trained.said.round(4), axis=0).shape[0] == len(trained.photos)
+
+
+def test_the_run_says_what_it_was_computed_with(trained: Trained) -> None:
+    assert {"tensorflow", "keras", "numpy", "openvino"} <= set(trained.facts["versions"])
+    assert all(version[0].isdigit() for version in trained.facts["versions"].values())
+    assert processor_name() in trained.facts["hardware"]
+    assert f"{processors()} cores" in trained.facts["hardware"]
 
 
 def test_storing_the_network_rounds_it_and_changes_no_label(trained: Trained) -> None:

@@ -48,7 +48,7 @@ def identity(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
         "digest": bundle.digest,
         "engine": engine,
         "precision": precision,
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "machine": machine(),
     }
 
@@ -68,7 +68,8 @@ def _passed(record: Path, own: dict[str, str]) -> bool:
     return isinstance(said, dict) and said.get("passed") is True and all(said.get(key) == own[key] for key in own)
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What the processor calls itself."""
     names = (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
 
