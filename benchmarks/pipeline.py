@@ -135,7 +135,7 @@ def run(*, quick: bool) -> Iterator[Row]:
         Apart("benchmarks.pipeline:Network", environment=_environment(services, "network"), batch=4) as network,
     ):
         network.ask(count=1)
-        sizes = ((SMALL, 40, 1),) if quick else ((SMALL, 400, 5), (LARGE, 100, 3), (MEDIUM, 150, 3))
+        sizes = ((SMALL, 40, 1),) if quick else ((SMALL, 800, 5), (LARGE, 200, 3), (MEDIUM, 300, 3))
         for kind, count, rounds in sizes:
             yield from _run(services, worker, network, kind, count=count, rounds=rounds)
 

@@ -5,7 +5,6 @@ light, and imports neither an engine nor the database, the broker or the storage
 """
 
 import base64
-import dataclasses
 import json
 import os
 import signal
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> None:
         write_frame(answers, head, outbox.put(parts))
 
 
-def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tuple[bytes | memoryview, ...]]:
     """What becomes of one file: a head, and for a good photo its pixels and its working copy."""
     started = time.monotonic()
     try:
@@ -76,10 +75,10 @@ def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tu
         "format": picture.format,
         "width": picture.width,
         "height": picture.height,
-        "quality": dataclasses.asdict(quality),
+        "quality": quality.as_dict(),
         "seconds": time.monotonic() - started,
     }
-    return head, (pixels.tobytes(), copy)
+    return head, (np.ascontiguousarray(pixels).data.cast("B"), copy)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

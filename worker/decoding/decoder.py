@@ -176,7 +176,7 @@ class Decoder:
             raise DecoderAway("A decoding child could not be started.") from error
 
     def _await_ready(self) -> None:
-        head, _ = self._receive(Allowance(self._pid, _START_SECONDS))
+        head, *_ = self._receive(Allowance(self._pid, _START_SECONDS))
         if head.get("ready") is not True:
             raise ChildDied
         self.confinement = str(head.get("confinement", "limits only: the child does not say"))
@@ -207,13 +207,13 @@ class Decoder:
             cpu_seconds = self._cpu_seconds * (_HEIC_TIMES if is_heif(self.inbox.begins(min(size, _BRANDS))) else 1)
             allowance = Allowance(self._pid, self._seconds, cpu_seconds)
             self._request(size)
-            head, body = self._receive(allowance)
+            head, pixels, copy = self._receive(allowance)
         except ChildEnded:
             if self._was_killed():
                 raise _ChildKilled from None
             raise
         try:
-            return _outcome(head, body)
+            return _outcome(head, pixels, copy)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ChildDied from error
 
@@ -231,7 +231,7 @@ class Decoder:
         except BrokenPipeError:
             raise ChildEnded from None
 
-    def _receive(self, allowance: Allowance) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, allowance: Allowance) -> tuple[dict[str, Any], bytes, bytes]:
         said = self._read(b"", LENGTHS.size, allowance)
         head_size, body_size = LENGTHS.unpack_from(said)
         if head_size > MAX_HEAD or not self._outbox:
@@ -241,7 +241,7 @@ class Decoder:
             head = json.loads(said[LENGTHS.size :])  # whatever came behind it is no JSON
             if not isinstance(head, dict):
                 raise ChildDied
-            return head, self._outbox.take(body_size)
+            return head, *self._outbox.take(_PIXELS, body_size)
         except (ValueError, RecursionError):
             raise ChildDied from None
 
@@ -257,18 +257,18 @@ class Decoder:
         return said
 
 
-def _outcome(head: dict[str, Any], body: bytes) -> Decoded | Rejected:
+def _outcome(head: dict[str, Any], pixels: bytes, copy: bytes) -> Decoded | Rejected:
     """What the child answered. Raises for anything that is no answer."""
     if "reason" in head:
-        if head["reason"] not in REASONS or body:
+        if head["reason"] not in REASONS or pixels:
             raise ValueError("no reason of ours")
         return Rejected(head["reason"], str(head["detail"])[:500])
     quality = head["quality"]
-    if head["format"] not in _FORMATS or len(body) <= _PIXELS or body[_PIXELS : _PIXELS + 2] != b"\xff\xd8":
+    if head["format"] not in _FORMATS or not copy.startswith(b"\xff\xd8"):
         raise ValueError("no picture of ours")
     return Decoded(
-        pixels=np.frombuffer(body, np.uint8, _PIXELS).reshape(SIDE, SIDE, 3),
-        copy=body[_PIXELS:],
+        pixels=np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3),
+        copy=copy,
         quality=Quality(
             blur=_number(quality["blur"]),
             exposure=_number(quality["exposure"]),

@@ -23,11 +23,14 @@ class Outbox:
             os.close(self.descriptor)
             raise
 
-    def take(self, size: int) -> bytes:
-        """A copy of the first ``size`` bytes. Raises ``ValueError`` where there is no room for so many."""
+    def take(self, first: int, size: int) -> tuple[bytes, bytes]:
+        """Copies of the ``first`` bytes of ``size``, and of the others.
+
+        Raises ``ValueError`` where there is no room for so many.
+        """
         if size > len(self._memory):
             raise ValueError("more than there is room for")
-        return self._memory[:size]
+        return self._memory[: min(first, size)], self._memory[first:size]
 
     def close(self) -> None:
         """Give everything back; a child keeps what it has mapped until it ends."""
@@ -49,7 +52,7 @@ class ChildsOutbox:
         finally:
             os.close(descriptor)
 
-    def put(self, parts: Iterable[bytes]) -> int:
+    def put(self, parts: Iterable[bytes | memoryview]) -> int:
         """Lay the parts down one after the other and return how long they are together."""
         filled = 0
         for part in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Quality:
 
     def as_dict(self) -> dict[str, float]:
         """The four figures by name."""
-        return asdict(self)
+        return {"blur": self.blur, "exposure": self.exposure, "size": self.size, "flat": self.flat}
 
 
 def network_input(picture: Image.Image) -> NDArray[np.uint8]:

@@ -21,18 +21,20 @@ def outbox() -> Iterator[Outbox]:
     made.close()
 
 
-def test_what_the_child_lays_down_in_parts_is_taken_in_one_piece(outbox: Outbox) -> None:
+def test_what_the_child_lays_down_is_taken_in_two_parts(outbox: Outbox) -> None:
     childs = ChildsOutbox.open(os.dup(outbox.descriptor))
     for parts in ((b"pixels", b"copy"), (b"x",), ()):
         size = childs.put(parts)
-        assert outbox.take(size) == b"".join(parts)
+        whole = b"".join(parts)
+        for first in (0, 3, 6, SIZE):
+            assert outbox.take(first, size) == (whole[:first], whole[first:])
 
 
 def test_what_was_taken_stays_as_it_was_whatever_the_child_does_later(outbox: Outbox) -> None:
     childs = ChildsOutbox.open(os.dup(outbox.descriptor))
-    taken = outbox.take(childs.put([b"a good picture"]))
+    taken = outbox.take(2, childs.put([b"a good picture"]))
     childs.put([b"another one..."])
-    assert taken == b"a good picture"
+    assert taken == (b"a ", b"good picture")
 
 
 def test_more_than_there_is_room_for_is_neither_laid_down_nor_taken(outbox: Outbox) -> None:
@@ -40,8 +42,8 @@ def test_more_than_there_is_room_for_is_neither_laid_down_nor_taken(outbox: Outb
     with pytest.raises((ValueError, IndexError)):
         childs.put([bytes(SIZE - 1), b"xx"])
     with pytest.raises(ValueError, match="more than there is room for"):
-        outbox.take(SIZE + 1)
-    assert len(outbox.take(SIZE)) == SIZE
+        outbox.take(0, SIZE + 1)
+    assert len(outbox.take(0, SIZE)[1]) == SIZE
 
 
 @linux

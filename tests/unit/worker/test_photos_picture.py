@@ -338,6 +338,7 @@ def test_a_scaled_decode_keeps_twice_the_networks_input_and_the_answer() -> None
 def test_an_answer_carries_what_the_page_and_the_network_need() -> None:
     head, (pixels, copy) = answer(files.encoded(files.photo(1000, 700)), LIMITS)
     assert len(pixels) == 224 * 224 * 3
+    assert isinstance(copy, bytes)
     assert copy.startswith(b"\xff\xd8")
     assert (head["format"], head["width"], head["height"], head["quality"]["size"]) == ("JPEG", 1000, 700, 700)
     assert head["seconds"] > 0
