@@ -112,6 +112,10 @@ class _Tokens:
         _, text, (task, tag) = made
         return [text.replace(task, str(uuid4())).replace(tag, str(uuid4())) for _ in range(number)]
 
+    def close(self) -> None:
+        """Close what makes them."""
+        self._app.close()
+
     def _new(self, lane: str) -> tuple[float, str, tuple[str, str]]:
         with self._app.producer_or_acquire() as producer:
             _send(self._app, producer, lane)
@@ -194,4 +198,5 @@ class Broker:
         """Close pooled connections."""
         if self._valkey is not None:
             self._valkey.close()
+        self._tokens.close()
         self._app.close()

@@ -22,6 +22,7 @@ from cli.embedded.processes import wait_until
 from cli.embedded.valkey import EmbeddedValkey
 from shared import accounts
 from shared.database import Database
+from shared.prepared import Prepared
 from shared.settings import Settings
 from tests.conftest import make_tenant
 from tests.integration.ledger.factories import submit_job
@@ -127,13 +128,20 @@ def test_a_refused_body_is_not_stored_and_the_client_hears_why(
 
 
 @pytest.fixture
-def statements() -> Iterator[list[str]]:
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return what is sent to the database while the test runs."""
     sent: list[str] = []
+
+    run = Prepared.run
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:
         sent.append(statement)
 
+    def prepared(self: Prepared, *given: Any, **named: Any) -> list[Any]:
+        sent.append(self.text)
+        return run(self, *given, **named)
+
+    monkeypatch.setattr(Prepared, "run", prepared)
     sa.event.listen(Engine, "before_cursor_execute", note)
     yield sent
     sa.event.remove(Engine, "before_cursor_execute", note)
