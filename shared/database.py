@@ -36,8 +36,7 @@ _SESSION = (
 # A standby after a failover, a full disk that made the server read-only, a transaction that idled too long.
 _AWAY_STATES = frozenset({"25006", "25P03", "53100"})
 
-_OPENED: Final = "opened"
-_LOOKING: Final = "looking"
+_AHEAD: Final = "ahead"
 _LOOSE: Final = "; SET LOCAL synchronous_commit = off"
 
 
@@ -97,7 +96,7 @@ class Database:
             self._engine,
             expire_on_commit=False,
             autoflush=False,
-            info={_OPENED: begin + _LOOSE * (not lasting) + _for(tenant)},
+            info={_AHEAD: begin + _LOOSE * (not lasting) + _for(tenant)},
         )
         with _away_is_said(), session, session.begin():
             yield session
@@ -109,7 +108,7 @@ class Database:
         For one statement that reads, or for several that need not see the same. Raises ``DatabaseAway`` as
         ``transaction`` does.
         """
-        session = _Session(self._engine, autoflush=False, info={_LOOKING: _for(tenant).lstrip(";")})
+        session = _Session(self._engine, autoflush=False, info={_AHEAD: _for(tenant).lstrip(";")})
         with _away_is_said(), session:
             yield session
 
@@ -129,15 +128,14 @@ def _for(tenant: UUID | None) -> str:
 
 
 class _Session(Session):
-    """A session whose ``info`` says what opens its transaction, or goes before each of its statements."""
+    """A session whose ``info`` says what opens its transaction or, where nothing does, goes before each statement."""
 
 
 @event.listens_for(_Session, "after_begin")
 def _open(session: Session, _: SessionTransaction, connection: sa.Connection) -> None:
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, Connection)  # noqa: S101  # the engine makes no other
-    info = session.info
-    raw.open_with(info.get(_OPENED) or info[_LOOKING], always=_LOOKING in info)
+    raw.open_with(session.info[_AHEAD])
 
 
 @contextmanager

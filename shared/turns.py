@@ -8,6 +8,7 @@ ROLLBACK only where there is a transaction to end.
 from typing import Any
 
 import psycopg2.extensions
+from psycopg2 import ProgrammingError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 
@@ -19,19 +20,31 @@ class Connection(psycopg2.extensions.connection):
         self.cursor_factory = Cursor
         self.autocommit = True
         self._ahead = b""
-        self._always = False
         self._streams: list[Cursor] = []
 
-    def open_with(self, text: str, *, always: bool = False) -> None:
-        """Send this text with the next statement, or ``always`` with each one until ``commit`` or ``rollback``."""
-        self._ahead, self._always = text.encode(), always
+    def open_with(self, text: str) -> None:
+        """Send this text with the next statement, and with each until one of them has begun a transaction.
 
-    def take_ahead(self) -> bytes:
-        """Return what is to be sent with the statement that is about to be sent."""
-        ahead = self._ahead
-        if not self._always:
-            self._ahead = b""
-        return ahead
+        So a first statement that never ran leaves none behind it alone, and a text that begins no transaction goes with
+        every statement. ``commit`` and ``rollback`` end that.
+        """
+        self._ahead = text.encode()
+
+    @property
+    def ahead(self) -> bytes:
+        """What is to be sent with the next statement."""
+        return b"" if self._is_within else self._ahead
+
+    def open_now(self) -> None:
+        """Begin the transaction in a turn of its own, for what takes no text along.
+
+        Raises ``ProgrammingError`` where each statement is a transaction: nothing could be set for this one.
+        """
+        if self._ahead and not self._is_within:
+            with super().cursor() as cursor:
+                psycopg2.extensions.cursor.execute(cursor, self._ahead)
+        if not self._is_within:
+            raise ProgrammingError("this way of sending a statement needs a transaction")
 
     def commit(self) -> None:
         """Commit the transaction, if one was begun."""
@@ -52,10 +65,14 @@ class Connection(psycopg2.extensions.connection):
             self._streams.append(made)
         return made
 
+    @property
+    def _is_within(self) -> bool:
+        return self.get_transaction_status() != TRANSACTION_STATUS_IDLE
+
     def _end(self, how: str) -> None:
-        self._ahead, self._always = b"", False
+        self._ahead = b""
         self._streams.clear()
-        if self.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+        if self._is_within:
             with super().cursor() as cursor:
                 cursor.execute(how)
 
@@ -68,14 +85,34 @@ class Cursor(psycopg2.extensions.cursor):
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002  # psycopg2's name
         """Run a statement; the rows are those of the statement, whatever was sent before it."""
         if self.name is not None:
-            self._open_first()
-            super().execute(query, vars)
-            return
-        if ahead := self.connection.take_ahead():
+            self.connection.open_now()
+        elif ahead := self.connection.ahead:
             query, vars = ahead + self.mogrify(query, vars), None  # noqa: A001
         super().execute(query, vars)
 
-    def _open_first(self) -> None:
-        if ahead := self.connection.take_ahead():
-            with self.connection.cursor() as cursor:
-                psycopg2.extensions.cursor.execute(cursor, ahead)
+    # What follows never comes by ``execute``.
+
+    def executemany(self, *given: Any, **named: Any) -> None:
+        """Run a statement once for each set of values, in a transaction that has been begun."""
+        self.connection.open_now()
+        super().executemany(*given, **named)
+
+    def callproc(self, *given: Any, **named: Any) -> Any:
+        """Call a function, in a transaction that has been begun."""
+        self.connection.open_now()
+        return super().callproc(*given, **named)
+
+    def copy_expert(self, *given: Any, **named: Any) -> None:
+        """Copy rows in or out, in a transaction that has been begun."""
+        self.connection.open_now()
+        super().copy_expert(*given, **named)
+
+    def copy_from(self, *given: Any, **named: Any) -> None:
+        """Copy rows in, in a transaction that has been begun."""
+        self.connection.open_now()
+        super().copy_from(*given, **named)
+
+    def copy_to(self, *given: Any, **named: Any) -> None:
+        """Copy rows out, in a transaction that has been begun."""
+        self.connection.open_now()
+        super().copy_to(*given, **named)

@@ -101,7 +101,7 @@ class _Look:
     which: str
     types: dict[str, str]
 
-    @cache  # noqa: B019  # there are two looks, and workers ask for few numbers of units
+    @cache  # noqa: B019  # there are three looks, and workers ask for few numbers of units
     def usual(self, units: int) -> Prepared:
         """Return the claim of healthy units that finds none where a suspect is first."""
         return self._claim(units, "= 0 AND NOT coalesce((SELECT is_suspect FROM head), false)")

@@ -1,13 +1,15 @@
 """Connections that spare turns: what is sent with the first statement, and what is left of it afterwards."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from sqlalchemy.exc import DataError
+from psycopg2.errors import SyntaxError as SqlUnreadable
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
+from sqlalchemy.exc import DataError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from shared.database import Database
@@ -71,9 +73,68 @@ def test_a_first_statement_that_fails_leaves_neither_transaction_nor_tenant(
         connection = raw(session)
         session.execute(BROKEN)
     assert connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
-    assert connection.take_ahead() == b""
+    assert connection.ahead == b""
     assert seen(single, None) == []
     assert seen(single, tenant) == [tenant]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(("SELECT %s", ["\0"]), id="that psycopg2 does not send"),
+        pytest.param(("SELEKT 1", None), id="that the server cannot read"),
+    ],
+)
+def test_what_comes_behind_a_broken_first_statement_is_the_tenants_and_in_a_transaction(
+    owner_db: Database, single: Database, broken: tuple[str, Any]
+) -> None:
+    tenants = [make_tenant(owner_db, name) for name in ("first", "second")]
+    with pytest.raises(ZeroDivisionError), single.transaction(tenants[0]) as session:
+        with raw(session).cursor() as cursor, pytest.raises((ValueError, SqlUnreadable)):
+            cursor.execute(*broken)
+        assert list(session.scalars(TENANTS)) == tenants[:1]
+        assert raw(session).get_transaction_status() == TRANSACTION_STATUS_INTRANS
+        raise ZeroDivisionError
+    assert seen(single, None) == []
+
+
+@pytest.mark.parametrize("way", ["executemany", "callproc", "copy_expert"])
+def test_a_transaction_begins_whatever_way_its_first_statement_is_sent(
+    owner_db: Database, single: Database, way: str
+) -> None:
+    tenant = make_tenant(owner_db, "one")
+    given: dict[str, Any] = {
+        "executemany": ("SELECT %s", [[1], [2]]),
+        "callproc": ("now",),
+        "copy_expert": ("COPY (SELECT 1) TO STDOUT", io.StringIO()),
+    }
+    with single.transaction(tenant) as session:
+        with raw(session).cursor() as cursor:
+            getattr(cursor, way)(*given[way])
+        assert raw(session).get_transaction_status() == TRANSACTION_STATUS_INTRANS
+        assert list(session.scalars(TENANTS)) == [tenant]
+
+
+def test_rows_are_not_streamed_where_each_statement_is_a_transaction(owner_db: Database, single: Database) -> None:
+    tenant = make_tenant(owner_db, "one")
+    for whose in (tenant, None):
+        with pytest.raises(ProgrammingError, match="needs a transaction"), single.looking(whose) as session:
+            session.scalars(TENANTS.execution_options(yield_per=2)).all()
+    with single.transaction() as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM pg_cursors")) == 0
+
+
+def test_a_savepoint_begins_no_transaction_of_its_own(owner_db: Database, single: Database) -> None:
+    tenant = make_tenant(owner_db, "one")
+    with single.transaction(tenant) as session:
+        with pytest.raises(ZeroDivisionError), session.begin_nested():
+            assert list(session.scalars(TENANTS)) == [tenant]
+            raise ZeroDivisionError
+        assert sent(session, "SELECT 1") == b"SELECT 1"
+        with session.begin_nested():
+            assert sent(session, "SELECT 2") == b"SELECT 2"
+        assert list(session.scalars(TENANTS)) == [tenant]
+        assert raw(session).notices == []
 
 
 def test_each_look_sees_the_tenants_rows_and_the_next_user_of_the_connection_none(

@@ -55,9 +55,6 @@ EMPTYING = sa.text("; ".join(f'DELETE FROM "{table.name}"' for table in reversed
 verdicts = st.sampled_from(["classified", "abstained", "rejected", "failed"])
 
 
-WHOSE = ("anybody", "people", "others")
-
-
 class Ledger(RuleBasedStateMachine):
     """Who holds what, as told by the ledger's answers, beside what the tables say.
 
