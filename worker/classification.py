@@ -64,7 +64,11 @@ class Beside(Protocol):
         """Begin."""
 
     def rest(self) -> None:
-        """End; returns when what was begun is answered."""
+        """End; returns when what was claimed is answered."""
+
+
+def _always() -> bool:
+    return True
 
 
 class Classification:
@@ -106,6 +110,9 @@ class Classification:
         # Of these the network is being loaded.
         self._parked: list[Work] = []
         self._stopping = threading.Event()
+        self._goes_on: Callable[[], bool] = _always
+        self._is_attended = False
+        self._is_behind = False
         self._claimed = 0
         self._seconds_each = 1 / _FIRST_GUESS
         self._company.join(self)
@@ -126,14 +133,18 @@ class Classification:
         """Start what people's photos would wait for."""
         self._photos.warm_up()
 
-    def drain(self) -> int:
+    def drain(self, goes_on: Callable[[], bool] = _always) -> int:
         """Work until nothing is ready (or a stop is asked for) and return how many photos were answered.
 
-        Faults of the database end the drain; what was claimed goes back, or is reaped. Photos wait, none is lost.
+        Nothing more is claimed once it is not to go on, and what waits for a network is given back then. Faults of the
+        database end the drain; what was claimed goes back, or is reaped. Photos wait, none is lost.
         """
         before = self._finisher.answered
+        self._goes_on = goes_on
         try:
-            while (self._work_through() or self._parked or self._look_in_shadow()) and not self._stopping.is_set():
+            while (self._work_through() or self._parked or self._look_in_shadow() or self._take_back()) and (
+                goes_on() and not self._stopping.is_set()
+            ):
                 if self._parked:
                     self._models.wait(_LOADING_SECONDS)
         except DatabaseAway as error:
@@ -146,8 +157,7 @@ class Classification:
         else:
             self._let_go(give_back)
         finally:
-            if self._beside is not None:
-                self._beside.rest()
+            self._take_back()
         return self._finisher.answered - before
 
     def _work_through(self) -> bool:
@@ -167,8 +177,13 @@ class Classification:
 
     @property
     def answered(self) -> int:
-        """How many photos this process has answered."""
+        """How many photos this drain has answered."""
         return self._finisher.answered
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last claim brought all that was asked for, so that more may wait."""
+        return self._is_behind
 
     @property
     def is_busy(self) -> bool:
@@ -202,6 +217,8 @@ class Classification:
             if not units and len(self._parked) == parked:
                 return
             yield from _requests(units)
+            if not self._goes_on():
+                return
 
     def _take_parked(self) -> list[Work]:
         parked, self._parked = self._parked, []
@@ -242,12 +259,22 @@ class Classification:
                 )
             passing("worker.claimed")
             self._claimed += len(units)
+            self._is_behind = len(units) >= wanted or sum(unit.n for unit in units) >= photos
             self._keeper.add(units, claimed_at)
             works = [Work(unit) for unit in units]
             self._open.update((work.unit.id, work) for work in works)
-        if self._beside is not None and not all(map(_is_of_people, works)):
+        if self._beside is not None and not self._is_attended and not all(map(_is_of_people, works)):
+            self._is_attended = True
             self._beside.attend()
         return self._ready_of(works)
+
+    def _take_back(self) -> bool:
+        """Answer people's photos here again; return whether they were left to another drain until now."""
+        if self._beside is None or not self._is_attended:
+            return False
+        self._is_attended = False
+        self._beside.rest()
+        return True
 
     @property
     def _is_relieved(self) -> bool:

@@ -28,8 +28,12 @@ class Drain(Protocol):
     def answered(self) -> int:
         """How many photos it has answered so far."""
 
-    def drain(self) -> int:
-        """Answer what is ready, and return how many photos that were."""
+    @property
+    def is_behind(self) -> bool:
+        """Whether more may wait than it can answer at once."""
+
+    def drain(self, goes_on: Callable[[], bool]) -> int:
+        """Answer what is ready, claiming no more once that is so, and return how many photos that were."""
 
     def warm_up(self) -> None:
         """Start what takes long to start."""
@@ -76,8 +80,8 @@ class People:
 
     @property
     def takes_people(self) -> bool:
-        """Whether people's photos are answered here now; not after a fault, until one was answered again."""
-        return self._attending.is_set() and self._is_well
+        """Whether people's photos are left to this drain: not where they are too many, nor right after a fault."""
+        return self._attending.is_set() and self._is_well and not self._drain.is_behind
 
     @property
     def answered(self) -> int:
@@ -94,21 +98,24 @@ class People:
         self._attending.set()
 
     def rest(self) -> None:
-        """Leave them to the main drain again; returns when what was begun is answered."""
+        """Leave them to the main drain again; returns when what was claimed is answered, whatever else waits."""
         self._attending.clear()
         with self._serving:
             self._return_token()
 
     def stop(self) -> None:
-        """Ask for an end; called from a signal handler, so it only sets flags."""
+        """Ask for an end; called from a signal handler, so it only sets flags.
+
+        And none that the interrupted thread sets as well, as ``attend`` does: that holds the flag's lock meanwhile.
+        """
         self._closing.set()
-        self._attending.set()
         self._tokens.stop()
         self._drain.stop()
 
     def close(self) -> None:
         """End the thread, and what it drains with."""
         self.stop()
+        self._attending.set()  # whoever rests hears of it
         if self._thread.is_alive():
             self._thread.join()
         self._drain.close()
@@ -134,10 +141,11 @@ class People:
         if not is_told and not self._tokens.is_listening:
             self._closing.wait(_LOOK_SECONDS)  # there was none to wait for
         with self._serving:
-            if (is_told or self._somebody_waits()) and not self._drain.drain():
-                self._took_in_vain |= is_told
             if not self._attending.is_set():
+                self._took_in_vain |= is_told
                 self._return_token()
+            elif (is_told or self._somebody_waits()) and not self._drain.drain(self._attending.is_set):
+                self._took_in_vain |= is_told
 
     def _return_token(self) -> None:
         """Pass on a token that brought nothing; where this listens itself it would come back for ever."""

@@ -115,7 +115,6 @@ class WorkerProcess:
         """Ask the running drain to end; called from a signal handler, so it only sets flags."""
         self._stopping.set()
         self._tokens.stop()
-        self._changed.set()
         if self._receiver is not None:
             self._receiver.stop()
         if self._classification is not None:
@@ -126,6 +125,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Give everything back."""
         self.stop()
+        self._changed.set()  # not in stop(): a signal may come while the drain holds this flag's lock
         if self._reporter.is_alive():
             self._reporter.join()  # or it would write the row again that goes below
         if self._receiver is not None:

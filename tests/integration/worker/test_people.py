@@ -45,6 +45,17 @@ class Held:
         return self._network.classify(pixels, quality)
 
 
+class Endless:
+    """A network that brings one more person with each photo that it has looked at."""
+
+    def __init__(self, network: Classifier, bring: Callable[[], object]) -> None:
+        self.bundle, self._network, self._bring = network.bundle, network, bring
+
+    def classify(self, pixels: NDArray[np.uint8], quality: Sequence[Quality]) -> list[Answer]:
+        self._bring()
+        return self._network.classify(pixels, quality)
+
+
 class Broken:
     """A storage whose library has a fault."""
 
@@ -183,10 +194,10 @@ def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
     drain = make(beside=Noting())
     submit_photos([photo(1)], "interactive")
     drain.drain()
-    assert told == ["rest"]
+    assert told == []
     submit_photos([photo(seed) for seed in range(5)], "interactive")
     drain.drain()
-    assert told == ["rest", "attend", "rest"]
+    assert told == ["attend", "rest"]
 
 
 def test_a_suspect_waits_until_nobody_of_the_process_holds_anything(
@@ -266,6 +277,61 @@ def test_the_main_drain_ends_after_what_was_begun_beside_it(
         resting.join(SOON)
         assert not resting.is_alive()
         assert people.answered == 1
+
+
+def test_the_main_drain_ends_though_people_keep_coming_and_answers_suspects_and_who_is_left(
+    make: Make, network: Classifier, settings: Settings, owner_db: Database, worker_db: Database, app_db: Database,
+    tenant: UUID, submit_photos: Submit,
+) -> None:  # fmt: skip
+    jobs: list[UUID] = []
+    busy = Endless(network, lambda: jobs.append(submit_photos([photo(1)], "interactive")))
+    held = Held(network)
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    with closing(People(worker_db, make(busy, people_only=True), tokens, nobody)) as people:
+        people.start()
+        jobs += [submit_photos([photo(seed) for seed in range(5)])]
+        main = make(held, beside=people)
+        drain = drained_aside(main)
+        assert held.reached.wait(SOON)
+        jobs += [submit_photos([photo(7)]), submit_photos([photo(8)], "interactive")]
+        make_suspect(owner_db, jobs[1])
+        until(lambda: people.answered > 0)
+        held.go.set()
+        drain.join(SOON)
+        assert not drain.is_alive()
+    assert {state_of(app_db, tenant, job) for job in jobs} == {"completed"}
+
+
+def test_the_main_drain_answers_people_too_where_they_are_too_many_for_the_other(
+    make: Make, network: Classifier, settings: Settings, worker_db: Database, app_db: Database, tenant: UUID,
+    submit_photos: Submit,
+) -> None:  # fmt: skip
+    held = Held(network)
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    persons = [submit_photos([photo(1)], "interactive") for _ in range(20)]
+    with closing(People(worker_db, make(held, people_only=True), tokens, nobody)) as people:
+        people.start()
+        people.attend()
+        assert held.reached.wait(SOON)
+        submit_photos([photo(seed) for seed in range(5)])
+        drain = drained_aside(make(beside=people))
+        until(lambda: state_of(app_db, tenant, persons[-1]) == "completed")
+        held.go.set()
+        drain.join(SOON)
+    assert {state_of(app_db, tenant, job) for job in persons} == {"completed"}
+
+
+def test_a_signal_may_ask_for_an_end_while_the_main_drain_says_that_it_holds_bulk(
+    make: Make, settings: Settings, worker_db: Database
+) -> None:
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    people = People(worker_db, make(people_only=True), tokens, nobody)
+    lock: threading.Condition = people._attending._cond  # type: ignore[attr-defined]  # typeshed names no lock
+    with closing(people), lock:  # as ``attend`` holds it when the signal comes
+        handler = threading.Thread(target=people.stop, daemon=True)
+        handler.start()
+        handler.join(SOON / 10)
+        assert not handler.is_alive()
 
 
 def make_suspect(owner_db: Database, job: UUID) -> None:

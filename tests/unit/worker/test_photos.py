@@ -126,6 +126,21 @@ def test_children_stand_back_but_for_the_one_of_people_which_waits_for_its_first
     assert found == [min(19, here + STANDING_BACK)] * (len(found) - 1) + [here]
 
 
+def test_photos_are_read_where_the_system_lets_nobody_stand_back(
+    storage: _Watched, reader: PhotoReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    requests = _put(storage, GOOD)
+    found: list[tuple[Request, Outcome]] = []
+    thread = threading.Thread(target=lambda: found.extend(reader.read(requests)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [type(outcome) for _, outcome in found] == [Decoded]
+
+
 def test_children_live_on_from_one_reading_to_the_next(storage: _Watched, reader: PhotoReader) -> None:
     requests = _put(storage, *[GOOD] * 8)
     list(reader.read(requests))
