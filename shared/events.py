@@ -80,8 +80,8 @@ _WRITE: Final = Prepared(
 #: Parts of a statement that does something and tells of it too. Its ``news`` are rows ``(tenant_id, place, id, kind,
 #: job_id, round, body)``, of which ``told`` are written, numbered in the order of ``place``; not what happened before.
 #: The caller holds the jobs' rows, so nobody else records the same meanwhile. ``OWED`` is null where nobody listens,
-#: else the events for ``owe``. All sees the database as it was when the statement began: to an endpoint that is made
-#: meanwhile nothing is owed.
+#: else the events for ``owe``. A statement sees the database as it was when it began, and may have waited for the
+#: counters since: so whether anybody listens is asked by a function that sees what is there by then.
 TELLING: Final = f"""
     fresh AS MATERIALIZED (
       SELECT n.*, row_number() OVER w AS nth, count(*) OVER (PARTITION BY n.tenant_id) AS n FROM news n
@@ -98,10 +98,10 @@ TELLING: Final = f"""
       INSERT INTO event (tenant_id, seq, id, kind, job_id, round, body)
       SELECT f.tenant_id, c.last - f.n + f.nth, f.id, f.kind, f.job_id, f.round, f.body
       FROM fresh f JOIN numbered c ON c.tenant_id = f.tenant_id
-      RETURNING tenant_id, seq, id, kind, job_id, round, body, created_at)"""  # noqa: S608  # as above
+      RETURNING tenant_id, seq, id, kind, job_id, round, body, created_at),
+    heard AS MATERIALIZED (SELECT is_heard(ARRAY(SELECT DISTINCT tenant_id FROM told)) AS so)"""  # noqa: S608  # as above
 OWED: Final = """
-    CASE WHEN EXISTS (SELECT FROM endpoint WHERE tenant_id IN (SELECT tenant_id FROM news))
-      THEN (SELECT jsonb_agg(to_jsonb(told) ORDER BY tenant_id, seq) FROM told) END"""
+    CASE WHEN (SELECT so FROM heard) THEN (SELECT jsonb_agg(to_jsonb(told) ORDER BY tenant_id, seq) FROM told) END"""
 
 
 class EventsGone(Gone):
