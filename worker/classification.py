@@ -30,10 +30,10 @@ from worker.finishing import Finisher
 from worker.leases import LeaseKeeper
 from worker.models import Choice, ModelAway
 from worker.network import Network, Photo, Seen, batch_size, by_network
-from worker.photos import Decoded, PhotoReader, Request
+from worker.photos import Decoded, PhotoReader, Request, Unreadable
 from worker.photos import Outcome as Read
 from worker.shadow import Shadow
-from worker.work import Work
+from worker.work import DECODER_UNAVAILABLE, Work
 
 log = logger(__name__)
 
@@ -112,7 +112,7 @@ class Classification:
         self._stopping = threading.Event()
         self._goes_on: Callable[[], bool] = _always
         self._is_attended = False
-        self._is_behind = False
+        self._is_behind = self._is_blind = False
         self._claimed = 0
         self._seconds_each = 1 / _FIRST_GUESS
         self._company.join(self)
@@ -181,9 +181,9 @@ class Classification:
         return self._finisher.answered
 
     @property
-    def is_behind(self) -> bool:
-        """Whether the last claim brought all that was asked for, so that more may wait."""
-        return self._is_behind
+    def needs_help(self) -> bool:
+        """Whether the last claim brought all that was asked for, so that more may wait, or no child decodes here."""
+        return self._is_behind or self._is_blind
 
     @property
     def is_busy(self) -> bool:
@@ -287,6 +287,7 @@ class Classification:
         for request, photo in photos:
             work, image = request.context
             passing("worker.decoded")
+            self._is_blind = isinstance(photo, Unreadable) and photo.reason == DECODER_UNAVAILABLE
             if isinstance(photo, Decoded):
                 # Where there is more to do, the network does not wait for what becomes of its answers.
                 if work.unit.n <= MOST_OF_PEOPLE and len(self._open) == 1:

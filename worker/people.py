@@ -29,8 +29,8 @@ class Drain(Protocol):
         """How many photos it has answered so far."""
 
     @property
-    def is_behind(self) -> bool:
-        """Whether more may wait than it can answer at once."""
+    def needs_help(self) -> bool:
+        """Whether more may wait than it can answer at once, or it cannot read what does."""
 
     def drain(self, goes_on: Callable[[], bool]) -> int:
         """Answer what is ready, claiming no more once that is so, and return how many photos that were."""
@@ -80,8 +80,8 @@ class People:
 
     @property
     def takes_people(self) -> bool:
-        """Whether people's photos are left to this drain: not where they are too many, nor right after a fault."""
-        return self._attending.is_set() and self._is_well and not self._drain.is_behind
+        """Whether people's photos are left to this drain: not where it needs help, nor right after a fault."""
+        return self._attending.is_set() and self._is_well and not self._drain.needs_help
 
     @property
     def answered(self) -> int:

@@ -24,6 +24,7 @@ STORAGE_UNREACHABLE = "storage_unreachable"
 PHOTO_MISSING = "photo_missing"
 BYTES_CHANGED = "bytes_changed"
 MODEL_UNAVAILABLE = "model_unavailable"
+DECODER_UNAVAILABLE = "decoder_unavailable"
 
 
 @dataclass(slots=True, eq=False)

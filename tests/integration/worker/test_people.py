@@ -1,5 +1,6 @@
 """People's photos beside bulk: two drains of one process, over real PostgreSQL, files, tokens and decoding children."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -319,6 +320,26 @@ def test_the_main_drain_answers_people_too_where_they_are_too_many_for_the_other
         held.go.set()
         drain.join(SOON)
     assert {state_of(app_db, tenant, job) for job in persons} == {"completed"}
+
+
+def test_people_are_not_left_to_a_drain_whose_child_does_not_start_until_one_does(
+    make: Make, settings: Settings, worker_db: Database, owner_db: Database, app_db: Database, tenant: UUID,
+    submit_photos: Submit, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    with closing(People(worker_db, make(people_only=True), tokens, nobody)) as people:
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/nowhere/python")
+            people.start()
+            people.attend()
+            assert people.takes_people
+            person = submit_photos([photo(1)], "interactive")
+            until(lambda: not people.takes_people)
+        with owner_db.transaction() as session:
+            later = sa.text("UPDATE unit SET state = 'ready' WHERE job_id = :job AND state = 'waiting'")
+            until(lambda: session.execute(later, {"job": person}).rowcount == 1)  # type: ignore[attr-defined]
+        until(lambda: state_of(app_db, tenant, person) == "completed")
+        assert people.takes_people
 
 
 def test_a_signal_may_ask_for_an_end_while_the_main_drain_says_that_it_holds_bulk(
