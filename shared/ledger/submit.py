@@ -105,14 +105,14 @@ _OF_IMAGES: Final = {
 }
 _JOB = Prepared(_INSERT_JOB, _OF_JOB)
 _IMAGES = Prepared(_INSERT_IMAGES, _OF_IMAGES)
-# Everything at once. Foreign keys are looked at when all of a statement is done. The flow is locked before the counter
-# of events, whose part waits for the units' rows. Tags are given as what they are behind the first that is free
-# (`fairness.py`); the last unit's is the flow's to the bit.
-_ALL = Prepared(
+# Foreign keys are looked at when all of a statement is done.
+_JOB_WITH_IMAGES = Prepared(f"WITH made AS ({_INSERT_JOB}) {_INSERT_IMAGES}", _OF_JOB | _OF_IMAGES)
+# Goes along behind that, in a statement of its own: what locks the tenant's flow and then its counter of events, whose
+# part waits for the units' rows, must not hold them while thousands of images go in. Tags are given as what they are
+# behind the first that is free (`fairness.py`); the last unit's is the flow's to the bit.
+_QUEUE_AND_TELL = Prepared(
     f"""
-    WITH made AS ({_INSERT_JOB}),
-    filled AS ({_INSERT_IMAGES}),
-    v AS MATERIALIZED (SELECT lookup_virtual_time() AS now_vft),
+    WITH v AS MATERIALIZED (SELECT lookup_virtual_time() AS now_vft),
     moved AS (
       INSERT INTO flow (tenant_id, lane, last_vft) SELECT :tenant, :lane, greatest(0, now_vft) + :width FROM v
       ON CONFLICT (tenant_id, lane)
@@ -120,19 +120,20 @@ _ALL = Prepared(
       RETURNING last_vft),
     queued AS (
       INSERT INTO unit (id, tenant_id, job_id, kind, lane, first, n, state, vft)
-      SELECT x.id, :tenant, :id, 'images', :lane, x.first, x.n, 'ready', moved.last_vft - (:width - x.behind)
+      SELECT x.id, :tenant, :job, 'images', :lane, x.first, x.n, 'ready', moved.last_vft - (:width - x.behind)
       FROM moved, unnest(:units, :firsts, :photos, :behind) AS x(id, first, n, behind)
       RETURNING id),
     news AS (
-      SELECT :tenant AS tenant_id, 1 AS place, :event AS id, 'job.accepted' AS kind, :id AS job_id, 0 AS round,
+      SELECT :tenant AS tenant_id, 1 AS place, :event AS id, 'job.accepted' AS kind, :job AS job_id, 0 AS round,
         :body AS body
       FROM (SELECT count(*) FROM queued) x),
     {events.TELLING}
-    SELECT made.created_at, moved.last_vft, {events.OWED} AS owed FROM made, moved
+    SELECT now() AS created_at, moved.last_vft, {events.OWED} AS owed FROM moved
     """,  # noqa: S608  # made of constants
-    _OF_JOB
-    | _OF_IMAGES
-    | {
+    {
+        "tenant": "uuid",
+        "job": "uuid",
+        "lane": "text",
         "width": "float8",
         "units": "uuid[]",
         "firsts": "int[]",
@@ -182,11 +183,12 @@ def submit(session: Session, job: NewJob) -> Submitted:
         raise ValueError("a job has at least one photo")
     total = len(job.images)
     pieces = fairness.slices(total, lane=job.lane, last_vft=0, now_vft=0, tenant_weight=job.weight)
-    [row] = _ALL.run(
+    [row] = _QUEUE_AND_TELL.run(
         session,
-        _job_values(job, "queued", total)
-        | _image_values(job)
-        | {
+        {
+            "tenant": job.tenant_id,
+            "job": job.id,
+            "lane": job.lane,
             "width": pieces[-1].vft,
             "units": array(new_id().hex for _ in pieces),
             "firsts": number_array(piece.first for piece in pieces),
@@ -195,6 +197,7 @@ def submit(session: Session, job: NewJob) -> Submitted:
             "event": new_id(),
             "body": json.dumps(_accepted_body(job, total)),
         },
+        first=(_JOB_WITH_IMAGES, _job_values(job, "queued", total) | _image_values(job)),
     )
     events.owe(session, row.owed)
     return Submitted(_view(job, "queued", total, row.created_at), row.last_vft)

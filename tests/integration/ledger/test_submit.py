@@ -1,6 +1,7 @@
 """Taking a job in: everything in one transaction, in as many statements whatever the number of photos."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, new_id
 from shared.ledger.cancel import cancel
-from shared.ledger.submit import submit
+from shared.ledger.submit import NewJob, add_job, insert_images, submit
 from tests.integration.ledger.factories import (
     change,
     check_invariants,
@@ -20,6 +21,7 @@ from tests.integration.ledger.factories import (
     submit_job,
     take,
     unit_rows,
+    wait_for_waiters,
     wait_until,
 )
 from tests.integration.ledger.statements import statements
@@ -94,8 +96,13 @@ def test_any_number_of_photos_goes_in_with_as_many_statements(
         return [" ".join(statement.split()[:3]) for statement in found]
 
     # The first of its lane, which no flow is there for, one of many units, and one more.
-    assert [sent(photos) for photos in (1, 5000, 1)] == [["WITH made AS"]] * 3
+    assert [sent(photos) for photos in (1, 5000, 1)] == [["WITH v AS"]] * 3
     assert rows(owner_db, "SELECT count(*) FROM image")[0][0] == 5002
+
+
+def submit_all(app_db: Database, job: NewJob) -> None:
+    with app_db.transaction(job.tenant_id) as session:
+        submit(session, job)
 
 
 def test_two_jobs_of_a_tenant_at_once_take_tags_and_numbers_after_each_other(
@@ -111,6 +118,25 @@ def test_two_jobs_of_a_tenant_at_once_take_tags_and_numbers_after_each_other(
     assert first.last_tag == 40
     assert [row.vft for row in rows(owner_db, "SELECT vft FROM unit ORDER BY vft")] == [32, 40, 72, 80]
     assert [row.seq for row in rows(owner_db, "SELECT seq FROM event ORDER BY seq")] == [1, 2]
+
+
+def test_neither_tags_nor_events_of_a_tenant_wait_while_images_go_in(
+    owner_db: Database, app_db: Database, tenant: UUID
+) -> None:
+    submit_job(app_db, tenant, 1, "bulk")
+    job, other = new_job(tenant, 40, "bulk"), new_job(tenant, 1, "bulk")
+    free = "SELECT (SELECT count(*) FROM (SELECT FROM {} FOR UPDATE SKIP LOCKED) x) AS rows"
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ZeroDivisionError), app_db.transaction(tenant) as session:
+            add_job(session, other, state="receiving", total=1)
+            insert_images(session, replace(other, images=[replace(other.images[0], id=job.images[0].id)]))
+            waiting = pool.submit(submit_all, app_db, job)
+            wait_for_waiters(owner_db)
+            held = [table for table in ("flow", "event_counter") if rows(owner_db, free.format(table))[0].rows != 1]
+            raise ZeroDivisionError
+        waiting.result()
+    assert held == []
+    assert rows(owner_db, "SELECT count(*) FROM image")[0][0] == 41
 
 
 def test_tags_go_on_where_the_tenants_last_job_of_the_lane_ended(
