@@ -1,16 +1,13 @@
 """The worker's main work: claimed photos in, answers out, with decoding, the network and the ledger overlapping.
 
-One photo's way: ``_claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
+One photo's way: ``Claims`` takes units off the ledger, ``PhotoReader`` fetches and decodes ahead in its own children,
 ``Network`` has two micro-batches under way, and ``Finisher`` stores working copies and completes units whose photos all
 have their outcome. A bad photo is rejected alone; a batch that fails is halved until the one photo that breaks it is
 found; a photo that cannot be fetched now waits and is tried again.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
-from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -18,17 +15,18 @@ from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.hints import Hinting
-from shared.ledger.claim import MOST_OF_PEOPLE, Lease, Whose, claim
+from shared.ledger.claim import MOST_OF_PEOPLE, Lease
 from shared.ledger.fairness import UNIT_IMAGES
 from shared.ledger.reap import give_back, release
 from shared.logs import logger
 from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
+from worker.claims import Beside, Claims
 from worker.company import Company
 from worker.finishing import Finisher
 from worker.leases import LeaseKeeper
-from worker.models import Choice, ModelAway
+from worker.models import Choice
 from worker.network import Network, Photo, Seen, batch_size, by_network
 from worker.photos import Decoded, PhotoReader, Request, Unreadable
 from worker.photos import Outcome as Read
@@ -40,31 +38,12 @@ log = logger(__name__)
 _FIRST_GUESS = 20.0
 _SMALL_UNITS = 8
 _LOADING_SECONDS = 0.2
-_MOST_PARKED = 64
 
 
 def _requests(works: Iterable[Work]) -> Iterator[Request]:
     for work in works:
         for image in work.unit.images:
             yield Request(image.storage_key, image.bytes, (work, image), image.sha256)
-
-
-def _is_of_people(work: Work) -> bool:
-    return work.unit.lane == "interactive" and work.unit.n <= MOST_OF_PEOPLE
-
-
-class Beside(Protocol):
-    """Who answers people's photos while this drain holds others."""
-
-    @property
-    def takes_people(self) -> bool:
-        """Whether it does so now."""
-
-    def attend(self) -> None:
-        """Begin."""
-
-    def rest(self) -> None:
-        """End; returns when what was claimed is answered."""
 
 
 def _always() -> bool:
@@ -99,23 +78,25 @@ class Classification:
         self._models = models
         self._photos = photos
         self._holder = holder
-        self._company = company or Company()
-        self._people_only, self._beside = people_only, beside
+        self._people_only = people_only
         self._keeper = LeaseKeeper(database, settings.lease_floor)
         self._finisher = Finisher(database, storage, self._keeper, Hinting(settings))
         self._network = Network()
         self._shadow = shadow or Shadow(database, models)
+        self._claims = Claims(
+            database,
+            models,
+            self._keeper,
+            holder=holder,
+            company=company or Company(),
+            people_only=people_only,
+            beside=beside,
+        )
         self._ended = 0.0
-        self._open: dict[UUID, Work] = {}
-        # Of these the network is being loaded.
-        self._parked: list[Work] = []
         self._stopping = threading.Event()
         self._goes_on: Callable[[], bool] = _always
-        self._is_attended = False
-        self._is_behind = self._is_blind = False
-        self._claimed = 0
+        self._is_blind = False
         self._seconds_each = 1 / _FIRST_GUESS
-        self._company.join(self)
 
     def stop(self) -> None:
         """Ask for a stop after the present micro-batch; what is unfinished then goes back to the ledger."""
@@ -142,10 +123,8 @@ class Classification:
         before = self._finisher.answered
         self._goes_on = goes_on
         try:
-            while (self._work_through() or self._parked or self._look_in_shadow() or self._take_back()) and (
-                goes_on() and not self._stopping.is_set()
-            ):
-                if self._parked:
+            while self._is_there_more() and goes_on() and not self._stopping.is_set():
+                if self._claims.parked:
                     self._models.wait(_LOADING_SECONDS)
         except DatabaseAway as error:
             log.warning("drain_interrupted", error=str(error))
@@ -157,19 +136,22 @@ class Classification:
         else:
             self._let_go(give_back)
         finally:
-            self._take_back()
+            self._claims.take_back()
         return self._finisher.answered - before
+
+    def _is_there_more(self) -> bool:
+        return self._work_through() or self._claims.parked > 0 or self._look_in_shadow() or self._claims.take_back()
 
     def _work_through(self) -> bool:
         """Claim and work until no more is to be had beside what is claimed; return whether there was anything."""
-        before = self._claimed
-        for batch in self._batches(self._photos.read(self._claims())):
+        before = self._claims.made
+        for batch in self._batches(self._photos.read(self._requests())):
             self._work_off(batch)
             if self._stopping.is_set():
                 break
         self._settle_all()
         self._finisher.finish()
-        return self._claimed > before
+        return self._claims.made > before
 
     def _look_in_shadow(self) -> bool:
         """Use a tenth of a second in which nothing waits; return whether there was a photo to look at."""
@@ -183,17 +165,7 @@ class Classification:
     @property
     def needs_help(self) -> bool:
         """Whether the last claim brought all that was asked for, so that more may wait, or no child decodes here."""
-        return self._is_behind or self._is_blind
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether it holds a unit."""
-        return not self._keeper.is_empty
-
-    @property
-    def holds_suspect(self) -> bool:
-        """Whether a photo that was under a dying worker is on its way here."""
-        return any(work.unit.crashes for work in list(self._open.values()))
+        return self._claims.was_full or self._is_blind
 
     @property
     def images_per_second(self) -> float:
@@ -206,79 +178,19 @@ class Classification:
             return 1
         return batch_size(self.images_per_second, threads=self._threads, most=self._settings.micro_batch)
 
-    def _claims(self) -> Iterator[Request]:
+    def _requests(self) -> Iterator[Request]:
         """Yield the photos of claimed units, claiming again whenever they run out."""
         while not self._stopping.is_set():
-            yield from _requests(self._ready_of(self._take_parked()))
+            yield from _requests(self._claims.take_parked())
             photos = max(1, round(self.images_per_second * self._settings.claim_seconds))
             # Jobs of one photo each are claimed together too, but not so many that another worker finds none.
-            parked = len(self._parked)
-            units = self._claim(max(_SMALL_UNITS, -(-photos // UNIT_IMAGES)), photos)
-            if not units and len(self._parked) == parked:
+            parked = self._claims.parked
+            units = self._claims.take(max(_SMALL_UNITS, -(-photos // UNIT_IMAGES)), photos)
+            if not units and self._claims.parked == parked:
                 return
             yield from _requests(units)
             if not self._goes_on():
                 return
-
-    def _take_parked(self) -> list[Work]:
-        parked, self._parked = self._parked, []
-        return [work for work in parked if work.unit.id in self._open]
-
-    def _ready_of(self, works: Iterable[Work]) -> list[Work]:
-        """Give each unit its network, and return those that have one; the others are parked, or put off."""
-        ready: list[Work] = []
-        for work in works:
-            try:
-                work.classifier = self._models.of(work.unit)
-            except ModelAway as error:
-                log.warning("model_unavailable", job=str(work.unit.job_id), model=work.unit.model, why=str(error))
-                work.settle_without_model()
-                continue
-            (ready if work.classifier else self._parked).append(work)
-        return ready
-
-    def _claim(self, wanted: int, photos: int) -> list[Work]:
-        """Claim units; nothing beside a suspect and no suspect beside anything, since it may end this process.
-
-        Returns those that can be worked on now.
-        """
-        with self._company.claiming:
-            if self._company.holds_suspect or len(self._parked) >= _MOST_PARKED:
-                return []
-            whose: Whose = "people" if self._people_only else "others" if self._is_relieved else "anybody"
-            claimed_at = time.monotonic()
-            with self._database.transaction() as session:
-                units = claim(
-                    session,
-                    self._holder,
-                    units=wanted,
-                    photos=photos,
-                    lease_seconds=self._keeper.seconds,
-                    whose=whose,
-                    busy=self._people_only or self._company.is_busy,
-                )
-            passing("worker.claimed")
-            self._claimed += len(units)
-            self._is_behind = len(units) >= wanted or sum(unit.n for unit in units) >= photos
-            self._keeper.add(units, claimed_at)
-            works = [Work(unit) for unit in units]
-            self._open.update((work.unit.id, work) for work in works)
-        if self._beside is not None and not self._is_attended and not all(map(_is_of_people, works)):
-            self._is_attended = True
-            self._beside.attend()
-        return self._ready_of(works)
-
-    def _take_back(self) -> bool:
-        """Answer people's photos here again; return whether they were left to another drain until now."""
-        if self._beside is None or not self._is_attended:
-            return False
-        self._is_attended = False
-        self._beside.rest()
-        return True
-
-    @property
-    def _is_relieved(self) -> bool:
-        return self._beside is not None and self._beside.takes_people
 
     def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
@@ -290,7 +202,7 @@ class Classification:
             self._is_blind = isinstance(photo, Unreadable) and photo.reason == DECODER_UNAVAILABLE
             if isinstance(photo, Decoded):
                 # Where there is more to do, the network does not wait for what becomes of its answers.
-                if work.unit.n <= MOST_OF_PEOPLE and len(self._open) == 1:
+                if work.unit.n <= MOST_OF_PEOPLE and len(self._claims.open) == 1:
                     self._finisher.store_ahead(work, image.id, photo.copy)
                 batch.append(Photo(work, image, photo))
             else:
@@ -333,9 +245,7 @@ class Classification:
 
     def _finish_whole(self) -> None:
         """Hand over to the finisher what is whole, and forget what is no longer ours."""
-        whole = [work for work in self._open.values() if work.is_whole or not self._keeper.holds(work.unit)]
-        for work in whole:
-            del self._open[work.unit.id]
+        whole = self._claims.take_whole()
         if whole:
             self._finisher.put(whole)
 
@@ -343,11 +253,9 @@ class Classification:
         """Return what is unfinished to the ledger, whatever went wrong; where that fails, the leases run out."""
         self._network.drop()
         self._finisher.settle()
-        leases = self._keeper.drop_all()
+        leases = self._claims.drop()
         if not self._people_only:
             self._shadow.drop()
-        self._open.clear()
-        self._parked.clear()
         if not leases:
             return
         try:
