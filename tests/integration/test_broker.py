@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 
+from cli.embedded.processes import wait_until
 from cli.embedded.valkey import EmbeddedValkey
 from shared import broker as sending
 from shared.broker import DRAIN, TOKEN_SECONDS, Broker
@@ -94,6 +95,24 @@ def test_a_token_names_the_task_expires_and_carries_nothing(broker: Broker, clie
     assert message["content-type"] == "application/json"
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     assert (args, kwargs) == ([], {})
+
+
+def test_tokens_are_copies_of_one_that_is_made_anew_long_before_it_expires(
+    broker: Broker, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end() -> str:
+        client.delete(PREFIX + "normal")
+        assert broker.wake(["normal"])
+        [message] = messages(client, "normal")
+        return str(message["headers"]["expires"])
+
+    assert sending._RENEWED_SECONDS <= TOKEN_SECONDS / 3
+    monkeypatch.setattr(sending, "_RENEWED_SECONDS", 0.0)
+    first = end()
+    monkeypatch.setattr(sending, "_RENEWED_SECONDS", 1.0)
+    second = end()
+    assert first < second
+    assert wait_until(lambda: end() > second, 10)
 
 
 def shape(value: Any) -> Any:
