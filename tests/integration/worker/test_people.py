@@ -178,6 +178,32 @@ def test_a_token_that_was_not_about_people_is_passed_on_once_the_other_drain_has
         assert passed_on == ["passed on"]
 
 
+def test_a_token_that_comes_to_who_rests_by_now_is_passed_on_and_nothing_is_claimed(
+    make: Make, settings: Settings, worker_db: Database, submit_photos: Submit
+) -> None:
+    class Noting(Tokens):
+        waits = threading.Event()
+
+        def take(self) -> bool:
+            self.waits.set()
+            return super().take()
+
+    passed_on: list[str] = []
+    tokens = Noting(settings, lanes=LANES[:1], seconds=LONG)
+    with (
+        closing(Broker(settings)) as broker,
+        closing(People(worker_db, make(people_only=True), tokens, lambda: passed_on.append("passed on"))) as people,
+    ):
+        people.start()
+        people.attend()
+        assert tokens.waits.wait(SOON)
+        people.rest()
+        submit_photos([photo(1)], "interactive")
+        assert broker.wake(["interactive"])
+        until(lambda: passed_on == ["passed on"])
+        assert people.answered == 0
+
+
 def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
     make: Make, settings: Settings, worker_db: Database, submit_photos: Submit
 ) -> None:
