@@ -122,8 +122,10 @@ def test_children_stand_back_but_for_the_one_of_people_which_waits_for_its_first
         for_people.warm_up()
         _until(lambda: for_people.pids)
         here = os.getpriority(os.PRIO_PROCESS, 0)
-        found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (*reader.pids, *for_people.pids)]
-    assert found == [min(19, here + STANDING_BACK)] * (len(found) - 1) + [here]
+        pids = (*reader.pids, *for_people.pids)
+        found = [(os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid)) for pid in pids]
+    behind = (min(19, here + STANDING_BACK), os.SCHED_BATCH)
+    assert found == [behind] * (len(found) - 1) + [(here, os.SCHED_OTHER)]
 
 
 def test_photos_are_read_where_the_system_lets_nobody_stand_back(
@@ -133,6 +135,7 @@ def test_photos_are_read_where_the_system_lets_nobody_stand_back(
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", forbidden)
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     requests = _put(storage, GOOD)
     found: list[tuple[Request, Outcome]] = []
     thread = threading.Thread(target=lambda: found.extend(reader.read(requests)), daemon=True)
