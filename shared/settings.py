@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         validation_alias="POXVISIO_MICRO_BATCH",
-        description="Photos that go through the network at once, at most; about 100 ms of work sets the number",
+        description="Photos that go through the network at once, at most; about 100 ms of work, and two a thread",
     )
     sweep_seconds: float = Field(
         default=1.0, gt=0, validation_alias="POXVISIO_SWEEP_SECONDS", description="Pause between two sweeps"

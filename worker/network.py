@@ -20,6 +20,7 @@ log = logger(__name__)
 
 _AT_ONCE = 2
 _SECONDS = 0.1
+_LEAST_TURNS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ def batch_size(photos_per_second: float, *, threads: int, most: int) -> int:
     """How many photos to put in at once: about 100 ms of work, since longer batches only make others wait.
 
     As many for each of the engine's threads: with a photo over, threads wait for the one that has it, and a photo alone
-    is computed by all of them, which costs a twelfth more. ``most`` is the limit whatever the threads.
+    is computed by all of them, which costs a twelfth more. Two at least: a thread that reads the network's weights for
+    one photo at a time takes a thirtieth more. ``most`` is the limit whatever the threads.
     """
-    turns = max(1, round(photos_per_second * _SECONDS / threads))
+    turns = max(_LEAST_TURNS, round(photos_per_second * _SECONDS / threads))
     return min(most, turns * threads)
 
 

@@ -49,11 +49,10 @@ def test_two_micro_batches_are_under_way_and_come_out_in_order() -> None:
 @pytest.mark.parametrize(
     ("rate", "threads", "most", "size"),
     [
-        (0.01, 2, 64, 2),  # a machine that others keep busy: still one for each thread
-        (23.0, 2, 64, 2),
-        (27.0, 2, 64, 2),  # not 3: the third would have one thread wait for the other
-        (31.0, 2, 64, 4),
-        (40.0, 2, 64, 4),
+        (0.01, 2, 64, 4),  # a machine that others keep busy: still two for each thread
+        (23.0, 2, 64, 4),
+        (47.0, 2, 64, 4),  # not 5: the fifth would have one thread wait for the other
+        (53.0, 2, 64, 6),
         (28.0, 1, 64, 3),
         (450.0, 16, 64, 48),
         (450.0, 16, 32, 32),
