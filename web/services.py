@@ -10,6 +10,7 @@ from typing import Final
 
 from flask import current_app
 
+from shared.announcing import Announcing
 from shared.broker import Broker
 from shared.bundle import CARD, Bundle, load_bundle
 from shared.database import Database
@@ -107,6 +108,7 @@ class Services:
     database: Database
     storage: Storage
     broker: Broker
+    announcing: Announcing
     keyring: Keyring
     model: ServedModel
     waiting: Places
@@ -147,6 +149,7 @@ class Services:
             database=database,
             storage=open_storage(settings),
             broker=Broker(settings),
+            announcing=Announcing(settings),
             keyring=Keyring.from_settings(settings),
             model=ServedModel(settings.model),
             waiting=_halved(settings.max_waiting_clients),
@@ -179,6 +182,7 @@ class Services:
         self.hearing.close()
         self.database.close()
         self.broker.close()
+        self.announcing.close()
 
 
 def services() -> Services:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sqlalchemy.orm import Session
 
+from shared.announcing import Announced
 from shared.crash_points import passing
 from shared.database import Database
 from shared.errors import DatabaseAway
@@ -38,6 +39,8 @@ log = logger(__name__)
 _FIRST_GUESS = 20.0
 _SMALL_UNITS = 8
 _LOADING_SECONDS = 0.2
+# A look finds together what came since the last one; a photo that is alone has its answer before there is one.
+_LOOK_SECONDS = 0.02
 
 
 def _requests(works: Iterable[Work]) -> Iterator[Request]:
@@ -97,6 +100,8 @@ class Classification:
         self._goes_on: Callable[[], bool] = _always
         self._is_blind = False
         self._seconds_each = 1 / _FIRST_GUESS
+        # Decoded, and too few for the network while it is busy.
+        self._over: list[Photo] = []
 
     def stop(self) -> None:
         """Ask for a stop after the present micro-batch; what is unfinished then goes back to the ledger."""
@@ -113,6 +118,14 @@ class Classification:
     def warm_up(self) -> None:
         """Start what people's photos would wait for."""
         self._photos.warm_up()
+
+    def look_ahead(self, photo: Announced) -> None:
+        """Begin to decode a photo whose job is still being written."""
+        self._photos.look_ahead(Request(photo.key, photo.size, sha256=photo.sha256))
+
+    def forget(self) -> None:
+        """Keep nothing of such a photo where its job did not come."""
+        self._photos.forget()
 
     def drain(self, goes_on: Callable[[], bool] = _always) -> int:
         """Work until nothing is ready (or a stop is asked for) and return how many photos were answered.
@@ -145,13 +158,22 @@ class Classification:
     def _work_through(self) -> bool:
         """Claim and work until no more is to be had beside what is claimed; return whether there was anything."""
         before = self._claims.made
+        self._work_off_ready()
+        while (self._network.wait(_LOOK_SECONDS) or self._over) and not self._stopping.is_set():
+            self._settle(self._network.ready())
+            self._finish_whole()
+            if self._over or self._network.is_busy:
+                self._work_off_ready()
+        self._settle_all()
+        self._finisher.finish()
+        return self._claims.made > before
+
+    def _work_off_ready(self) -> None:
+        """Claim what is ready and put it into the network, photo after photo as they are decoded."""
         for batch in self._batches(self._photos.read(self._requests())):
             self._work_off(batch)
             if self._stopping.is_set():
                 break
-        self._settle_all()
-        self._finisher.finish()
-        return self._claims.made > before
 
     def _look_in_shadow(self) -> bool:
         """Use a tenth of a second in which nothing waits; return whether there was a photo to look at."""
@@ -185,16 +207,18 @@ class Classification:
             photos = max(1, round(self.images_per_second * self._settings.claim_seconds))
             # Jobs of one photo each are claimed together too, but not so many that another worker finds none.
             parked = self._claims.parked
+            was_announced = self._photos.looks_ahead
             units = self._claims.take(max(_SMALL_UNITS, -(-photos // UNIT_IMAGES)), photos)
             if not units and self._claims.parked == parked:
                 return
             yield from _requests(units)
-            if not self._goes_on():
+            # A photo that was announced is decoded by now: the network comes before another look.
+            if (was_announced and not self._claims.was_full) or not self._goes_on():
                 return
 
     def _batches(self, photos: Iterable[tuple[Request, Read]]) -> Iterator[list[Photo]]:
         """Yield micro-batches of decoded photos; photos that need no network are settled on the way."""
-        batch: list[Photo] = []
+        batch, self._over = self._over, []
         size = self._batch_size
         for request, photo in photos:
             work, image = request.context
@@ -207,10 +231,13 @@ class Classification:
                 batch.append(Photo(work, image, photo))
             else:
                 work.settle_unclassified(image, photo)
-            if len(batch) >= size or work.is_whole:
+            if len(batch) >= (size if self._network.is_busy else min(size, self._threads)) or work.is_whole:
                 yield batch
                 batch, size = [], self._batch_size
-        yield batch
+        if self._network.is_busy and len(batch) < min(size, self._threads):
+            self._over = batch  # alone it would have all threads, which are at work
+        else:
+            yield batch
 
     def _work_off(self, batch: Sequence[Photo]) -> None:
         """Put a micro-batch into the network, and settle what has come out of it."""
@@ -252,6 +279,7 @@ class Classification:
     def _let_go(self, how: Callable[[Session, Sequence[Lease]], int]) -> None:
         """Return what is unfinished to the ledger, whatever went wrong; where that fails, the leases run out."""
         self._network.drop()
+        self._over.clear()
         self._finisher.settle()
         leases = self._claims.drop()
         if not self._people_only:

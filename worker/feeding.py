@@ -37,13 +37,27 @@ class Reading:
     answers: SimpleQueue[tuple[Request, Outcome | BaseException]] = field(default_factory=SimpleQueue)
     is_over: bool = False
 
+    def tell(self, request: Request, answer: Outcome | BaseException) -> None:
+        """Take what became of a photo."""
+        self.answers.put((request, answer))
+
 
 # Lays a photo down in the given room and returns its bytes' number, or raises what the storage raises.
 Lay = Callable[[memoryview], int]
 
 
-# A photo for whichever child is free first; None is the end of one of them.
-Job = tuple[Reading, Request, Lay] | None
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A photo for whichever child is free first. One that ``is_alone``, with none beside it, may use two processors."""
+
+    reading: Reading
+    request: Request
+    lay: Lay
+    is_alone: bool
+
+
+# None is the end of one child.
+Waiting = SimpleQueue[Job | None]
 
 
 class Feeder:
@@ -52,7 +66,7 @@ class Feeder:
     With ``first`` it and its child come before all that stands back, and the child is started at once.
     """
 
-    def __init__(self, decoder: Decoder, waiting: SimpleQueue[Job], *, first: bool = False) -> None:
+    def __init__(self, decoder: Decoder, waiting: Waiting, *, first: bool = False) -> None:
         self._decoder = decoder
         self._waiting = waiting
         self._is_first = first
@@ -65,21 +79,20 @@ class Feeder:
             else:
                 stand_back()
             while (job := self._waiting.get()) is not None:
-                reading, request, lay = job
-                del job
-                if reading.is_over:
-                    continue
-                answer: Outcome | BaseException
-                try:
-                    answer = self._lay(request, lay) or self._decoder.decode_laid(request.size)
-                except DecoderAway as error:
-                    answer = Unreadable("decoder_unavailable", str(error))
-                except BaseException as error:  # noqa: BLE001 -- the edge of a thread: whoever reads must hear of it
-                    answer = error
-                del lay
-                reading.answers.put((request, answer))
+                if not job.reading.is_over:
+                    job.reading.tell(job.request, self._answer(job))
+                del job  # it may hold a photo that came over a network
         finally:
             self._decoder.close()
+
+    def _answer(self, job: Job) -> Outcome | BaseException:
+        try:
+            wrong = self._lay(job.request, job.lay)
+            return wrong or self._decoder.decode_laid(job.request.size, is_alone=job.is_alone)
+        except DecoderAway as error:
+            return Unreadable("decoder_unavailable", str(error))
+        except BaseException as error:  # noqa: BLE001 -- the edge of a thread: whoever reads must hear of it
+            return error
 
     def _lay(self, request: Request, lay: Lay) -> Unreadable | None:
         """Lay a photo down and hold it against what was taken in; return what is wrong with it."""

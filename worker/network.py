@@ -79,6 +79,23 @@ class Network:
         while len(self._under_way) > (0 if all_of_it else _AT_ONCE - 1):
             yield self._under_way.popleft().result()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any micro-batch is under way."""
+        return not all(batch.done() for batch in self._under_way)
+
+    def ready(self) -> Iterator[Seen]:
+        """Yield what has come out already, in the order it was put in."""
+        while self._under_way and self._under_way[0].done():
+            yield self._under_way.popleft().result()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for so long, or until the next micro-batch is out; return whether there was any to wait for."""
+        if not self._under_way:
+            return False
+        wait([self._under_way[0]], seconds)
+        return True
+
     def drop(self) -> None:
         """Wait for what is under way, and forget it."""
         wait(self._under_way)

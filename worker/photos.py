@@ -17,9 +17,10 @@ from typing import Self
 from shared.processors import processors
 from shared.settings import Settings
 from shared.storage import Storage
+from worker.ahead import Ahead
 from worker.decoding.decoder import Decoder
 from worker.decoding.outcomes import REASONS, UNREADABLE, Decoded, Limits, Outcome, Rejected, Unreadable
-from worker.feeding import Feeder, Job, Lay, Reading, Request
+from worker.feeding import Feeder, Job, Lay, Reading, Request, Waiting
 
 __all__ = ["REASONS", "UNREADABLE", "Decoded", "Outcome", "PhotoReader", "Rejected", "Request", "Unreadable"]
 
@@ -33,11 +34,18 @@ class PhotoReader:
 
     ``seconds`` is the time a child may take over one file. ``batch``, which the caller may change at any time, is how
     many photos it takes at once: reading runs two of these ahead. Children are started when first needed, and stand
-    back behind all that is more urgent. ``for_people`` makes a reader of one child that does not.
+    back behind all that is more urgent. ``for_people`` makes a reader of one child that does not; ``people`` is such a
+    one, which reads ahead.
     """
 
     def __init__(
-        self, settings: Settings, storage: Storage, *, seconds: float = 10.0, for_people: bool = False
+        self,
+        settings: Settings,
+        storage: Storage,
+        *,
+        seconds: float = 10.0,
+        for_people: bool = False,
+        people: "PhotoReader | None" = None,
     ) -> None:
         self._storage = storage
         self._seconds = seconds
@@ -47,7 +55,9 @@ class PhotoReader:
         self.batch = _FIRST_BATCH
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         self._is_for_people = for_people
-        self._waiting: SimpleQueue[Job] = SimpleQueue()
+        self._waiting: Waiting = SimpleQueue()
+        self._people = people or self
+        self._ahead: Ahead | None = None
         self._decoders = [Decoder(self._limits, seconds=seconds) for _ in range(children)]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -83,7 +93,7 @@ class PhotoReader:
                 ahead = 2 * (self.batch + self._children)
                 while following and count < ahead and (not count or size + following.size <= _BYTES_AHEAD):
                     count, size = count + 1, size + following.size
-                    self._send(reading, following)
+                    self._begin_with(reading, following, is_alone=count == 1)
                     following = next(coming, None)
                 request, answer = reading.answers.get()
                 count, size = count - 1, size - request.size
@@ -92,6 +102,27 @@ class PhotoReader:
                 yield request, answer
         finally:
             reading.is_over = True
+
+    def look_ahead(self, request: Request) -> None:
+        """Begin to decode a photo that may be asked for in a moment, in place of the last such one."""
+        self.forget()
+        self._people.warm_up()
+        ahead = Ahead(request)
+        self._people.send(ahead, request, is_alone=True)
+        with self._lock:
+            self._ahead = ahead
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a photo is decoded, or is being decoded, that nobody has asked for yet."""
+        return self._ahead is not None
+
+    def forget(self) -> None:
+        """Keep nothing of a photo that nobody asked for."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead.is_over = True
 
     def close(self) -> None:
         """End the children and the threads. Nobody may be reading any more."""
@@ -123,30 +154,40 @@ class PhotoReader:
                 self._threads.append(thread)
                 thread.start()
 
-    def _send(self, reading: Reading, request: Request) -> None:
+    def _begin_with(self, reading: Reading, request: Request, *, is_alone: bool) -> None:
+        """Have a photo fetched and decoded, unless that was begun before it was asked for."""
+        send = partial(self.send, reading, request, is_alone=is_alone)
+        with self._lock:
+            ahead = self._ahead if self._ahead and self._ahead.is_of(request) else None
+            if ahead:
+                self._ahead = None
+        if ahead:
+            ahead.give(reading, request, otherwise=send)
+        else:
+            send()
+
+    def send(self, reading: Reading, request: Request, *, is_alone: bool) -> None:
         """Have a photo fetched and decoded; its outcome comes to the reading."""
         most = self._limits.max_bytes
         if request.size == 0:
-            reading.answers.put((request, Rejected("empty", REASONS["empty"])))
+            reading.tell(request, Rejected("empty", REASONS["empty"]))
         elif request.size > most:
             detail = f"The file has {request.size} bytes; {most} are the limit."
-            reading.answers.put((request, Rejected("too_large", detail)))
+            reading.tell(request, Rejected("too_large", detail))
         elif self._storage.is_near:
-            self._wait_for_a_child(reading, request, partial(self._storage.read_into, request.key))
+            self._waiting.put(Job(reading, request, partial(self._storage.read_into, request.key), is_alone))
         else:
-            self._fetchers.submit(self._fetch, reading, request)
+            self._fetchers.submit(self._fetch, reading, request, is_alone)
 
-    def _wait_for_a_child(self, reading: Reading, request: Request, lay: Lay) -> None:
-        self._waiting.put((reading, request, lay))
-
-    def _fetch(self, reading: Reading, request: Request) -> None:
+    def _fetch(self, reading: Reading, request: Request, is_alone: bool) -> None:
+        lay: Lay
         if reading.is_over:
             return
         try:
             lay = partial(_copy, self._storage.read(request.key, limit=request.size))
         except BaseException as error:  # noqa: BLE001 -- the edge of a thread: the reader of the photo must hear of it
             lay = partial(_fail, error)
-        self._wait_for_a_child(reading, request, lay)
+        self._waiting.put(Job(reading, request, lay, is_alone))
 
 
 def _copy(data: bytes, room: memoryview) -> int:

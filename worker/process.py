@@ -96,8 +96,15 @@ class WorkerProcess:
             self._drain()
             # Another worker can do more with a token where there is no network here, and a child whose parent is gone
             # hears of nothing any more, not even that it should stop.
-            if self._classification is None or os.getppid() != self._parent or not self._tokens.take():
+            if self._classification is None or os.getppid() != self._parent or not self._listen(self._classification):
                 return
+
+    def _listen(self, classification: Classification) -> bool:
+        """Return whether a token came within some seconds; what is announced meanwhile is decoded ahead."""
+        is_told = self._tokens.take(classification.look_ahead)
+        if not is_told:
+            classification.forget()
+        return is_told
 
     def _drain(self) -> None:
         """Answer photos until nothing is ready; do nothing where there is no network to answer with."""
@@ -194,13 +201,13 @@ class WorkerProcess:
             company=company,
             shadow=shadow,
         )
-        aside = make(
-            photos=PhotoReader(settings, storage, for_people=True), holder=holder_name("people"), people_only=True
-        )
+        people = PhotoReader(settings, storage, for_people=True)
+        aside = make(photos=people, holder=holder_name("people"), people_only=True)
         tokens = Tokens(settings, lanes=LANES[:1], seconds=_PEOPLE_SECONDS)
         self._people = People(database, aside, tokens, lambda: self._broker.wake(LANES[:1]))
         self._people.start()
-        self._classification = make(photos=PhotoReader(settings, storage), holder=self._holder, beside=self._people)
+        photos = PhotoReader(settings, storage, people=people)
+        self._classification = make(photos=photos, holder=self._holder, beside=self._people)
 
     def _network_of(self, bundle: Bundle) -> Classifier:
         settings = self._settings

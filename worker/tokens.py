@@ -4,15 +4,18 @@ Celery brings a token through its parent process, which takes some milliseconds 
 A child that has just worked is the likeliest to be needed next, so it listens where tokens lie (kombu keeps a queue of
 Redis as a list) before it says to Celery that it is done: until then its parent takes none. A token carries nothing, so
 nothing is lost with one. Where the broker is no Valkey or Redis, or does not answer, tokens come through Celery alone.
+
+Here it also hears of a photo whose job is still being written (``shared/announcing.py``).
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import redis
 
+from shared.announcing import ANNOUNCED_KEY, Announced
 from shared.broker import KEY_PREFIX
 from shared.logs import logger
 from shared.settings import Settings
@@ -50,14 +53,22 @@ class Tokens:
         """Whether a token would be heard of here: there is a Valkey, and it answers."""
         return self._valkey is not None and self._clock() >= self._rests_until
 
-    def take(self) -> bool:
-        """Return whether a token came within some seconds; at once where there can be none, or ``stop`` was called."""
+    def take(self, hear: Callable[[Announced], None] | None = None) -> bool:
+        """Return whether a token came within some seconds; at once where there can be none, or ``stop`` was called.
+
+        Meanwhile ``hear`` is told of photos that are announced.
+        """
         if self._valkey is None or not self.is_listening:
             return False
         end = self._clock() + self._seconds
         try:
             while not self._stopping.is_set() and (left := end - self._clock()) > 0:
-                if self._valkey.brpop(self._queues, timeout=min(left, _AT_ONCE_SECONDS)):
+                queues = [ANNOUNCED_KEY, *self._queues] if hear else self._queues
+                taken: Any = self._valkey.brpop(queues, timeout=min(left, _AT_ONCE_SECONDS))
+                if taken and hear and taken[0] == ANNOUNCED_KEY.encode():
+                    if photo := Announced.unpack(taken[1]):
+                        hear(photo)
+                elif taken:
                     return True
         except (redis.RedisError, OSError) as error:
             log.warning("tokens_unheard", error=type(error).__name__)

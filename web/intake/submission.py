@@ -23,6 +23,7 @@ from werkzeug import Request
 
 from shared import history, ids, signing, webhooks
 from shared.accounts import Caller
+from shared.announcing import Announced
 from shared.crash_points import passing
 from shared.database import new_id
 from shared.errors import DatabaseAway, Gone, NotFound, Refused
@@ -32,7 +33,7 @@ from shared.ledger.submit import NewImage, NewJob, default_lane, submit
 from shared.logs import logger
 from shared.registry import records
 from shared.views import JobView
-from web.asking import idempotency_key, read_query, wrong
+from web.asking import idempotency_key, preferred_wait, read_query, wrong
 from web.auth import require
 from web.intake import fingerprint, pressure
 from web.intake.arrival import Arrival, check_length, check_type
@@ -120,6 +121,7 @@ class _Submission:
 
     def commit(self, options: JobOptions) -> JobBody:
         """Make the photos durable and write the job; raises ``StorageAway``, ``DatabaseAway`` and ``TakenOver``."""
+        self._announce()
         self.reception.settle()
         passing("web.stored")
         job = self._new_job(options)
@@ -139,6 +141,14 @@ class _Submission:
         self._services.broker.wake([job.lane])
         passing("web.woken")
         return answer
+
+    def _announce(self) -> None:
+        """Let a worker begin with a lone photo that somebody waits for, if nobody else keeps it busy."""
+        here, photos = self._services, self.reception.photos
+        if len(photos) != 1 or self._arrival.addresses or here.waiting.taken or not preferred_wait(1):
+            return
+        [photo] = photos
+        here.announcing.tell(Announced(photo.storage_key, photo.size, photo.sha256))
 
     def _check_present(self, options: JobOptions) -> None:
         """Raise where an option does not fit the time, the model or the network as they are now."""

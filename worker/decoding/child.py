@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -22,8 +25,8 @@ from worker.decoding.frames import read_request, write_frame
 from worker.decoding.inbox import open_inbox
 from worker.decoding.outbox import ChildsOutbox
 from worker.decoding.outcomes import REASONS, Limits, Unusable
-from worker.decoding.picture import decode_picture, working_copy
-from worker.inference.preprocess import measure_quality, network_input
+from worker.decoding.picture import Picture, decode_picture, working_copy
+from worker.inference.preprocess import Quality, measure_quality, network_input
 
 _KINDS = (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("WEBP", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"))
 # Two colours, 64 x 32: the one kind that no codec here can write.
@@ -37,6 +40,9 @@ _HEIC = base64.b64decode(
 )
 _SMALL = Limits(max_bytes=1 << 20, max_pixels=1 << 20, copy_side=512)
 
+First = TypeVar("First")
+Second = TypeVar("Second")
+
 
 def main(arguments: list[str]) -> None:
     """Serve until the pipe of requests ends."""
@@ -44,27 +50,36 @@ def main(arguments: list[str]) -> None:
     requests, answers = _take_pipes()
     inbox = open_inbox(int(arguments[2]), limits.max_bytes)
     outbox = ChildsOutbox.open(int(arguments[3]))
-    _try_codecs()
+    aside = ThreadPoolExecutor(1)
+    _try_codecs(aside)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
     _silence(2)  # nothing a file brings about may reach the logs
     confinement = confine(memory=limits.memory, parent=int(arguments[1]))
-    _try_codecs()  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
+    _try_codecs(
+        aside
+    )  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
     write_frame(answers, {"ready": True, "confinement": confinement})
     files = memoryview(inbox)
-    while (size := read_request(requests)) is not None:
-        head, parts = answer(files[:size], limits)
+    while (request := read_request(requests)) is not None:
+        size, is_alone = request
+        head, parts = answer(files[:size], limits, aside if is_alone else None)
         write_frame(answers, head, outbox.put(parts))
 
 
-def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tuple[bytes | memoryview, ...]]:
-    """What becomes of one file: a head, and for a good photo its pixels and its working copy."""
+def answer(
+    data: bytes | memoryview, limits: Limits, aside: ThreadPoolExecutor | None = None
+) -> tuple[dict[str, Any], tuple[bytes | memoryview, ...]]:
+    """What becomes of one file: a head, and for a good photo its pixels and its working copy.
+
+    Half of what follows the decode is done ``aside``, where there is such a thread.
+    """
     started = time.monotonic()
     try:
         picture = decode_picture(data, limits)
-        pixels = network_input(picture.image)
-        quality = measure_quality(picture.image, shorter_side=min(picture.width, picture.height))
-        copy = working_copy(picture, limits.copy_side)
+        pixels, (quality, copy) = _both(
+            aside, partial(network_input, picture.image), partial(_kept, picture, limits.copy_side)
+        )
     except Unusable as error:
         return {"reason": error.reason, "detail": str(error)}, ()
     except MemoryError:
@@ -81,6 +96,26 @@ def answer(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], tu
     return head, (np.ascontiguousarray(pixels).data.cast("B"), copy)
 
 
+def _kept(picture: Picture, side: int) -> tuple[Quality, bytes]:
+    """What is stored beside the answer; takes about as long as the network's input."""
+    quality = measure_quality(picture.image, shorter_side=min(picture.width, picture.height))
+    return quality, working_copy(picture, side)
+
+
+def _both(
+    aside: ThreadPoolExecutor | None, first: Callable[[], First], second: Callable[[], Second]
+) -> tuple[First, Second]:
+    """What the two return, the second from another thread; both are over then, whatever they raise."""
+    if aside is None:
+        return first(), second()
+    beside = aside.submit(second)
+    try:
+        found = first()
+    finally:
+        wait([beside])
+    return found, beside.result()
+
+
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Keep the two pipes for frames alone."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -95,8 +130,11 @@ def _silence(*standard: int) -> None:
     os.close(nowhere)
 
 
-def _try_codecs() -> None:
-    """Use every codec, and the reader of Exif, once: they load lazily, and no file can be opened later."""
+def _try_codecs(aside: ThreadPoolExecutor | None = None) -> None:
+    """Use every codec, and the reader of Exif, once: they load lazily, and no file can be opened later.
+
+    And the thread, which is there then.
+    """
     small = Image.new("RGBA", (16, 8))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -106,7 +144,7 @@ def _try_codecs() -> None:
         (Image.new(mode, small.size) if mode == "I;16" else small.convert(mode)).save(file, kind, exif=exif)
         files.append(file.getvalue())
     files.append(_HEIC)
-    sizes = [(head.get("width"), head.get("height")) for head, _ in (answer(data, _SMALL) for data in files)]
+    sizes = [(head.get("width"), head.get("height")) for head, _ in (answer(data, _SMALL, aside) for data in files)]
     if sizes != [(16, 8)] + [(8, 16)] * len(_KINDS) + [(64, 32)]:
         raise RuntimeError("a codec does not work on this machine")
 

@@ -100,8 +100,8 @@ class Decoder:
                 raise DecoderAway("There is no memory in which to lay a photo before a decoding child.") from error
         return self._inbox
 
-    def decode_laid(self, size: int) -> Decoded | Rejected | Unreadable:
-        """What becomes of the file of ``size`` bytes that lies in the inbox.
+    def decode_laid(self, size: int, *, is_alone: bool = False) -> Decoded | Rejected | Unreadable:
+        """What becomes of the file of ``size`` bytes that lies in the inbox; with ``is_alone`` on two processors.
 
         A child that dies or hangs over it is replaced, and the file tried again. A crash that comes a second time is
         the file's doing, and so is processor time overspent. A child that was killed from outside, or had no moment of
@@ -112,7 +112,7 @@ class Decoder:
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._start()
-                return self._ask(size)
+                return self._ask(size, is_alone=is_alone)
             except DecoderAway:
                 if not tries_left:
                     raise
@@ -202,11 +202,11 @@ class Decoder:
             raise ChildDied
         return self._child.stdout.fileno()
 
-    def _ask(self, size: int) -> Decoded | Rejected:
+    def _ask(self, size: int, *, is_alone: bool) -> Decoded | Rejected:
         try:
             cpu_seconds = self._cpu_seconds * (_HEIC_TIMES if is_heif(self.inbox.begins(min(size, _BRANDS))) else 1)
             allowance = Allowance(self._pid, self._seconds, cpu_seconds)
-            self._request(size)
+            self._request(size, is_alone)
             head, pixels, copy = self._receive(allowance)
         except ChildEnded:
             if self._was_killed():
@@ -225,9 +225,9 @@ class Decoder:
             return self._child.wait(_END_SECONDS) == -signal.SIGKILL
         return False
 
-    def _request(self, size: int) -> None:
+    def _request(self, *said: int) -> None:
         try:
-            os.write(self._stdin, REQUEST.pack(size))  # there is one request at a time: it always fits
+            os.write(self._stdin, REQUEST.pack(*said))  # there is one request at a time: it always fits
         except BrokenPipeError:
             raise ChildEnded from None
 

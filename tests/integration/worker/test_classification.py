@@ -231,6 +231,27 @@ def test_the_copy_of_a_photo_that_somebody_waits_for_is_stored_while_the_network
     assert storage.read(copy_key(job, result.image_id), limit=10**6)[:2] == b"\xff\xd8"
 
 
+def test_a_photo_that_comes_while_the_network_is_busy_is_claimed_and_decoded_meanwhile(
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, owner_db: Database, tenant: UUID
+) -> None:
+    jobs = [submit_photos([photo(1)])]
+    batches: list[int] = []
+
+    def leased() -> int:
+        with owner_db.transaction() as session:
+            return int(session.execute(sa.text("SELECT count(*) FROM unit WHERE state = 'leased'")).scalar_one())
+
+    def another() -> None:
+        batches.append(leased())
+        if len(jobs) == 1:
+            jobs.append(submit_photos([photo(2)]))
+            until(lambda: leased() == 2)
+
+    assert make_worker(network=Looking(network, another)).drain() == 2
+    assert [len(results_of(app_db, tenant, job)[1]) for job in jobs] == [1, 1]
+    assert len(batches) == 2
+
+
 @pytest.mark.parametrize("more", [0, 4])
 def test_working_copies_that_cannot_be_stored_put_their_photos_off(
     submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from shared import history
+from shared.announcing import Announced
 from shared.broker import Broker
 from shared.database import Database
 from shared.settings import Settings
@@ -184,9 +185,9 @@ def test_a_token_that_comes_to_who_rests_by_now_is_passed_on_and_nothing_is_clai
     class Noting(Tokens):
         waits = threading.Event()
 
-        def take(self) -> bool:
+        def take(self, hear: Callable[[Announced], None] | None = None) -> bool:
             self.waits.set()
-            return super().take()
+            return super().take(hear)
 
     passed_on: list[str] = []
     tokens = Noting(settings, lanes=LANES[:1], seconds=LONG)

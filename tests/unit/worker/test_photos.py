@@ -152,6 +152,54 @@ def test_children_live_on_from_one_reading_to_the_next(storage: _Watched, reader
     assert before <= set(reader.pids)
 
 
+def _asked_for(request: Request, data: bytes) -> Request:
+    return replace(request, context=0, sha256=hashlib.sha256(data).digest())
+
+
+def test_a_photo_that_was_announced_is_read_once_and_by_the_child_of_people(storage: _Watched) -> None:
+    [request] = _put(storage, GOOD)
+    request = _asked_for(request, GOOD)
+    with (
+        PhotoReader(_settings(), storage, seconds=60, for_people=True) as people,
+        PhotoReader(_settings(), storage, seconds=60, people=people) as reader,
+    ):
+        usual = _by_context(reader.read([request]))
+        reader.look_ahead(replace(request, context=None))
+        _until(lambda: storage.reads.count(request.key) == 2)
+        assert reader.looks_ahead
+        ahead = _by_context(reader.read([request]))
+        assert not reader.looks_ahead
+        assert people.pids
+    assert storage.reads.count(request.key) == 2
+    assert [_without_time(outcome) for outcome in ahead] == [_without_time(outcome) for outcome in usual]
+
+
+def _without_time(outcome: Outcome) -> tuple[object, ...]:
+    assert isinstance(outcome, Decoded)
+    return outcome.pixels.tobytes(), outcome.copy, outcome.quality, outcome.width, outcome.height, outcome.format
+
+
+def test_what_was_announced_is_used_for_no_other_photo(storage: _Watched, reader: PhotoReader) -> None:
+    request, other = _put(storage, GOOD, GOOD[:2000])
+    reader.look_ahead(_asked_for(request, GOOD))
+    [outcome] = _by_context(reader.read([_asked_for(other, GOOD[:2000])]))
+    assert isinstance(outcome, Rejected)
+    assert reader.looks_ahead
+    reader.forget()
+    assert not reader.looks_ahead
+    assert isinstance(_by_context(reader.read([_asked_for(request, GOOD)]))[0], Decoded)
+
+
+def test_a_photo_that_was_not_there_when_it_was_announced_is_read_when_it_is_asked_for(
+    storage: _Watched, reader: PhotoReader
+) -> None:
+    request = _asked_for(Request("incoming/late", len(GOOD)), GOOD)
+    reader.look_ahead(request)
+    _until(lambda: storage.reads)
+    storage.write(request.key, GOOD)
+    assert isinstance(_by_context(reader.read([request]))[0], Decoded)
+
+
 def test_empty_and_too_large_files_are_never_fetched(storage: _Watched) -> None:
     with PhotoReader(_settings(POXVISIO_MAX_PHOTO_BYTES="2048"), storage) as reader:
         outcomes = _by_context(reader.read([Request("incoming/none", 0, 0), Request("incoming/none", 2049, 1)]))

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -369,3 +370,34 @@ def test_a_child_that_waits_is_not_charged_and_one_that_works_without_end_is_giv
     working._cpu_seconds = 0.5
     assert working.decode(GOOD) == Rejected("timed_out", REASONS["timed_out"])
     assert working.pid is None
+
+
+@pytest.mark.parametrize("data", [GOOD, files.encoded(files.photo(), "PNG"), GOOD[:2000]])
+def test_a_photo_alone_is_read_by_two_threads_to_the_same_outcome(one: Decoder, data: bytes) -> None:
+    def outcome(*, is_alone: bool) -> object:
+        one.inbox.put(data)
+        found = one.decode_laid(len(data), is_alone=is_alone)
+        return (found.pixels.tobytes(), found.copy, found.quality) if isinstance(found, Decoded) else found
+
+    assert outcome(is_alone=True) == outcome(is_alone=False)
+    assert _process(one).num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a codec's")])
+def test_what_is_done_aside_is_over_when_the_rest_fails(error: Exception) -> None:
+    begun, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        assert begun.wait(60)
+        threading.Timer(0.1, go.set).start()
+        raise error
+
+    def second() -> None:
+        begun.set()
+        assert go.wait(60)
+        done.set()
+
+    with ThreadPoolExecutor(1) as aside:
+        with pytest.raises(type(error)):
+            child._both(aside, first, second)
+        assert done.is_set()
