@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from shared.announcing import Announced
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.ledger.claim import people_wait
@@ -32,6 +33,12 @@ class Drain(Protocol):
     def needs_help(self) -> bool:
         """Whether more may wait than it can answer at once, or it cannot read what does."""
 
+    def look_ahead(self, photo: Announced) -> None:
+        """Begin with a photo whose job is still being written."""
+
+    def forget(self) -> None:
+        """Keep nothing of such a photo."""
+
     def drain(self, goes_on: Callable[[], bool]) -> int:
         """Answer what is ready, claiming no more once that is so, and return how many photos that were."""
 
@@ -52,8 +59,8 @@ class Listening(Protocol):
     def is_listening(self) -> bool:
         """Whether it has any to tell now."""
 
-    def take(self) -> bool:
-        """Return whether there was a token; at once, or within a part of a second."""
+    def take(self, hear: Callable[[Announced], None]) -> bool:
+        """Return whether there was a token; at once, or within a part of a second. ``hear`` is told of photos."""
 
     def stop(self) -> None:
         """Wait no longer."""
@@ -137,9 +144,11 @@ class People:
 
     def _serve(self) -> None:
         """Wait a moment for a token; answer what waits."""
-        is_told = self._tokens.take()
-        if not is_told and not self._tokens.is_listening:
-            self._closing.wait(_LOOK_SECONDS)  # there was none to wait for
+        is_told = self._tokens.take(self._drain.look_ahead)
+        if not is_told:
+            self._drain.forget()
+            if not self._tokens.is_listening:
+                self._closing.wait(_LOOK_SECONDS)  # there was none to wait for
         with self._serving:
             if not self._attending.is_set():
                 self._took_in_vain |= is_told

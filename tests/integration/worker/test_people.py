@@ -1,5 +1,6 @@
 """People's photos beside bulk: two drains of one process, over real PostgreSQL, files, tokens and decoding children."""
 
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from shared import history
-from shared.announcing import Announced
+from shared.announcing import Announced, Announcing
 from shared.broker import Broker
 from shared.database import Database
 from shared.settings import Settings
@@ -27,7 +28,7 @@ from worker.inference.classifier import Classifier
 from worker.inference.preprocess import Quality
 from worker.models import OneModel
 from worker.people import People
-from worker.photos import PhotoReader
+from worker.photos import PhotoReader, Request
 from worker.tokens import Tokens
 
 LONG = 600.0
@@ -87,14 +88,21 @@ def make(
 ) -> Iterator[Make]:
     made: list[Classification] = []
 
-    def run(seen_by: Any = network, *, store: Any = storage, people_only: bool = False, **more: Any) -> Classification:
+    def run(
+        seen_by: Any = network,
+        *,
+        store: Any = storage,
+        people_only: bool = False,
+        reader: type[PhotoReader] = PhotoReader,
+        **more: Any,
+    ) -> Classification:
         own = settings.model_copy(update={"decoders": 1})
         drain = Classification(
             settings=own,
             database=worker_db,
             storage=store,
             models=OneModel(seen_by),
-            photos=PhotoReader(own, store, for_people=people_only),
+            photos=reader(own, store, for_people=people_only),
             holder="host/people/1/1" if people_only else "host/1/1",
             company=company,
             people_only=people_only,
@@ -203,6 +211,35 @@ def test_a_token_that_comes_to_who_rests_by_now_is_passed_on_and_nothing_is_clai
         assert broker.wake(["interactive"])
         until(lambda: passed_on == ["passed on"])
         assert people.answered == 0
+
+
+def test_a_photo_that_is_announced_under_bulk_is_decoded_ahead_and_forgotten_where_its_job_does_not_come(
+    make: Make, network: Classifier, settings: Settings, worker_db: Database, storage: Storage, submit_photos: Submit
+) -> None:
+    heard: list[str] = []
+
+    class Noting(PhotoReader):
+        def look_ahead(self, request: Request) -> None:
+            super().look_ahead(request)
+            heard.append(request.key)
+
+    data = photo(99)
+    announced = Announced("incoming/0123456789abcdef/00000", len(data), hashlib.sha256(data).digest())
+    storage.write(announced.key, data)
+    held = Held(network)
+    tokens = Tokens(settings, lanes=LANES[:1], seconds=0.05)
+    aside = make(people_only=True, reader=Noting)
+    with closing(Announcing(settings)) as announcing, closing(People(worker_db, aside, tokens, nobody)) as people:
+        people.start()
+        submit_photos([photo(seed) for seed in range(8)])
+        drain = drained_aside(make(held, beside=people))
+        assert held.reached.wait(SOON)
+        until(lambda: announcing.tell(announced) and bool(heard))
+        assert set(heard) == {announced.key}
+        until(lambda: not aside._photos.looks_ahead)
+        held.go.set()
+        drain.join()
+    assert people.answered == 0
 
 
 def test_nobody_listens_for_people_while_there_is_nothing_else_to_do(
