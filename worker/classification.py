@@ -162,7 +162,7 @@ class Classification:
         while (self._network.wait(_LOOK_SECONDS) or self._over) and not self._stopping.is_set():
             self._settle(self._network.ready())
             self._finish_whole()
-            if self._over or self._network.is_busy:
+            if self._over or (self._network.is_busy and self._goes_on()):
                 self._work_off_ready()
         self._settle_all()
         self._finisher.finish()

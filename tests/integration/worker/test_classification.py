@@ -252,6 +252,19 @@ def test_a_photo_that_comes_while_the_network_is_busy_is_claimed_and_decoded_mea
     assert len(batches) == 2
 
 
+def test_who_is_not_to_go_on_claims_nothing_while_the_network_is_busy(
+    submit_photos: Submit, make_worker: Worker, network: Classifier, app_db: Database, tenant: UUID
+) -> None:
+    jobs = [submit_photos([photo(1)])]
+
+    def another() -> None:
+        jobs.append(submit_photos([photo(2)]))
+        time.sleep(0.2)  # ten looks
+
+    assert make_worker(network=Looking(network, another)).drain(goes_on=lambda: len(jobs) == 1) == 1
+    assert [len(results_of(app_db, tenant, job)[1]) for job in jobs] == [1, 0]
+
+
 @pytest.mark.parametrize("more", [0, 4])
 def test_working_copies_that_cannot_be_stored_put_their_photos_off(
     submit_photos: Submit, make_worker: Worker, app_db: Database, owner_db: Database, worker_db: Database,
