@@ -72,6 +72,10 @@ class Announcing:
             return False
         try:
             self._tell(keys=[ANNOUNCED_KEY], args=[photo.packed(), _MILLISECONDS])
+        except redis.exceptions.NoPermissionError:
+            log.warning("scripts_refused", why="photos are not announced, and answered a little later")
+            self._tell = None
+            return False
         except (redis.RedisError, OSError) as error:
             log.warning("announcement_lost", error=type(error).__name__)
             self._rests_until = self._clock() + _REST_SECONDS

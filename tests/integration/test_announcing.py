@@ -98,6 +98,19 @@ def test_a_frozen_valkey_delays_one_word_by_a_moment_and_the_next_ones_not_at_al
         assert announcing.tell(PHOTO)
 
 
+def test_where_valkeys_rules_forbid_scripts_nothing_is_announced_and_nothing_else_suffers(
+    settings: Settings, announcing: Announcing
+) -> None:
+    with closing(redis.Redis.from_url(settings.broker_url.get_secret_value())) as owner:
+        owner.execute_command("ACL", "SETUSER", "default", "-@scripting")
+        try:
+            assert [announcing.tell(PHOTO) for _ in range(2)] == [False, False]
+        finally:
+            owner.execute_command("ACL", "SETUSER", "default", "+@all")
+        assert not announcing.tell(PHOTO)
+        assert not owner.exists(ANNOUNCED_KEY)
+
+
 def test_another_broker_passes_no_word_on(environment: dict[str, str]) -> None:
     settings = Settings.load(environment | {"BROKER_URL": "amqp://127.0.0.1:1//"})
     with closing(Announcing(settings)) as announcing:

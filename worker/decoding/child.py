@@ -56,9 +56,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(ending, signal.SIG_IGN)  # both may be sent to the whole group; the worker still wants its photos
     _silence(2)  # nothing a file brings about may reach the logs
     confinement = confine(memory=limits.memory, parent=int(arguments[1]))
-    _try_codecs(
-        aside
-    )  # once more: a filter that a codec of this machine cannot live with must not pass for damaged photos
+    # Once more: a filter that a codec of this machine cannot live with must not pass for damaged photos.
+    _try_codecs(aside)
     write_frame(answers, {"ready": True, "confinement": confinement})
     files = memoryview(inbox)
     while (request := read_request(requests)) is not None:
