@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import redis
@@ -101,7 +102,8 @@ def test_a_frozen_valkey_delays_one_word_by_a_moment_and_the_next_ones_not_at_al
 def test_where_valkeys_rules_forbid_scripts_nothing_is_announced_and_nothing_else_suffers(
     settings: Settings, announcing: Announcing
 ) -> None:
-    with closing(redis.Redis.from_url(settings.broker_url.get_secret_value())) as owner:
+    made: Any = redis.Redis.from_url(settings.broker_url.get_secret_value())
+    with closing(made) as owner:
         owner.execute_command("ACL", "SETUSER", "default", "-@scripting")
         try:
             assert [announcing.tell(PHOTO) for _ in range(2)] == [False, False]
